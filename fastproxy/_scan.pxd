@@ -1,0 +1,55 @@
+# What the byte scanners offer to _core: no Python object is made per request here.
+
+cdef enum:
+    SCAN_MORE = 0        # the document is not complete yet
+    SCAN_DONE = 1        # one complete top-level value; only white space may follow
+    SCAN_ERROR = -1      # `error` (a C string) and `error_at` (absolute byte offset) say why
+
+# Top-level request fields that a later step reads. Index into JsonScan.fields.
+cdef enum:
+    F_MODEL = 0
+    F_STREAM
+    F_STREAM_OPTIONS
+    F_MAX_TOKENS
+    F_MAX_COMPLETION_TOKENS
+    F_MAX_OUTPUT_TOKENS
+    F_N
+    F_USER
+    F_METADATA
+    F_TAGS
+    F_FALLBACKS
+    F_NUM_RETRIES
+    F_TIMEOUT
+    F_CACHE
+    F_GUARDRAILS
+    F_MOCK_RESPONSE
+    F_DISABLE_FALLBACKS
+    F_API_BASE
+    F_API_KEY
+    F_BASE_URL
+    F_PRIORITY
+    F_NO_LOG
+    F_MESSAGES
+    F_INPUT
+    F_PROMPT
+    F_LITELLM            # any key that begins with "litellm_" (several allowed)
+    F_COUNT
+
+cdef struct Field:
+    char kind            # 0 absent, else 's' string, 'n' number, 't' true, 'f' false, 'z' null, 'o' object, 'a' array
+    bint escaped         # a string that holds a backslash
+    Py_ssize_t start     # absolute offset of the value's first byte (the opening quote of a string)
+    Py_ssize_t end       # absolute offset behind the value's last byte
+    Py_ssize_t key_start # absolute offset of the key's opening quote
+
+cdef class JsonScan:
+    # Strict, incremental, one pass over a request body (RFC 8259 grammar, UTF-8, no BOM, no second reading).
+    cdef Field fields[26]
+    cdef const char* error
+    cdef Py_ssize_t error_at
+    cdef Py_ssize_t offset       # absolute offset of the next byte to be fed
+    cdef Py_ssize_t open_end     # offset behind the top-level '{' (0: not seen)
+    cdef Py_ssize_t close_start  # offset of the top-level '}' once seen, else -1
+    cdef unsigned int present    # bit i set: fields[i] was seen
+    cdef void reset(self) noexcept nogil
+    cdef int feed(self, const char* data, Py_ssize_t size) noexcept nogil

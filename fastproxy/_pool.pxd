@@ -1,0 +1,13 @@
+# Upstream connections of one origin, in the list that is their state. _core puts its Upstream objects here.
+cdef class Pool:
+    cdef readonly dict origin
+    cdef readonly str label
+    cdef list idle               # LIFO; the freshest connection is the likeliest to be alive
+    cdef object waiting          # deque of exchanges that wait for a connection
+    cdef readonly int dialing
+    cdef readonly int active
+    cdef readonly int max_idle
+    cdef readonly double max_idle_seconds
+    cdef readonly double max_age_seconds
+    cdef readonly double connect_timeout
+    cdef public object tls       # ssl.SSLContext, made at the first dial and kept for session reuse

@@ -1,0 +1,59 @@
+# Shared memory between workers and control: counters and event rings. See _shared.pyx for the layout.
+cdef enum:
+    C_REQUESTS = 0       # requests whose head was accepted
+    C_IN_FLIGHT          # exchanges between head and settle (gauge)
+    C_CONNECTIONS        # downstream connections (gauge)
+    C_2XX
+    C_4XX
+    C_5XX
+    C_UPSTREAM_CONNECTS
+    C_UPSTREAM_ERRORS
+    C_RETRIES
+    C_CLIENT_GONE
+    C_EVENTS_DROPPED     # the ring was full
+    C_BYTES_IN
+    C_BYTES_OUT
+    C_UNAUTHORIZED
+    C_BAD_REQUESTS
+    C_COUNT
+
+cdef enum:               # Event.flags
+    E_STREAM = 1
+    E_CLIENT_GONE = 2
+    E_CUT = 4            # the upstream's answer ended early
+    E_NO_USAGE = 8
+
+cdef struct Event:
+    unsigned long long sequence      # written last; slot index + 1 + lap * capacity
+    long long started_ns             # wall clock, nanoseconds since the epoch
+    long long input_tokens
+    long long output_tokens
+    long long cached_tokens
+    long long cache_write_tokens
+    long long reasoning_tokens
+    unsigned int duration_us         # request head to last byte of the answer
+    unsigned int first_byte_us       # request head to head of the answer (0: none came)
+    unsigned int overhead_us         # our own share of the time to the head of the answer
+    unsigned int snapshot            # version of the snapshot that `deployment` indexes
+    int deployment                   # -1: none was picked
+    unsigned short status
+    unsigned char endpoint
+    unsigned char flags
+    unsigned char attempts
+    unsigned char model_size
+    unsigned char call_id_size
+    unsigned char reserved
+    unsigned char key_digest[32]
+    char call_id[36]
+    char model[64]
+
+cdef class Block:
+    # One worker's counters and ring, as its single producer.
+    cdef object mapping
+    cdef long long* counters
+    cdef unsigned long long* head
+    cdef unsigned long long* tail
+    cdef Event* slots
+    cdef unsigned long long capacity
+    cdef Event* claim(self) noexcept nogil
+    cdef void publish(self) noexcept nogil

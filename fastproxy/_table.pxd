@@ -1,0 +1,99 @@
+# The compiled form of a snapshot: what a request looks up, decided at load time.
+from fastproxy._pool cimport Pool
+
+cdef enum:               # endpoints: index of Deployment.heads
+    EP_CHAT = 0
+    EP_COMPLETIONS
+    EP_EMBEDDINGS
+    EP_RESPONSES
+    EP_MODERATIONS
+    EP_IMAGES_GENERATIONS
+    EP_IMAGES_EDITS
+    EP_AUDIO_SPEECH
+    EP_AUDIO_TRANSCRIPTIONS
+    EP_AUDIO_TRANSLATIONS
+    EP_RERANK
+    EP_MESSAGES
+    EP_COUNT_TOKENS
+    EP_COUNT             # also: a request of the control plane
+
+cdef enum:               # Plan.kind
+    PLAN_LLM = 0
+    PLAN_MULTIPART
+    PLAN_CONTROL         # passed through to the control plane's socket
+    PLAN_FIXED           # answered from bytes made at load time, no key needed
+
+cdef class Plan:
+    cdef readonly int kind
+    cdef readonly int endpoint
+    cdef readonly bint anthropic       # errors in Anthropic's shape
+    cdef readonly bint streams_usage   # `stream_options.include_usage` exists on this endpoint
+    cdef readonly str path             # as the client sees it, for messages
+    cdef readonly bytes body           # PLAN_FIXED: the whole body
+    cdef readonly bytes content_type
+
+cdef class KeyRecord:
+    cdef readonly bytes digest
+    cdef readonly str name             # sk-...abcd
+    cdef readonly str alias
+    cdef readonly bint master
+    cdef readonly bint blocked
+    cdef readonly double expires       # unix seconds, 0: never
+    cdef readonly frozenset models     # None: all
+    cdef readonly tuple model_patterns # wildcard entries of `models`
+    cdef readonly dict aliases         # bytes -> bytes, None: none
+
+cdef class Deployment:
+    cdef readonly int index
+    cdef readonly str id
+    cdef readonly str group
+    cdef readonly str provider
+    cdef readonly str model
+    cdef readonly str api_base
+    cdef readonly bytes model_json     # JSON-escaped upstream name, no quotes
+    cdef readonly Pool pool
+    cdef readonly tuple heads          # per endpoint: request line, host and own headers, or None
+    cdef readonly bytes answer_head    # x-litellm-model-id, -model-name, -model-api-base lines
+    cdef readonly bytes secret         # the upstream credential, for redaction
+    cdef readonly bint edits           # body needs the JSON path (defaults, extra_body, drop_params)
+    cdef readonly dict raw             # the snapshot's record
+    cdef readonly bint stream_usage
+    cdef readonly bint own_anthropic_version
+    cdef readonly double timeout
+    cdef readonly double stream_timeout
+    cdef readonly double weight
+    cdef readonly str unsupported      # provider name, or None
+
+cdef class Group:
+    cdef readonly bytes name
+    cdef readonly bytes name_json      # JSON-escaped client's name, no quotes
+    cdef readonly bytes head_line      # x-litellm-model-group line
+    cdef readonly list deployments
+    cdef readonly double total_weight
+    cdef Deployment pick(self, int endpoint, unsigned long long random)
+
+cdef class Table:
+    cdef readonly long long version
+    cdef readonly bint open            # no master key: every request passes
+    cdef readonly bint header_full
+    cdef readonly long long max_request_bytes
+    cdef readonly dict settings
+    cdef readonly bytes root_path
+    cdef readonly object cors          # None or stages.cors policy
+    cdef readonly object address_rule  # None or an address policy
+    cdef readonly bytes key_header     # lower case, or None
+    cdef readonly bint forward_client_headers
+    cdef readonly bint forward_openai_organization
+    cdef readonly bint always_usage
+    cdef readonly double keepalive_timeout
+    cdef readonly dict keys            # digest -> KeyRecord
+    cdef readonly KeyRecord anonymous  # the record of an open proxy
+    cdef dict routes                   # b"POST /v1/chat/completions" -> Plan
+    cdef dict methods                  # path -> Allow value
+    cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
+    cdef dict groups                   # client's name -> Group, aliases and seen wildcard names too
+    cdef list wildcards
+    cdef readonly list deployments
+    cdef readonly Pool control
+    cdef Group group(self, bytes name)
+    cdef Plan plan(self, bytes method_and_path)

@@ -1,0 +1,348 @@
+"""Routes, keys, groups and deployments of one snapshot, in the form that a request looks them up.
+
+Everything that can be decided at load time is decided here: the upstream head of every deployment and
+endpoint is one bytes object, and so are the lines that its answers carry. This module makes no
+decision about a request beyond a look-up and a weighted draw; it holds no connection.
+"""
+
+import fnmatch
+
+from fastproxy._pool cimport Pool
+
+ENDPOINTS = (
+    "chat", "completions", "embeddings", "responses", "moderations", "images_generations",
+    "images_edits", "audio_speech", "audio_transcriptions", "audio_translations", "rerank",
+    "messages", "count_tokens",
+)
+# Client paths of each endpoint, without the optional /v1.
+PATHS = {
+    "chat": ("/chat/completions",),
+    "completions": ("/completions",),
+    "embeddings": ("/embeddings",),
+    "responses": ("/responses",),
+    "moderations": ("/moderations",),
+    "images_generations": ("/images/generations",),
+    "images_edits": ("/images/edits",),
+    "audio_speech": ("/audio/speech",),
+    "audio_transcriptions": ("/audio/transcriptions",),
+    "audio_translations": ("/audio/translations",),
+    "rerank": ("/rerank",),
+    "messages": ("/messages",),
+    "count_tokens": ("/messages/count_tokens",),
+}
+MULTIPART = {"images_edits", "audio_transcriptions", "audio_translations"}
+ANTHROPIC = {"messages", "count_tokens"}
+WILDCARD_NAMES_MAX = 4096   # names that matched a pattern and are remembered; beyond it they are matched anew
+
+
+def json_name(str name):
+    """A model name as the inside of a JSON string."""
+    import orjson
+    return orjson.dumps(name)[1:-1]
+
+
+cdef class Plan:
+    """What a route needs; a field that is off costs nothing."""
+
+    def __init__(self, int kind, int endpoint, str path, bytes body=None,
+                 bytes content_type=b"application/json"):
+        self.kind = kind
+        self.endpoint = endpoint
+        self.path = path
+        self.body = body
+        self.content_type = content_type
+        self.anthropic = endpoint in (EP_MESSAGES, EP_COUNT_TOKENS)
+        self.streams_usage = endpoint in (EP_CHAT, EP_COMPLETIONS)
+
+
+cdef class KeyRecord:
+    """What a virtual key may do. Holds no raw credential."""
+
+    def __init__(self, dict record):
+        self.digest = bytes.fromhex(record["digest"])
+        self.name = record.get("name") or "sk-...."
+        self.alias = record.get("alias") or ""
+        self.master = bool(record.get("master"))
+        self.blocked = bool(record.get("blocked"))
+        self.expires = record.get("expires") or 0.0
+        names = [m for m in record.get("models") or ()
+                 if m not in ("all-proxy-models", "*")]
+        everything = not record.get("models") or len(names) != len(record["models"])
+        self.models = None if everything else frozenset(
+            m.encode() for m in names if "*" not in m)
+        self.model_patterns = () if everything else tuple(m for m in names if "*" in m)
+        aliases = record.get("aliases") or {}
+        self.aliases = {k.encode(): v.encode() for k, v in aliases.items()} or None
+
+    def allows(self, bytes name):
+        """Whether the key may call the model group of this name."""
+        if self.models is None or name in self.models:
+            return True
+        text = name.decode("utf-8", "replace")
+        return any(fnmatch.fnmatchcase(text, pattern) for pattern in self.model_patterns)
+
+
+cdef class Deployment:
+    """One way to serve a model: destination and credential are one object."""
+
+    def __init__(self, int index, dict record, Pool pool, str matched=None):
+        self.index = index
+        self.raw = record
+        self.id = record["id"]
+        self.group = record["group"]
+        self.provider = record["provider"]
+        self.model = record["model"] if matched is None else \
+            record["model"].replace("*", matched, 1)
+        self.model_json = json_name(self.model)
+        self.pool = pool
+        self.api_base = record["api_base"]
+        self.stream_usage = bool(record.get("stream_usage", True))
+        self.timeout = record.get("timeout") or 6000.0
+        self.stream_timeout = record.get("stream_timeout") or self.timeout
+        self.weight = record.get("weight", 1.0)
+        self.unsupported = record.get("unsupported")
+        self.edits = bool(record.get("defaults") or record.get("extra_body")
+                          or record.get("drop_params"))
+        headers = record["headers"]
+        names = {name for name, _ in headers}
+        self.own_anthropic_version = "anthropic-version" in names
+        self.secret = _credential(headers)
+        targets = record["targets"]
+        self.heads = tuple(
+            None if name not in targets else
+            _upstream_head(record["origin"], _substitute(targets[name], matched), headers)
+            for name in ENDPOINTS)
+        shown = record.get("litellm_model") or self.model
+        if matched is not None:
+            shown = shown.replace("*", matched, 1)
+        self.answer_head = (
+            f"x-litellm-model-id: {self.id}\r\nx-litellm-model-name: {_visible(shown)}\r\n"
+            f"x-litellm-model-api-base: {_visible(self.api_base)}\r\n").encode("latin-1")
+
+
+cdef class Group:
+    """Deployments that share a model name."""
+
+    def __init__(self, bytes name, list deployments):
+        text = name.decode("utf-8", "replace")
+        self.name = name
+        self.name_json = json_name(text)
+        self.head_line = f"x-litellm-model-group: {_visible(text)}\r\n".encode("latin-1")
+        self.deployments = deployments
+        self.total_weight = 0.0
+        for d in deployments:
+            self.total_weight += (<Deployment>d).weight
+
+    cdef Deployment pick(self, int endpoint, unsigned long long random):
+        # simple-shuffle: a weighted draw over the deployments that speak this endpoint.
+        cdef Deployment d, only
+        cdef double total = 0.0, at
+        cdef int able = 0
+        if len(self.deployments) == 1:
+            d = <Deployment>self.deployments[0]
+            return d if d.unsupported is None and d.heads[endpoint] is not None else None
+        for d in self.deployments:
+            if d.unsupported is None and d.heads[endpoint] is not None:
+                able += 1
+                total += d.weight
+                only = d
+        if able <= 1:
+            return only if able else None
+        at = (random >> 11) * (1.0 / 9007199254740992.0)
+        if total <= 0.0:                     # no weights: uniform
+            at *= able
+            for d in self.deployments:
+                if d.unsupported is None and d.heads[endpoint] is not None:
+                    at -= 1.0
+                    if at < 0.0:
+                        return d
+            return only
+        at *= total
+        for d in self.deployments:
+            if d.unsupported is None and d.heads[endpoint] is not None:
+                at -= d.weight
+                if at < 0.0:
+                    return d
+        return only
+
+
+cdef class Table:
+    """One snapshot, compiled. Immutable once made, but for remembered wildcard names."""
+
+    def __init__(self, dict snapshot, Pool control, dict pools, list control_routes):
+        """`pools` maps origins to living pools and is extended: a reload keeps connections."""
+        settings = snapshot["settings"]
+        self.version = snapshot["version"]
+        self.settings = settings
+        self.open = snapshot["open"]
+        self.root_path = (settings.get("root_path") or "").encode()
+        self.header_full = settings.get("header_profile", "full") == "full"
+        self.max_request_bytes = settings["max_request_bytes"]
+        key_header = settings.get("key_header")
+        self.key_header = key_header.lower().encode() if key_header else None
+        self.forward_client_headers = bool(settings.get("forward_client_headers"))
+        self.forward_openai_organization = bool(settings.get("forward_openai_org_id"))
+        self.always_usage = bool(settings.get("always_include_stream_usage"))
+        self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
+        self.control = control
+        self.keys = {}
+        for record in snapshot["keys"]:
+            key = KeyRecord(record)
+            self.keys[key.digest] = key
+        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
+        self.deployments = []
+        for index, record in enumerate(snapshot["deployments"]):
+            self.deployments.append(Deployment(index, record, self._pool(record, pools)))
+        self._make_groups(snapshot)
+        self._make_routes(control_routes)
+        self.cors = _cors(settings.get("cors"))
+        self.address_rule = _address_rule(settings)
+
+    def _pool(self, record, pools):
+        origin = record["origin"]
+        key = repr(sorted(origin.items(), key=str))
+        if key not in pools:
+            pools[key] = Pool(origin, self.settings)
+        return pools[key]
+
+    def _make_groups(self, dict snapshot):
+        self.groups = {}
+        for group in snapshot["groups"]:
+            name = group["name"].encode()
+            self.groups[name] = Group(name, [self.deployments[i] for i in group["deployments"]])
+        for alias in snapshot.get("aliases", ()):
+            target = self.groups.get(alias["group"].encode())
+            if target is not None:
+                self.groups[alias["name"].encode()] = Group(
+                    alias["name"].encode(), (<Group>target).deployments)
+        self.wildcards = [(w["pattern"], w["deployments"]) for w in snapshot.get("wildcards", ())]
+
+    def _make_routes(self, list control_routes):
+        root = self.root_path.decode()
+        self.routes, self.methods, self.suffixes = {}, {}, {}
+        for endpoint, name in enumerate(ENDPOINTS):
+            kind = PLAN_MULTIPART if name in MULTIPART else PLAN_LLM
+            for path in PATHS[name]:
+                plan = Plan(kind, endpoint, path)
+                self._add("POST", f"{root}/v1{path}", plan)
+                if name not in ANTHROPIC:
+                    self._add("POST", f"{root}{path}", plan)
+                    self.suffixes[path.encode()] = plan
+                if name == "responses":
+                    self._add("POST", f"{root}/openai/v1{path}", plan)
+                if name == "rerank":
+                    self._add("POST", f"{root}/v2{path}", plan)
+        for path in ("/health/liveliness", "/health/liveness"):
+            self._add("GET", root + path, Plan(PLAN_FIXED, EP_COUNT, path, b'"I\'m alive!"'))
+        self._add("HEAD", root + "/", Plan(PLAN_FIXED, EP_COUNT, "/", b""))
+        for method, path in control_routes:
+            self._add(method, root + path, Plan(PLAN_CONTROL, EP_COUNT, path))
+        for line in list(self.routes):      # HEAD wherever there is GET
+            if line.startswith(b"GET "):
+                self.routes.setdefault(b"HEAD" + line[3:], self.routes[line])
+
+    def _add(self, str method, str path, Plan plan):
+        self.routes[f"{method} {path}".encode()] = plan
+        allowed = self.methods.get(path.encode(), b"")
+        self.methods[path.encode()] = (allowed + b", " if allowed else b"") + method.encode()
+
+    cdef Plan plan(self, bytes method_and_path):
+        return <Plan>self.routes.get(method_and_path)
+
+    cdef Group group(self, bytes name):
+        found = self.groups.get(name)
+        if found is not None or not self.wildcards:
+            return <Group>found
+        return self._match(name)
+
+    def _match(self, bytes name):
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            return None
+        for pattern, indices in self.wildcards:
+            before, _, after = pattern.partition("*")
+            if len(text) < len(before) + len(after) or not text.startswith(before) \
+                    or not text.endswith(after):
+                continue
+            matched = text[len(before):len(text) - len(after)]
+            if not matched.isprintable() or " " in matched:
+                return None
+            members = []
+            for i in indices:
+                d = <Deployment>self.deployments[i]
+                members.append(Deployment(i, d.raw, d.pool, matched))
+            group = Group(name, members)
+            if len(self.groups) < WILDCARD_NAMES_MAX:
+                self.groups[name] = group
+            return group
+        return None
+
+    def allowed_methods(self, bytes path):
+        """The Allow value of a known path, or None."""
+        return self.methods.get(path)
+
+    def path_model(self, bytes path):
+        """(plan, model) of /engines/{m}/… and /openai/deployments/{m}/…, or None."""
+        from urllib.parse import unquote
+        rest = path[len(self.root_path):] if path.startswith(self.root_path) else b""
+        for prefix in (b"/engines/", b"/openai/deployments/", b"/v1/engines/"):
+            if rest.startswith(prefix):
+                for suffix, plan in self.suffixes.items():
+                    if rest.endswith(suffix) and len(rest) > len(prefix) + len(suffix):
+                        model = rest[len(prefix):-len(suffix)]
+                        return plan, unquote(model.decode("latin-1")).encode()
+        return None
+
+    def group_names(self):
+        """Names that a client may use, hidden aliases included."""
+        return list(self.groups)
+
+
+def _cors(policy):
+    if not policy:
+        return None
+    from fastproxy.stages.cors import Cors
+    return Cors(policy["origins"], policy["credentials"])
+
+
+def _address_rule(settings):
+    if not settings.get("allowed_ips"):
+        return None
+    from fastproxy.stages.addresses import AddressRule
+    return AddressRule(settings["allowed_ips"], bool(settings.get("use_x_forwarded_for")),
+                       settings.get("trusted_proxy_ranges") or [])
+
+
+def _substitute(str target, matched):
+    if matched is None:
+        return target
+    from urllib.parse import quote
+    return target.replace("*", quote(matched, safe=""), 1)
+
+
+def _visible(str text):
+    # Header values: one line of printable latin-1.
+    return "".join(c if c.isprintable() and ord(c) < 256 else "?" for c in text)
+
+
+def _credential(list headers):
+    for name, value in headers:
+        if name in ("authorization", "x-api-key", "api-key", "x-goog-api-key"):
+            return value.rpartition(" ")[2].encode("latin-1")
+    return None
+
+
+def _upstream_head(dict origin, str target, list headers):
+    default = 443 if origin["scheme"] == "https" else 80
+    host = origin["host"]
+    if ":" in host:
+        host = f"[{host}]"
+    if origin["port"] != default:
+        host = f"{host}:{origin['port']}"
+    lines = [f"POST {target} HTTP/1.1", f"host: {host}"]
+    lines += [f"{name}: {value}" for name, value in headers
+              if name not in ("content-length", "transfer-encoding", "connection", "host",
+                              "content-type", "anthropic-version")]
+    head = "\r\n".join(lines) + "\r\n"
+    return head.encode("latin-1")

@@ -1,3 +1,5 @@
+# cython: wraparound=True
+# (load-time code: clarity before nanoseconds)
 """Routes, keys, groups and deployments of one snapshot, in the form that a request looks them up.
 
 Everything that can be decided at load time is decided here: the upstream head of every deployment and

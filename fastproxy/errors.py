@@ -1,0 +1,122 @@
+"""Error bodies in the shape that each API's clients parse. Off the hot path; knows no connection.
+
+OpenAI shape: {"error": {"message", "type", "param", "code"}} with the status as a string in `code`;
+Anthropic shape: {"type": "error", "error": {"type", "message"}}.
+"""
+
+from typing import Any
+
+import orjson
+
+# status -> (class named in the message, OpenAI error type) as LiteLLM's clients know them
+CLASSES = {
+    400: "BadRequestError",
+    401: "BadRequestError",
+    403: "BadRequestError",
+    404: "NotFoundError",
+    408: "Timeout",
+    413: "BadRequestError",
+    422: "BadRequestError",
+    429: "RateLimitError",
+    500: "InternalServerError",
+    502: "BadGatewayError",
+    503: "ServiceUnavailableError",
+    504: "Timeout",
+}
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def body(
+    status: int, message: str, kind: str | None, param: str | None, anthropic: bool, code: str = ""
+) -> bytes:
+    """An error body. `kind` is the OpenAI error type; Anthropic's follows from the status."""
+    if anthropic:
+        return anthropic_body(status, message)
+    error = {"message": message, "type": kind, "param": param, "code": code or str(status)}
+    return orjson.dumps({"error": error})
+
+
+def anthropic_body(status: int, message: str, kind: str | None = None) -> bytes:
+    """An error body of the Messages API."""
+    kind = kind or ANTHROPIC_TYPES.get(status, "api_error")
+    return orjson.dumps({"type": "error", "error": {"type": kind, "message": message}})
+
+
+def detail(message: str) -> bytes:
+    """The {"detail": …} body of 404 and 405."""
+    return orjson.dumps({"detail": message})
+
+
+def redact(text: str, secret: bytes | None) -> str:
+    """`text` without the upstream's credential, should the provider repeat it."""
+    return text.replace(secret.decode("latin-1"), "sk-…") if secret else text
+
+
+def upstream(
+    status: int, raw: bytes, provider: str, group: str, anthropic: bool, secret: bytes | None
+) -> bytes:
+    """The client's view of an upstream's error answer: same status, our shape, no credential."""
+    text = redact(raw.decode("utf-8", "replace"), secret)
+    message, kind, param = text, None, None
+    try:
+        parsed: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if isinstance(parsed, list) and len(parsed) == 1:  # Gemini's OpenAI endpoint wraps errors
+        parsed = parsed[0]
+    if isinstance(parsed, dict):
+        error = parsed.get("error", parsed)
+        if isinstance(error, dict):
+            message = str(error.get("message") or error.get("detail") or text)
+            kind, param = _text(error.get("type")), _text(error.get("param"))
+        elif isinstance(error, str):
+            message = error
+    message = message[:4096]
+    if anthropic:
+        return anthropic_body(status, message, kind)
+    if status == 429:
+        kind = "throttling_error"
+    elif status == 404 or status >= 500 or status == 408:
+        kind, param = None, None
+    elif kind is None:
+        kind = "invalid_request_error"
+    name = CLASSES.get(status, "APIError" if status >= 500 else "BadRequestError")
+    again = f"{name}: " if status in (429, 500, 502, 503) else ""
+    if name == "Timeout":
+        again = "Timeout Error: "
+    source = f"{provider_class(provider)}Exception"
+    full = (
+        f"litellm.{name}: {again}{source} - {message}. Received Model Group={group}\n"
+        "Available Model Group Fallbacks=None"
+    )
+    return body(status, full, kind, param, False)
+
+
+def provider_class(provider: str) -> str:
+    """The provider's name as it stands in `<Provider>Exception`."""
+    known = {"openai": "OpenAI", "azure": "Azure", "anthropic": "Anthropic", "": "OpenAI"}
+    return known.get(provider, provider.replace("_", " ").title().replace(" ", ""))
+
+
+def stream_event(message: str, status: int, anthropic: bool) -> bytes:
+    """The in-band event that ends a stream that cannot go on; no `[DONE]` follows."""
+    if anthropic:
+        return b"event: error\ndata: " + anthropic_body(status, message, "api_error") + b"\n\n"
+    return b"data: " + body(status, message, None, None, False) + b"\n\n"
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

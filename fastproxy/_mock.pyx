@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""The mock LLM's connection: finds requests in the bytes of a keep-alive connection, plays a `Plan` as the answer.
+"""The mock LLM's connection: finds requests in the bytes of a keep-alive connection, plays a `Plan` for each.
 
-It knows framing, the credential and time; it must not know what an answer says: a callable gives the plan for a
-request it has not seen before, and a plan is kept and played again for the same request (same line, same body).
+It knows framing, the credential and time; it must not know what an answer says: a callable gives the plan
+for a request it has not seen before, and a plan is played again for the same request (line and body).
 """
 
 cimport cython
@@ -36,7 +36,7 @@ cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @cython.final
 cdef class Rate:
-    """Fails `percent` of the requests, evenly spread and always the same ones; shared by plans of one model."""
+    """Fails `percent` of the requests, evenly spread, always the same ones; shared by plans of one model."""
 
     cdef int percent
     cdef int level
@@ -144,7 +144,7 @@ cdef inline bint contains_close(const char* p, Py_ssize_t n) noexcept nogil:
 
 @cython.final
 cdef class MockProtocol:
-    """One connection. Requests are answered in order; pipelined ones wait in the buffer for the answer before them."""
+    """One connection. Requests are answered in order; pipelined ones wait in the buffer for their turn."""
 
     cdef App app
     cdef object loop
@@ -334,7 +334,7 @@ cdef class MockProtocol:
             self.authorized = True
 
     cdef Py_ssize_t parse_chunks(self, const char* p, Py_ssize_t n) except -2:
-        """Bytes of the request with a complete chunked body (collected in chunks), 0 if more is needed, -1 if broken."""
+        """Bytes of the request with a complete body (collected in chunks), 0 if more is needed, -1 if broken."""
         cdef const char* nl
         cdef Py_ssize_t at, size
         cdef char c

@@ -29,10 +29,8 @@ REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
 REASONS |= {429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway"}
 REASONS |= {503: "Service Unavailable"}
 NUMBER = re.compile(r"(ttft|gap|tokens|size|delay|err|drip)(\d{1,7})%?")
-FAULTS = frozenset(
-    ("e400", "e401", "e404", "e429", "e500", "e503", "hang", "rst", "cut", "stall")
-    + ("badjson", "html502", "miderr", "drip")
-)
+FAULT_NAMES = "e400 e401 e404 e429 e500 e503 hang rst cut stall badjson html502 miderr drip"
+FAULTS = frozenset(FAULT_NAMES.split())
 HTML = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
     b"<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>mock</center>\r\n"
@@ -285,7 +283,7 @@ def chunked_head(mime: str) -> bytes:
 
 
 def stream_pieces(endpoint: str, events: list[bytes], fault: str, anthropic: bool) -> list[bytes]:
-    """A streamed answer, one piece an event; the head goes with the first, the end with the last."""
+    """A streamed answer, one piece an event; head and end go with the first and the last."""
     if fault == "miderr":
         events = events[: max(1, len(events) // 2)]
         events.append(shapes.error_event(endpoint, len(events)))

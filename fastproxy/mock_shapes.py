@@ -489,6 +489,7 @@ def embeddings(ask: Ask) -> Json:
     return {"object": "list", "data": rows, "model": ask.model, "usage": usage}
 
 
+CATEGORIES: tuple[str, ...]
 CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit")
 CATEGORIES += ("illicit/violent", "self-harm", "self-harm/instructions", "self-harm/intent")
 CATEGORIES += ("sexual", "sexual/minors", "violence", "violence/graphic")

@@ -205,8 +205,8 @@ async def _run(
         if progress is not None:
             progress(min(1.0, 1 - (end - loop.time()) / whole), runner)
     deadline = loop.time() + GRACE
-    while runner.open and runner.unfinished and loop.time() < deadline:
-        await asyncio.sleep(0.005)  # noqa: ASYNC110 - an event would cost every answer a check
+    while runner.open and runner.unfinished and loop.time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
     if ticker >= 0:
         loop.remove_reader(ticker)
     if polling is not None:

@@ -35,12 +35,18 @@ cdef enum:
     F_LITELLM            # any key that begins with "litellm_" (several allowed)
     F_COUNT
 
+cdef enum:
+    RAW_KEY = 384        # bytes kept of a top-level key that two feeds cut: 64 characters, each as \uXXXX
+
+# Decodes the inside of a JSON string to UTF-8; the length, or -1: it does not fit in cap or is malformed.
+cdef int unescape(const char* p, Py_ssize_t n, char* out, Py_ssize_t cap) noexcept nogil
+
 cdef struct Field:
-    char kind            # 0 absent, else 's' string, 'n' number, 't' true, 'f' false, 'z' null, 'o' object, 'a' array
-    bint escaped         # a string that holds a backslash
-    Py_ssize_t start     # absolute offset of the value's first byte (the opening quote of a string)
-    Py_ssize_t end       # absolute offset behind the value's last byte
-    Py_ssize_t key_start # absolute offset of the key's opening quote
+    char kind             # 0 absent, 's' string, 'n' number, 't' true, 'f' false, 'z' null, 'o' object, 'a' array
+    bint escaped          # a string that holds a backslash
+    Py_ssize_t start      # absolute offset of the value's first byte (the opening quote of a string)
+    Py_ssize_t end        # absolute offset behind the value's last byte
+    Py_ssize_t key_start  # absolute offset of the key's opening quote
 
 cdef class JsonScan:
     # Strict, incremental, one pass over a request body (RFC 8259 grammar, UTF-8, no BOM, no second reading).
@@ -50,6 +56,33 @@ cdef class JsonScan:
     cdef Py_ssize_t offset       # absolute offset of the next byte to be fed
     cdef Py_ssize_t open_end     # offset behind the top-level '{' (0: not seen)
     cdef Py_ssize_t close_start  # offset of the top-level '}' once seen, else -1
-    cdef unsigned int present    # bit i set: fields[i] was seen
+    cdef unsigned int present    # bit i set: fields[i] was seen, its value to the end
     cdef void reset(self) noexcept nogil
     cdef int feed(self, const char* data, Py_ssize_t size) noexcept nogil
+    # --- private: where the scan stands between two feeds
+    cdef Field litellm[16]       # every field that begins with litellm_ (the first is fields[F_LITELLM] too)
+    cdef int litellm_count
+    cdef Field value             # the top-level value that is being read
+    cdef int current             # its index in fields, -1: a field that nobody reads
+    cdef int state
+    cdef int depth
+    cdef int keys
+    cdef int number
+    cdef Py_ssize_t number_start
+    cdef const char* literal     # what is left of true, false or null
+    cdef bint is_key
+    cdef bint escaped
+    cdef bint high               # a \u escape that must be a low surrogate
+    cdef int unit
+    cdef int left                # digits or UTF-8 bytes to come
+    cdef unsigned char low_bound
+    cdef unsigned char high_bound
+    cdef int raw_size
+    cdef bint raw_cut            # the key is longer than raw
+    cdef unsigned char raw[384]
+    cdef bint stack[129]         # per depth: is it an object?
+    cdef const char* top_key(
+        self, const unsigned char* raw, Py_ssize_t size, bint escaped, bint cut
+    ) noexcept nogil
+    cdef void close_value(self, Py_ssize_t end) noexcept nogil
+    cdef void keep_key(self, const unsigned char* start, const unsigned char* end) noexcept nogil

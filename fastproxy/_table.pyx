@@ -236,6 +236,8 @@ cdef class Table:
                     self._add("POST", f"{root}/v2{path}", plan)
         for path in ("/health/liveliness", "/health/liveness"):
             self._add("GET", root + path, Plan(PLAN_FIXED, EP_COUNT, path, b'"I\'m alive!"'))
+        self._add("GET", root + "/health/readiness", Plan(
+            PLAN_FIXED, EP_COUNT, "/health/readiness", b'{"status":"healthy","db":"Not connected"}'))
         self._add("HEAD", root + "/", Plan(PLAN_FIXED, EP_COUNT, "/", b""))
         for method, path in control_routes:
             self._add(method, root + path, Plan(PLAN_CONTROL, EP_COUNT, path))

@@ -1,0 +1,283 @@
+"""The command line: serve (default), check, mock, bench, init. Each command imports what it needs, late."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastproxy import __version__
+
+COMMANDS = ("serve", "check", "mock", "bench", "init")
+
+# LiteLLM's flags that we know and don't act on: name -> whether a value follows.
+IGNORED_FLAGS = {
+    "run_gunicorn": False,
+    "run_hypercorn": False,
+    "run_granian": False,
+    "granian_threads": True,
+    "ciphers": True,
+    "keepalive_timeout": True,
+    "max_requests_before_restart": True,
+    "max_requests_before_restart_jitter": True,
+    "limit_concurrency": True,
+    "timeout_worker_healthcheck": True,
+    "log_config": True,
+    "health": False,
+    "test": False,
+    "setup": False,
+    "skip_server_startup": False,
+    "use_prisma_db_push": False,
+    "iam_token_db_auth": False,
+    "prometheus_metrics_port": True,
+    "reload": False,
+    "model": True,
+    "alias": True,
+    "api_base": True,
+    "api_version": True,
+    "add_key": True,
+    "headers": True,
+    "save": False,
+    "temperature": True,
+    "max_tokens": True,
+    "request_timeout": True,
+    "drop_params": False,
+    "add_function_to_prompt": False,
+    "max_budget": True,
+    "telemetry": True,
+    "local": False,
+    "use_queue": False,
+    "enforce_prisma_migration_check": False,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `argv` (without the program's name); the exit code."""
+    arguments = list(argv)
+    command = "serve"
+    if arguments and arguments[0] in COMMANDS:
+        command = arguments.pop(0)
+    if command == "mock":
+        from fastproxy import mock
+
+        return mock.main(arguments)
+    if command == "bench":
+        from fastproxy import loadtest
+
+        return loadtest.main(arguments)
+    if command == "check":
+        return check(arguments)
+    if command == "init":
+        return init(arguments)
+    return serve(arguments)
+
+
+def flag(parser: argparse.ArgumentParser, name: str, **options: object) -> None:
+    """A flag in both spellings: --num_workers and --num-workers."""
+    spellings = [f"--{name}"]
+    if "_" in name:
+        spellings.append(f"--{name.replace('_', '-')}")
+    short = options.pop("short", None)
+    if isinstance(short, str):
+        spellings.insert(0, short)
+    parser.add_argument(*spellings, dest=name, **options)  # type: ignore[arg-type]
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """The flags of `fastproxy [serve]`."""
+    parser = argparse.ArgumentParser(
+        prog="fastproxy",
+        description="An LLM gateway: OpenAI and Anthropic APIs in, your providers out.",
+        epilog="Other commands: check, mock, bench, init (each with --help).",
+        allow_abbrev=False,
+    )
+    env = os.environ
+    flag(parser, "config", short="-c", default=env.get("CONFIG_FILE_PATH"), help="the config.yaml")
+    flag(parser, "host", default=env.get("HOST"), help="address to listen on (default 127.0.0.1)")
+    flag(parser, "port", type=int, default=int(env.get("PORT", "4000")), help="default 4000")
+    flag(parser, "uds", help="listen on this Unix socket instead")
+    flag(
+        parser,
+        "num_workers",
+        type=int,
+        default=int(env["NUM_WORKERS"]) if env.get("NUM_WORKERS") else None,
+        help="worker processes (default: the CPUs this process may use)",
+    )
+    flag(parser, "ssl_keyfile_path", default=env.get("SSL_KEYFILE_PATH"), help="TLS key of the listener")
+    flag(parser, "ssl_certfile_path", default=env.get("SSL_CERTFILE_PATH"), help="TLS certificate")
+    flag(
+        parser,
+        "allow_missing",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="start although this protecting setting is not honoured yet",
+    )
+    flag(
+        parser,
+        "mock",
+        nargs="?",
+        type=int,
+        const=4010,
+        metavar="PORT",
+        help="also start the mock LLM on 127.0.0.1:PORT (default 4010)",
+    )
+    flag(parser, "validate_config", action="store_true", help="load the config and exit: 1 on an error")
+    flag(parser, "debug", action="store_true", help="more log lines")
+    flag(parser, "detailed_debug", action="store_true", help="same as --debug")
+    parser.add_argument("--version", "-v", action="version", version=f"fastproxy {__version__}")
+    for name, takes_value in IGNORED_FLAGS.items():
+        if takes_value:
+            flag(parser, name, nargs="?", default=None, help=argparse.SUPPRESS)
+        else:
+            flag(parser, name, action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def serve(arguments: list[str]) -> int:
+    """Start the gateway."""
+    args = serve_parser().parse_args(arguments)
+    set_up_logging(args.debug or args.detailed_debug)
+    ignored = [name for name in IGNORED_FLAGS if getattr(args, name)]
+    if ignored:
+        names = ", ".join(f"--{name}" for name in ignored)
+        print(f"fastproxy: these flags have no effect here: {names}", file=sys.stderr)
+    if args.validate_config:
+        return check([args.config] if args.config else [])
+    if bool(args.ssl_keyfile_path) != bool(args.ssl_certfile_path):
+        print(
+            "fastproxy: --ssl_keyfile_path and --ssl_certfile_path go together: "
+            "give both for TLS, none for plain HTTP",
+            file=sys.stderr,
+        )
+        return 2
+    if not 0 <= args.port <= 65535:
+        print(f"fastproxy: --port {args.port}: a port is a number from 0 to 65535", file=sys.stderr)
+        return 2
+    workers = args.num_workers if args.num_workers is not None else available_cpus()
+    if workers < 1:
+        print(f"fastproxy: --num_workers {workers}: at least one is needed", file=sys.stderr)
+        return 2
+    for path in (args.config, args.ssl_keyfile_path, args.ssl_certfile_path):
+        if path and not Path(path).is_file():
+            print(f"fastproxy: {path}: no such file", file=sys.stderr)
+            return 1
+    from fastproxy.supervisor import ServeOptions, StartError, Supervisor
+
+    options = ServeOptions(
+        config=args.config,
+        host=args.host or "127.0.0.1",
+        port=args.port,
+        uds=args.uds,
+        workers=workers,
+        ssl_certfile=args.ssl_certfile_path,
+        ssl_keyfile=args.ssl_keyfile_path,
+        drain_seconds=float(os.environ.get("GRACEFUL_SHUTDOWN_TIMEOUT", "30")),
+        mock_port=args.mock,
+        allow_missing=args.allow_missing,
+        debug=args.debug or args.detailed_debug,
+    )
+    try:
+        return Supervisor(options).run()
+    except StartError as error:
+        print(f"fastproxy: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def check(arguments: list[str]) -> int:
+    """`fastproxy check`: explain every key of a config file."""
+    parser = argparse.ArgumentParser(prog="fastproxy check", description="Explain every key of a config.")
+    parser.add_argument("config", nargs="?", default=os.environ.get("CONFIG_FILE_PATH"))
+    parser.add_argument("--strict", action="store_true", help="exit 1 on warnings too")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the config")
+    args = parser.parse_args(arguments)
+    from fastproxy import config
+
+    if args.schema:
+        import orjson
+
+        print(orjson.dumps(config.json_schema(), option=orjson.OPT_INDENT_2).decode())
+        return 0
+    if args.config is None:
+        parser.error("which file? fastproxy check proxy.yaml")
+    text, code = config.check_file(args.config, os.environ, strict=args.strict, fmt=args.format)
+    print(text, end="" if text.endswith("\n") else "\n")
+    return code
+
+
+def init(arguments: list[str]) -> int:
+    """`fastproxy init`: write a first proxy.yaml."""
+    parser = argparse.ArgumentParser(prog="fastproxy init", description="Write a first proxy.yaml.")
+    parser.add_argument("path", nargs="?", default="proxy.yaml")
+    args = parser.parse_args(arguments)
+    path = Path(args.path)
+    import secrets
+
+    text = FIRST_CONFIG.replace("sk-REPLACED", "sk-" + secrets.token_urlsafe(24))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            path.chmod(0o600)
+            file.write(text)
+    except FileExistsError:
+        print(f"fastproxy: {path} exists; it is left as it is", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"fastproxy: can't write {path}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"wrote {path}. Start it with: fastproxy --config {path}")
+    return 0
+
+
+FIRST_CONFIG = """\
+# fastproxy reads the LiteLLM proxy's format. `fastproxy check proxy.yaml` explains every key.
+model_list:
+  - model_name: gpt-4o-mini
+    litellm_params:
+      model: openai/gpt-4o-mini
+      api_key: os.environ/OPENAI_API_KEY
+  - model_name: anthropic/*
+    litellm_params:
+      model: anthropic/*
+      api_key: os.environ/ANTHROPIC_API_KEY
+
+general_settings:
+  master_key: sk-REPLACED   # made for you; better kept in LITELLM_MASTER_KEY
+"""
+
+
+def available_cpus() -> int:
+    """CPUs that this process may really use: affinity and the cgroup's quota (v2 and v1)."""
+    cpus = len(os.sched_getaffinity(0))
+    for quota, period in (_cgroup2(), _cgroup1()):
+        if quota > 0 and period > 0:
+            cpus = min(cpus, max(1, round(quota / period)))
+    return cpus
+
+
+def _cgroup2() -> tuple[int, int]:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return (0 if quota == "max" else int(quota)), int(period)
+    except (OSError, ValueError):
+        return 0, 0
+
+
+def _cgroup1() -> tuple[int, int]:
+    base = Path("/sys/fs/cgroup/cpu")
+    try:
+        quota = int((base / "cpu.cfs_quota_us").read_text())
+        return quota, int((base / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return 0, 0
+
+
+def set_up_logging(debug: bool) -> None:
+    """Log lines to standard error; LITELLM_LOG names the level as for the LiteLLM proxy."""
+    level = os.environ.get("LITELLM_LOG", "").upper()
+    chosen = logging.DEBUG if debug else getattr(logging, level, logging.INFO)
+    logging.basicConfig(
+        level=chosen, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

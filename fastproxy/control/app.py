@@ -1,0 +1,192 @@
+"""The HTTP routes of the control plane, on a private Unix socket behind the workers.
+
+Authenticates by itself: the worker passes the client's credential through.
+"""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from aiohttp import web
+
+from fastproxy import __version__, errors
+from fastproxy._table import ENDPOINTS
+from fastproxy.control.rings import Rings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
+CREDENTIAL_HEADERS = (
+    "x-litellm-api-key",
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "ocp-apim-subscription-key",
+)
+
+
+class Refused(Exception):
+    """An answer other than success; carries it."""
+
+    def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = errors.body(status, message, kind, param, False)
+
+
+class Admin:
+    """The state behind the routes: the newest snapshot and the rings."""
+
+    def __init__(self, rings: Rings) -> None:
+        self.rings = rings
+        self.snapshot: dict[str, Any] = {}
+        self.started = time.time()
+
+    def routes(self, app: web.Application) -> list[tuple[str, str]]:
+        """Exact (method, path) pairs that workers pass through to here."""
+        found = []
+        for route in app.router.routes():
+            path = route.resource.canonical if route.resource is not None else ""
+            if "{" not in path and route.method != "HEAD":
+                found.append((route.method, path))
+        return found
+
+    def authenticate(self, request: web.Request) -> dict[str, Any]:
+        """The key record of the request's credential. Raises Refused."""
+        if self.snapshot["open"]:
+            return {"master": True, "models": None}
+        names = CREDENTIAL_HEADERS
+        if extra := self.snapshot["settings"].get("key_header"):
+            names = (extra, *names)
+        for name in names:
+            value = request.headers.get(name)
+            if value is None:
+                continue
+            return self._record(name, value)
+        raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")
+
+    def _record(self, name: str, value: str) -> dict[str, Any]:
+        bearer = value[:7].lower() == "bearer "
+        if name == "authorization" and not bearer:
+            raise Refused(
+                401,
+                "Authentication Error, Malformed API Key passed in. Ensure Key has `Bearer ` prefix.",
+                "auth_error",
+                "None",
+            )
+        raw = value[7:].strip() if bearer else value
+        digest = hashlib.sha256(raw.encode("utf-8", "surrogateescape")).hexdigest()
+        for record in self.snapshot["keys"]:
+            if record["digest"] == digest:
+                expires = record.get("expires")
+                if record.get("blocked") or (expires and expires < time.time()):
+                    raise Refused(401, "Authentication Error, Key is blocked or expired.", "auth_error")
+                found: dict[str, Any] = record
+                return found
+        raise Refused(
+            401,
+            f"Authentication Error, Invalid proxy server token passed. key={digest}, not found in "
+            "db. Create key via `/key/generate` call.",
+            "token_not_found_in_db",
+            "key",
+        )
+
+    def visible_groups(self, record: dict[str, Any]) -> list[str]:
+        """Model names that a key may use and see, in the order of the configuration."""
+        snapshot = self.snapshot
+        names = [group["name"] for group in snapshot["groups"]]
+        names += [a["name"] for a in snapshot.get("aliases", ()) if not a.get("hidden")]
+        names += [w["pattern"] for w in snapshot.get("wildcards", ())]
+        allowed = record.get("models") or []
+        names = list(dict.fromkeys(names))
+        if not allowed or "all-proxy-models" in allowed or "*" in allowed:
+            return names
+        return [n for n in names if any(fnmatchcase(n, pattern) for pattern in allowed)]
+
+
+def make_app(admin: Admin) -> web.Application:
+    """The aiohttp application."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refused:
+            headers = {"www-authenticate": "Bearer"} if refused.status == 401 else None
+            return web.Response(
+                status=refused.status,
+                body=refused.body,
+                content_type="application/json",
+                headers=headers,
+            )
+        except web.HTTPException as error:
+            return web.Response(
+                status=error.status, body=errors.detail(error.reason), content_type="application/json"
+            )
+
+    async def models(request: web.Request) -> web.StreamResponse:
+        record = admin.authenticate(request)
+        data = [_model(name) for name in admin.visible_groups(record)]
+        return web.json_response({"data": data, "object": "list"})
+
+    async def model(request: web.Request) -> web.StreamResponse:
+        record = admin.authenticate(request)
+        name = request.match_info["model"]
+        if name not in admin.visible_groups(record):
+            message = f"The model `{name}` does not exist or is not accessible"
+            return web.json_response({"detail": message}, status=404)
+        return web.json_response(_model(name))
+
+    async def model_info(request: web.Request) -> web.StreamResponse:
+        visible = set(admin.visible_groups(admin.authenticate(request)))
+        data = [
+            {"model_name": d["group"], "litellm_params": d["params"], "model_info": d["info"]}
+            for d in admin.snapshot["deployments"]
+            if d["group"] in visible
+        ]
+        return web.json_response({"data": data})
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        if not admin.authenticate(request).get("master"):
+            raise Refused(403, "Only the master key may read usage events.", "auth_error")
+        admin.rings.drain()
+        limit = min(int(request.query.get("limit", "100")), 1000)
+        rows = [_event(admin.snapshot, row) for row in list(admin.rings.recent)[-limit:]]
+        return web.json_response({"data": rows, "total": admin.rings.total})
+
+    async def counters(request: web.Request) -> web.StreamResponse:
+        if not admin.authenticate(request).get("master"):
+            raise Refused(403, "Only the master key may read counters.", "auth_error")
+        return web.json_response(admin.rings.counters())
+
+    async def root(request: web.Request) -> web.StreamResponse:
+        text = f"fastproxy {__version__}: an LLM gateway. OpenAI API at /v1, models at /v1/models.\n"
+        return web.Response(text=text)
+
+    app = web.Application(middlewares=[guard])
+    for prefix in ("", "/v1"):
+        app.router.add_get(f"{prefix}/models", models)
+        app.router.add_get(prefix + "/models/{model:.+}", model)
+        app.router.add_get(f"{prefix}/model/info", model_info)
+    app.router.add_get("/", root)
+    app.router.add_get("/fastproxy/events", events)
+    app.router.add_get("/fastproxy/counters", counters)
+    return app
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": MODELS_CREATED, "owned_by": "openai"}
+
+
+def _event(snapshot: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A ring event with names instead of numbers, as far as they are still known."""
+    known = row["snapshot"] == snapshot["version"] and row["deployment"] >= 0
+    deployment = snapshot["deployments"][row["deployment"]] if known else None
+    return {
+        **row,
+        "endpoint": ENDPOINTS[row["endpoint"]],
+        "deployment": deployment and deployment["id"],
+        "upstream_model": deployment and deployment["litellm_model"],
+    }

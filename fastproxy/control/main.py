@@ -1,0 +1,151 @@
+"""The control process: loads the configuration, feeds the workers, serves what is not an LLM route."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from fastproxy import __version__, config
+from fastproxy.control.app import Admin, make_app
+from fastproxy.control.links import Links
+from fastproxy.control.rings import Rings
+
+if TYPE_CHECKING:
+    from fastproxy.supervisor import ServeOptions
+
+log = logging.getLogger("fastproxy.control")
+
+DRAIN_RINGS_SECONDS = 0.1
+
+
+@dataclass
+class ControlOptions:
+    """What the supervisor tells control."""
+
+    serve: "ServeOptions"
+    feed_socket: socket.socket
+    http_socket: socket.socket
+    shared_path: str
+    alive_fd: int
+    ready_fd: int
+
+
+class Control:
+    """One control process."""
+
+    def __init__(self, options: ControlOptions, loaded: config.Config) -> None:
+        self.options = options
+        self.config = loaded
+        self.version = 1
+        self.stopping = asyncio.Event()
+        self.rings = Rings(options.shared_path, options.serve.workers)
+        self.admin = Admin(self.rings)
+        self.app = make_app(self.admin)
+        self.links = Links(options.serve.workers, self._all_ready)
+        self._install(config.build_snapshot(loaded, self.version))
+
+    def _install(self, snapshot: dict[str, Any]) -> None:
+        snapshot["control_routes"] = self.admin.routes(self.app)
+        self.admin.snapshot = snapshot
+        self.links.publish(snapshot)
+
+    async def run(self) -> int:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_reader(self.options.alive_fd, self._supervisor_gone)
+        runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
+        await runner.setup()
+        await web.SockSite(runner, self.options.http_socket).start()
+        server = await asyncio.start_unix_server(self.links.serve, sock=self.options.feed_socket)
+        drainer = loop.create_task(self._drain_rings())
+        await self.stopping.wait()
+        drainer.cancel()
+        self.rings.drain()
+        server.close()
+        await runner.cleanup()
+        return 0
+
+    async def _drain_rings(self) -> None:
+        while True:
+            self.rings.drain()
+            await asyncio.sleep(DRAIN_RINGS_SECONDS)
+
+    def reload(self) -> None:
+        """Read the file again; a broken one is refused with the reason and the old one stays."""
+        try:
+            loaded = load(self.options.serve)
+            snapshot = config.build_snapshot(loaded, self.version + 1)
+        except config.ConfigError as error:
+            log.error("reload refused, the old configuration stays: %s", error)
+            return
+        self.version += 1
+        self.config = loaded
+        self._install(snapshot)
+        log.warning("configuration reloaded, version %s", self.version)
+
+    def _supervisor_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.options.alive_fd)
+        self.stopping.set()
+
+    def _all_ready(self, problem: str | None) -> None:
+        if problem is not None:
+            print(f"fastproxy: a worker can't use the configuration: {problem}", file=sys.stderr)
+            self.stopping.set()
+            return
+        with contextlib.suppress(OSError):
+            os.write(self.options.ready_fd, b"R")
+        if not self.options.serve.quiet and self.version == 1:
+            print_banner(self.options.serve, self.config)
+
+
+def load(options: "ServeOptions") -> config.Config:
+    """The configuration that the command line asks for. Raises ConfigError."""
+    overrides = config.CliOverrides(
+        host=options.uds and "127.0.0.1" or options.host, allow_missing=tuple(options.allow_missing)
+    )
+    if options.config is None:
+        found = config.discover(os.environ)
+        if found is None:
+            raise config.ConfigError(
+                "no configuration: give one with --config proxy.yaml, make one with "
+                "`fastproxy init`, or set a provider key such as OPENAI_API_KEY"
+            )
+        return found
+    return config.load(options.config, environ=os.environ, overrides=overrides)
+
+
+def print_banner(options: "ServeOptions", loaded: config.Config) -> None:
+    """What a person wants to know at the start."""
+    workers = f"{options.workers} worker{'s' if options.workers != 1 else ''}"
+    print(f"fastproxy {__version__} is ready on {options.url} ({workers})")
+    for line in config.summary(loaded):
+        print(f"  {line}")
+    sys.stdout.flush()
+
+
+def main(options: ControlOptions) -> int:
+    """Run control in this process (just forked by the supervisor)."""
+    try:
+        loaded = load(options.serve)
+    except config.ConfigError as error:
+        print(f"fastproxy: {error}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 1) or 1)
+    return asyncio.run(_run(options, loaded))
+
+
+async def _run(options: ControlOptions, loaded: config.Config) -> int:
+    try:
+        control = Control(options, loaded)
+    except config.ConfigError as error:
+        print(f"fastproxy: {error}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 1) or 1)
+    return await control.run()

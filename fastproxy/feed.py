@@ -1,0 +1,36 @@
+"""The stream between control and one worker: 4-byte big-endian length, then an orjson array.
+
+worker -> control: ["hello", index, pid], ["applied", version], ["refused", version, reason]
+control -> worker: ["snapshot", {...}]
+Both sides import this module; it knows neither.
+"""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+MAX_FRAME = 256 * 1024 * 1024  # a snapshot of a very large installation; larger is a fault
+
+
+async def receive(reader: asyncio.StreamReader) -> list[Any] | None:
+    """The next message, or None at the end of the stream.
+
+    Raises ValueError on a frame that is too large or not a JSON array.
+    """
+    try:
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        if size > MAX_FRAME:
+            raise ValueError(f"frame of {size} bytes on the feed")
+        message = orjson.loads(await reader.readexactly(size))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    if not isinstance(message, list) or not message:
+        raise ValueError("a frame on the feed is not a JSON array")
+    return message
+
+
+def send(writer: asyncio.StreamWriter, *message: Any) -> None:
+    """Queue one message; the receiver reads at once, so the queue stays short."""
+    data = orjson.dumps(message)
+    writer.write(len(data).to_bytes(4, "big") + data)

@@ -1,0 +1,370 @@
+"""The process tree: binds sockets, forks, restarts what dies, forwards signals. No requests, no config logic.
+
+Children are forked before any loop or thread exists here; the listening sockets live in this process,
+one per worker (SO_REUSEPORT), so a connection that arrives while a worker is being replaced waits in
+its backlog instead of being refused.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+log = logging.getLogger("fastproxy.supervisor")
+
+RING_SLOTS = 16384  # usage events per worker that wait for control
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+EXIT_PORT_TAKEN = 3
+EXIT_WORKERS_FAIL = 4
+RESTART_SECONDS = 0.2  # between the death of a child and its successor, doubled while it keeps dying
+RESTART_MAX_SECONDS = 5.0
+
+
+class StartError(Exception):
+    """The tree can't start; str() is for a person, `exit_code` for the shell."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class ServeOptions:
+    """What the command line says about serving."""
+
+    config: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 4000
+    uds: str | None = None
+    workers: int = 1
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    drain_seconds: float = 30.0
+    mock_port: int | None = None
+    allow_missing: list[str] = field(default_factory=list)
+    debug: bool = False
+    quiet: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches the gateway."""
+        if self.uds:
+            return f"unix:{self.uds}"
+        scheme = "https" if self.ssl_certfile else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
+
+@dataclass
+class Child:
+    """A process of the tree and how to make it again."""
+
+    name: str
+    run: Callable[[], int]
+    pid: int = 0
+    started: float = 0.0
+    delay: float = RESTART_SECONDS
+    restart_at: float = 0.0
+
+
+class Supervisor:
+    """Owns sockets, shared memory, the runtime directory and the children."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self.options = options
+        self.children: list[Child] = []
+        self.stopping = False
+        self.exit_code = 0
+        self.ready = False
+
+    def run(self) -> int:
+        """Serve until a signal ends it; the exit code."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self.sockets = [self._bind() for _ in range(self.options.workers)]
+        self.directory = tempfile.mkdtemp(prefix="fastproxy-")
+        try:
+            self._prepare()
+            self._start_children()
+            self._watch()
+        finally:
+            self._clean_up()
+        return self.exit_code
+
+    # -- what outlives the children
+
+    def _bind(self) -> list[socket.socket]:
+        options = self.options
+        if options.uds:
+            if self.children or getattr(self, "_unix", None):
+                return [self._unix]
+            self._unix = _bind_unix(options.uds)
+            return [self._unix]
+        try:
+            infos = socket.getaddrinfo(
+                options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, _, _, _, address = infos[0]
+            if not getattr(self, "_probed", False):
+                self._probed = True
+                _probe(family, address)
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(address)
+            if options.port == 0:
+                options.port = sock.getsockname()[1]
+        except OSError as error:
+            raise StartError(
+                f"can't listen on {options.host}:{options.port}: {error.strerror or error}. "
+                "Is another program using the port? Choose one with --port.",
+                EXIT_PORT_TAKEN,
+            ) from None
+        sock.set_inheritable(True)
+        return [sock]
+
+    def _prepare(self) -> None:
+        from fastproxy import _shared
+
+        self.feed_path = os.path.join(self.directory, "feed.sock")
+        self.control_path = os.path.join(self.directory, "control.sock")
+        self.feed_socket = _bind_unix(self.feed_path)
+        self.control_socket = _bind_unix(self.control_path)
+        self.shared_path = f"/dev/shm/fastproxy-{os.getpid()}"  # noqa: S108  # shared memory by name
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.shared_path)  # of a dead process that had our number
+        self.shared = _shared.create(self.shared_path, self.options.workers, RING_SLOTS)
+        self.alive_read, self.alive_write = os.pipe()
+        self.ready_read, self.ready_write = os.pipe()
+        os.set_blocking(self.ready_read, False)
+
+    def _clean_up(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if hasattr(self, "shared_path"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.shared_path)
+        if self.options.uds:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.options.uds)
+
+    # -- children
+
+    def _start_children(self) -> None:
+        # Imported here, before the fork: the pages are shared by all children.
+        from fastproxy import worker as worker_module
+
+        options = self.options
+        gc.collect()
+        gc.freeze()
+        if options.mock_port is not None:
+            self.children.append(self._mock_child(options.mock_port))
+        self.children.append(Child("control", self._run_control))
+        for index in range(options.workers):
+            run = _worker_runner(worker_module, self._worker_options(worker_module, index))
+            self.children.append(Child(f"worker-{index}", run))
+        for child in self.children:
+            self._fork(child)
+
+    def _worker_options(self, module: Any, index: int) -> Any:
+        return module.WorkerOptions(
+            index=index,
+            sockets=self.sockets[index],
+            feed_path=self.feed_path,
+            control_path=self.control_path,
+            shared_path=self.shared_path,
+            alive_fd=self.alive_read,
+            ssl_certfile=self.options.ssl_certfile,
+            ssl_keyfile=self.options.ssl_keyfile,
+            drain_seconds=self.options.drain_seconds,
+            close_fds=[self.alive_write, self.ready_read, self.ready_write],
+        )
+
+    def _run_control(self) -> int:
+        from fastproxy.control.main import ControlOptions, main
+
+        os.close(self.alive_write)
+        os.close(self.ready_read)
+        return main(
+            ControlOptions(
+                serve=self.options,
+                feed_socket=self.feed_socket,
+                http_socket=self.control_socket,
+                shared_path=self.shared_path,
+                alive_fd=self.alive_read,
+                ready_fd=self.ready_write,
+            )
+        )
+
+    def _mock_child(self, port: int) -> Child:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StartError(
+                f"the mock LLM can't listen on 127.0.0.1:{port}: {error.strerror}. "
+                "Choose another port with --mock PORT.",
+                EXIT_PORT_TAKEN,
+            ) from None
+        sock.listen(1024)
+
+        def run() -> int:
+            from fastproxy.mock import serve_socket
+
+            os.close(self.alive_write)
+            serve_socket(sock)
+            return 0
+
+        return Child("mock", run)
+
+    def _fork(self, child: Child) -> None:
+        pid = os.fork()
+        if pid == 0:
+            _become(child)
+        child.pid = pid
+        child.started = time.monotonic()
+        child.restart_at = 0.0
+
+    def _watch(self) -> None:
+        while any(child.pid for child in self.children):
+            wait = self._restart_due()
+            info = signal.sigtimedwait(SIGNALS, wait)
+            self._note_ready()
+            if info is None:
+                continue
+            if info.si_signo == signal.SIGCHLD:
+                self._reap()
+            elif info.si_signo == signal.SIGHUP:
+                self._signal_children(signal.SIGHUP, {"mock"})
+            else:
+                self._stop()
+
+    def _restart_due(self) -> float:
+        """Start what is due; seconds until the next look."""
+        now = time.monotonic()
+        wait = 1.0
+        for child in self.children:
+            if child.pid or not child.restart_at or self.stopping:
+                continue
+            if child.restart_at <= now:
+                self._fork(child)
+            else:
+                wait = min(wait, child.restart_at - now)
+        return wait
+
+    def _note_ready(self) -> None:
+        if not self.ready:
+            with contextlib.suppress(BlockingIOError):
+                self.ready = bool(os.read(self.ready_read, 1))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in self.children:
+                if child.pid == pid:
+                    self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, child: Child, code: int) -> None:
+        child.pid = 0
+        if self.stopping:
+            self.exit_code = self.exit_code or (abs(code) if child.name.startswith("worker") else 0)
+            return
+        self._note_ready()
+        if not self.ready and code:
+            # It has never worked: control has said why (a broken config), or a worker can't run here.
+            self.exit_code = code if child.name == "control" and code > 0 else EXIT_WORKERS_FAIL
+            self._stop()
+            return
+        if time.monotonic() - child.started > 30:
+            child.delay = RESTART_SECONDS
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        log.error("%s (pid %s) ended by %s; starting another", child.name, child.pid or "?", how)
+        child.restart_at = time.monotonic() + child.delay
+        child.delay = min(child.delay * 2, RESTART_MAX_SECONDS)
+
+    def _stop(self) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        for sockets in self.sockets:
+            for sock in sockets:
+                sock.close()
+        self._signal_children(signal.SIGTERM, {"control", "mock"})
+        self._finish_helpers()
+
+    def _finish_helpers(self) -> None:
+        """Workers end first, so that control sees their last events; then the others."""
+        deadline = time.monotonic() + self.options.drain_seconds + 5
+        while any(c.pid for c in self.children if c.name.startswith("worker")):
+            if signal.sigtimedwait({signal.SIGCHLD}, 0.2) is not None:
+                self._reap()
+            if time.monotonic() > deadline:
+                self._signal_children(signal.SIGKILL, {"control", "mock"})
+        self._signal_children(signal.SIGTERM, set())
+
+    def _signal_children(self, number: int, without: set[str]) -> None:
+        for child in self.children:
+            if child.pid and child.name not in without:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+
+
+def _worker_runner(module: Any, options: Any) -> Callable[[], int]:
+    return lambda: int(module.main(options))
+
+
+def _become(child: Child) -> NoReturn:
+    """The child's life: never returns into the supervisor's code."""
+    code = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is the supervisor's to handle
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the child says what it does with it
+        code = child.run()
+    except KeyboardInterrupt:
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        log.exception("%s failed", child.name)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if os.path.exists(path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(path) == 0:
+                raise StartError(f"another program listens on {path}", EXIT_PORT_TAKEN)
+        os.unlink(path)  # left behind by a process that is gone
+    try:
+        sock.bind(path)
+    except OSError as error:
+        raise StartError(f"can't listen on {path}: {error.strerror}", EXIT_PORT_TAKEN) from None
+    os.chmod(path, 0o600)
+    sock.listen(1024)
+    return sock
+
+
+def _probe(family: int, address: Any) -> None:
+    # SO_REUSEPORT would let us share a port with another fastproxy of the same user unnoticed.
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)

@@ -1,0 +1,156 @@
+"""What one worker does around the core: event loop, feed of snapshots, listening, shutdown."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+
+from fastproxy import __version__, feed
+from fastproxy._core import Downstream, Gateway
+from fastproxy._pool import Pool
+from fastproxy._shared import Block, attach
+from fastproxy._table import Table
+from fastproxy.connect import Dialer
+
+log = logging.getLogger("fastproxy.worker")
+
+TICK_SECONDS = 0.05  # resolution of deadlines
+RECONNECT_SECONDS = 0.2  # between tries to reach a restarted control process
+BACKLOG = 4096
+
+
+@dataclass
+class WorkerOptions:
+    """What the supervisor tells a worker."""
+
+    index: int
+    sockets: list[socket.socket]
+    feed_path: str
+    control_path: str
+    shared_path: str
+    alive_fd: int  # end of file here: the supervisor is gone
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    drain_seconds: float = 30.0
+    close_fds: list[int] = field(default_factory=list)
+
+
+class Worker:
+    """One data-plane process."""
+
+    def __init__(self, options: WorkerOptions, loop: asyncio.AbstractEventLoop) -> None:
+        self.options = options
+        self.loop = loop
+        self.block = Block(attach(options.shared_path), options.index)
+        self.block.restart()
+        self.gateway = Gateway(loop, self.block, Dialer(loop), log, __version__)
+        self.control = Pool(
+            {"scheme": "unix", "path": options.control_path, "host": "", "port": 0},
+            {"connect_timeout": 2.0},
+        )
+        self.servers: list[asyncio.AbstractServer] = []
+        self.tls: ssl.SSLContext | None = None
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until told to stop; 0 when every request in flight was finished."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self.stopping.set)
+        self.loop.add_signal_handler(signal.SIGHUP, self._reload_tls)
+        self.loop.add_reader(self.options.alive_fd, self._supervisor_gone)
+        if self.options.ssl_certfile:
+            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.tls.load_cert_chain(self.options.ssl_certfile, self.options.ssl_keyfile)
+        self._tick()
+        follower = self.loop.create_task(self._follow())
+        await self.stopping.wait()
+        follower.cancel()
+        return await self._drain()
+
+    def _tick(self) -> None:
+        self.gateway.tick()
+        self.loop.call_later(TICK_SECONDS, self._tick)
+
+    async def _follow(self) -> None:
+        """Stay connected to control and apply what it sends; without it, go on with what is there."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self.options.feed_path)
+            except OSError:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            try:
+                feed.send(writer, "hello", self.options.index, os.getpid())
+                while (message := await feed.receive(reader)) is not None:
+                    await self._apply(message, writer)
+            except ValueError:
+                log.exception("the feed is damaged")
+            finally:
+                writer.close()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _apply(self, message: list[Any], writer: asyncio.StreamWriter) -> None:
+        if message[0] != "snapshot":
+            return
+        snapshot = message[1]
+        try:
+            table = Table(
+                snapshot, self.control, self.gateway.living_pools, snapshot["control_routes"]
+            )
+        except Exception as error:
+            log.exception("snapshot %s can't be used", snapshot.get("version"))
+            feed.send(writer, "refused", snapshot.get("version"), f"{type(error).__name__}: {error}")
+            return
+        self.gateway.swap(table)
+        if not self.servers:
+            await self._listen()
+        feed.send(writer, "applied", table.version)
+
+    async def _listen(self) -> None:
+        for sock in self.options.sockets:
+            unix = sock.family == socket.AF_UNIX
+            start = self.loop.create_unix_server if unix else self.loop.create_server
+            server = await start(  # type: ignore[operator]  # one call, two kinds of socket
+                lambda: Downstream(self.gateway), sock=sock, backlog=BACKLOG, ssl=self.tls
+            )
+            self.servers.append(server)
+
+    def _reload_tls(self) -> None:
+        if self.tls is None or self.options.ssl_certfile is None:
+            return
+        try:
+            self.tls.load_cert_chain(self.options.ssl_certfile, self.options.ssl_keyfile)
+        except (OSError, ssl.SSLError) as error:
+            log.error("the new TLS certificate is refused, the old one stays: %s", error)
+
+    def _supervisor_gone(self) -> None:
+        self.loop.remove_reader(self.options.alive_fd)
+        self.stopping.set()
+
+    async def _drain(self) -> int:
+        for server in self.servers:
+            server.close()
+        deadline = self.loop.time() + self.options.drain_seconds
+        while self.gateway.drain() and self.loop.time() < deadline:
+            await asyncio.sleep(TICK_SECONDS)
+        return 0 if not self.gateway.drain() else 1
+
+
+def main(options: WorkerOptions) -> int:
+    """Run a worker in this process (just forked by the supervisor)."""
+    for fd in options.close_fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(Worker(options, loop).run())
+    finally:
+        loop.close()

@@ -42,7 +42,7 @@ cdef enum:
 cdef int unescape(const char* p, Py_ssize_t n, char* out, Py_ssize_t cap) noexcept nogil
 
 cdef struct Field:
-    char kind             # 0 absent, 's' string, 'n' number, 't' true, 'f' false, 'z' null, 'o' object, 'a' array
+    char kind             # 0 absent, else 's'tring 'n'umber 't'rue 'f'alse 'z' null 'o'bject 'a'rray
     bint escaped          # a string that holds a backslash
     Py_ssize_t start      # absolute offset of the value's first byte (the opening quote of a string)
     Py_ssize_t end        # absolute offset behind the value's last byte

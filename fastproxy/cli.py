@@ -123,6 +123,7 @@ def serve_parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="also start the mock LLM on 127.0.0.1:PORT (default 4010)",
     )
+    flag(parser, "hello", action="store_true", help="print a first request to try")
     flag(parser, "validate_config", action="store_true", help="load the config and exit: 1 on an error")
     flag(parser, "debug", action="store_true", help="more log lines")
     flag(parser, "detailed_debug", action="store_true", help="same as --debug")
@@ -177,6 +178,7 @@ def serve(arguments: list[str]) -> int:
         mock_port=args.mock,
         allow_missing=args.allow_missing,
         debug=args.debug or args.detailed_debug,
+        hello=args.hello,
     )
     try:
         return Supervisor(options).run()

@@ -53,6 +53,7 @@ class ServeOptions:
     allow_missing: list[str] = field(default_factory=list)
     debug: bool = False
     quiet: bool = False
+    hello: bool = False
 
     @property
     def url(self) -> str:

@@ -129,7 +129,21 @@ def print_banner(options: "ServeOptions", loaded: config.Config) -> None:
     print(f"fastproxy {__version__} is ready on {options.url} ({workers})")
     for line in config.summary(loaded):
         print(f"  {line}")
+    if options.hello:
+        print(hello(options, loaded))
     sys.stdout.flush()
+
+
+def hello(options: "ServeOptions", loaded: config.Config) -> str:
+    """A request that works as it stands, and where to point an SDK."""
+    key = loaded.master_key.reveal() if loaded.master_key else "none-needed"
+    model = next((d["group"] for d in loaded.deployments if "*" not in d["group"]), "gpt-4o-mini")
+    return (
+        f"\n  base URL  {options.url}/v1\n  API key   {key}\n\n  Try it:\n"
+        f"  curl {options.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        f"    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hi\"}}]}}'\n"
+    )
 
 
 def main(options: ControlOptions) -> int:

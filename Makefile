@@ -1,0 +1,52 @@
+# Needs python3 (3.11 to 3.13), a C compiler and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd) setup.py pyproject.toml
+
+.PHONY: run test lint types bench bench-quick dev clean
+
+run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
+	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
+
+test: $(VENV)/.tested        ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.linted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd
+
+types: $(VENV)/.linted $(VENV)/.built
+	$(BIN)/mypy
+
+bench: $(VENV)/.built        ## nginx, HAProxy and fastproxy side by side; writes bench/RESULTS.md
+	bench/setup
+	$(BIN)/python bench/compare.py
+
+bench-quick: $(VENV)/.built  ## under a minute, prints only
+	bench/setup
+	$(BIN)/python bench/compare.py --quick
+
+dev: $(VENV)/.tested $(VENV)/.linted
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "fastproxy needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 …" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.built: $(VENV)/bin/pip $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.built pyproject.toml
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/.linted: $(VENV)/bin/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --group lint
+	@touch $@
+
+clean:
+	rm -rf .build dist $(VENV) *.egg-info fastproxy/*.so

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+EARLY_US: float
+
 def now() -> int: ...
 
 class Histogram:

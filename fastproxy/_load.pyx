@@ -50,6 +50,7 @@ cdef enum:
     SUB = 1 << SUB_BITS
     BUCKETS = (44 - SUB_BITS) * SUB  # up to 2^43 ns, over two hours
     MIN_TICK = 50_000                # ns between two looks at the schedule at most rates
+    EARLY = 2_000_000                # ns added to the lateness of events: the mock's timers may be early
     LATE = 1_000_000                 # ns after its due time from which a send counts as late
 
 cdef enum ReadState:
@@ -60,6 +61,9 @@ cdef enum ReadState:
     READ_CHUNK_END = 22
     READ_TRAILER = 23
     READ_CLOSE = 30
+
+
+EARLY_US = EARLY / 1000.0
 
 
 def now() -> int:
@@ -176,7 +180,7 @@ cdef class Runner:
     cdef readonly dict statuses
     cdef readonly Histogram latency
     cdef readonly Histogram first_byte
-    cdef readonly Histogram chunk_delay
+    cdef readonly Histogram chunk_delay  # 2 ms (EARLY) more than the lateness, to be taken off
     cdef object reconnect
 
     def __init__(self, bytes request, rate, bint stream, double first_delay, double gap, reconnect):
@@ -466,7 +470,7 @@ cdef class LoadProtocol:
                 runner.chunks += 1
                 if counted and runner.gap and at <= runner.end:
                     runner.chunk_delay.add(
-                        at - self.sent_at - runner.first_delay - self.events * runner.gap)
+                        at - self.sent_at - runner.first_delay - self.events * runner.gap + EARLY)
                 self.events += 1
             else:
                 self.newline = True

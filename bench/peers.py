@@ -1,0 +1,105 @@
+"""Who is measured: how each peer is started, what version it is, what it was told.
+
+A new peer is one more function in PEERS. It must not know scenarios or how results are shown.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastproxy import __version__
+from fastproxy.loadtest import (
+    CLIENT_KEY,
+    UPSTREAM_KEY,
+    Child,
+    free_port,
+    start_gateway,
+)
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Peer:
+    """A running peer. `direct` has no process: the load goes to the mock itself."""
+
+    name: str
+    version: str
+    notes: str
+    port: int
+    key: str
+    child: Child | None = None
+    start_seconds: float = 0.0
+
+    @property
+    def url(self) -> str:
+        """Where the load goes."""
+        return f"http://127.0.0.1:{self.port}/v1/chat/completions"
+
+    def pids(self) -> list[int]:
+        """The peer's processes."""
+        return self.child.pids() if self.child else []
+
+
+Starter = Callable[[int, str, set[int] | None, Path], Peer]
+
+
+def _config(template: str, folder: Path, mock_port: int, port: int) -> Path:
+    """A config made from a template: its @NAME@ replaced."""
+    values = {"PORT": port, "MOCK_PORT": mock_port, "FOLDER": folder}
+    values |= {"CLIENT_KEY": CLIENT_KEY, "UPSTREAM_KEY": UPSTREAM_KEY}
+    text = (HERE / template).read_text()
+    text = re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), text)
+    target = folder / template.removesuffix(".tmpl")
+    target.write_text(text)
+    return target
+
+
+def _version(command: list[str], pattern: str) -> str:
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.search(pattern, shown.stdout + shown.stderr)
+    return match[1] if match else "?"
+
+
+def nginx(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+    """nginx of the distribution, one worker."""
+    port = free_port()
+    config = _config("nginx.conf.tmpl", folder, mock_port, port)
+    child = Child("nginx", ["nginx", "-p", str(folder), "-c", str(config)], cpus, folder)
+    took = child.wait_ready(port, "/bench-ready")
+    notes = "worker_processes 1, upstream keepalive, proxy_buffering off, access_log off"
+    version = _version(["nginx", "-v"], r"nginx/(\S+)")
+    return Peer("nginx", version, notes, port, CLIENT_KEY, child, took)
+
+
+def haproxy(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+    """HAProxy of the distribution, one thread."""
+    port = free_port()
+    config = _config("haproxy.cfg.tmpl", folder, mock_port, port)
+    child = Child("haproxy", ["haproxy", "-db", "-f", str(config)], cpus, folder)
+    took = child.wait_ready(port, "/bench-ready")
+    notes = "nbthread 1, http-reuse always, option http-no-delay, no log"
+    version = _version(["haproxy", "-v"], r"version (\d[\d.]*)")
+    return Peer("HAProxy", version, notes, port, CLIENT_KEY, child, took)
+
+
+def fastproxy(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+    """This gateway, one worker; supervisor and control process count too."""
+    own = folder / "fastproxy"
+    own.mkdir()
+    child, port, took = start_gateway(mock_port, model, cpus, own)
+    notes = "--num_workers 1; supervisor and control process are counted"
+    return Peer("fastproxy", __version__, notes, port, CLIENT_KEY, child, took)
+
+
+PEERS: dict[str, Starter] = {"nginx": nginx, "haproxy": haproxy, "fastproxy": fastproxy}
+
+
+def installed(name: str) -> bool:
+    """Whether the peer's program is on this machine."""
+    return name == "fastproxy" or shutil.which(name) is not None

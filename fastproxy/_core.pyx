@@ -855,6 +855,8 @@ cdef class Exchange:
         """Undo an early dispatch: the upstream request is aborted unfinished, so it is never acted upon."""
         if self.state == S_HOLD or self.state == S_RELAY:
             return False               # the upstream answered without the end of the body: its answer stands
+        if self.state == S_WAIT:
+            self.stop_waiting()
         if self.upstream is not None:
             drop_upstream(self.upstream)
             self.upstream = None
@@ -880,6 +882,13 @@ cdef class Exchange:
         self.downstream.deadline = 0.0       # dialling has its own limit
         self.pool.waiting.append(self)
         self.gateway.want_connection(self.pool)
+
+    cdef void stop_waiting(self):
+        # The pair of wait_for_connection: the object may be used again at once.
+        try:
+            self.pool.waiting.remove(self)
+        except ValueError:
+            pass
 
     cdef void connect_failed(self, str problem):
         if self.pool is self.table.control:
@@ -1660,6 +1669,8 @@ cdef class Exchange:
         self.upstream = None
         if u is not None:
             drop_upstream(u)
+        if self.state == S_WAIT:
+            self.stop_waiting()
         if self.state != S_DRAIN:
             self.gateway.block.counters[C_CLIENT_GONE] += 1
             self.flags |= E_CLIENT_GONE
@@ -1676,6 +1687,8 @@ cdef class Exchange:
         self.upstream = None
         if u is not None:
             drop_upstream(u)
+        if self.state == S_WAIT:
+            self.stop_waiting()
         if self.state == S_RELAY:
             self.settle()
             self.end_abruptly()
@@ -1738,11 +1751,12 @@ cdef class Downstream:
         self.deadline = self.gateway.now + HEAD_TIMEOUT
 
     def connection_lost(self, error):
+        cdef Exchange x = self.exchange       # held: client_gone lets go of it
         self.closing = True
         self.gateway.connections.discard(self)
         self.gateway.block.counters[C_CONNECTIONS] -= 1
-        if self.exchange is not None:
-            self.exchange.client_gone()
+        if x is not None:
+            x.client_gone()
         self.pending = None
 
     def eof_received(self):

@@ -424,6 +424,15 @@ cdef void mark_named(Head* head, const char* data) noexcept nogil:
                     head.fields[j].hop = True
 
 
+cdef bint plain_blanks(const char* data, FieldSpan* field) noexcept nogil:
+    # Only spaces before the value, nothing behind it. RFC 9110 5.5 allows more; who uses it hides a coding.
+    cdef unsigned int i
+    for i in range(field.name + field.name_size + 1, field.value):
+        if data[i] != SP:
+            return False
+    return data[field.value + field.value_size] == CR
+
+
 cdef int judge(Head* head, Facts* facts, const char* data, FieldSpan* field, bint request) noexcept nogil:
     # One field that framing, connection or credentials depend on. PARSE_DONE: nothing wrong.
     cdef const char* p = data + field.value
@@ -445,7 +454,7 @@ cdef int judge(Head* head, Facts* facts, const char* data, FieldSpan* field, bin
             return fail(head, 400, b"Transfer-Encoding beside Content-Length", field.name)
         if head.minor == 0:
             return fail(head, 400, b"Transfer-Encoding in HTTP/1.0", field.name)
-        if not same_text(p, n, b"chunked", 7):
+        if not same_text(p, n, b"chunked", 7) or not plain_blanks(data, field):
             if ends_chunked(p, n):
                 return fail(head, 501, b"transfer coding not implemented", field.value)
             return fail(head, 400, b"invalid Transfer-Encoding", field.value)

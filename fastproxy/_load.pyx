@@ -468,7 +468,7 @@ cdef class LoadProtocol:
                 # An empty line: the event is complete.
                 self.newline = False
                 runner.chunks += 1
-                if counted and runner.gap and at <= runner.end:
+                if runner.gap and runner.measure <= at <= runner.end:
                     runner.chunk_delay.add(
                         at - self.sent_at - runner.first_delay - self.events * runner.gap + EARLY)
                 self.events += 1

@@ -7,7 +7,7 @@ a key cut by two feeds, and gives the same result however the body is split.
 It must not know what the fields mean, HTTP, or Python objects outside the `def` test surface.
 """
 
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from *:
     """
@@ -469,7 +469,7 @@ cdef class JsonScan:
         if self.present:
             for i in range(F_COUNT):
                 if self.present >> i & 1:
-                    self.fields[i].kind = 0
+                    memset(&self.fields[i], 0, sizeof(Field))
         self.present = 0
         self.litellm_count = 0
         self.error = NULL

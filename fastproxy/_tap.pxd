@@ -29,3 +29,43 @@ cdef class AnswerTap:
     cdef int feed(self, const char* data, Py_ssize_t size, Buffer* out) noexcept nogil
     # End of the body: appends what was held to out.
     cdef void finish(self, Buffer* out) noexcept nogil
+    # --- private: the replacement, and where the scan stands between two feeds
+    cdef bytes name                 # keeps name_data alive
+    cdef const char* name_data      # NULL: the model stays
+    cdef Py_ssize_t name_size
+    cdef int mode
+    cdef bint drop
+    # the document: a JSON body, or the first data line of an event
+    cdef int json
+    cdef int level                  # 1 in the document's object, 2 in its message or response
+    cdef int key
+    cdef int deep                   # open containers in what is passed over
+    cdef bint escape                # the next byte of a string is behind a backslash
+    cdef char word[24]              # a key or type that two feeds cut
+    cdef int word_size              # 25: longer than any that matters
+    cdef bint capturing
+    cdef int captured_size          # behind USAGE_MAX: too large, not read
+    cdef char captured[4096]
+    # the line and the event
+    cdef int line
+    cdef int match
+    cdef int after_cr
+    cdef int data_lines
+    cdef bint keep                  # the event goes to the client, whatever is still to come of it
+    cdef bint complete              # its document is complete
+    cdef bint no_choices
+    cdef bint usage_object
+    cdef Py_ssize_t event_size      # bytes of it in earlier feeds
+    cdef Py_ssize_t event_content
+    # relaying: valid during a feed
+    cdef const char* relayed        # what is before it was relayed, held or taken out
+    cdef const char* event_start
+    cdef Buffer* out
+    cdef Buffer* target             # out or &hold
+    cdef bint altered
+    # the unfinished event that may have to be dropped
+    cdef Buffer hold
+    cdef bint held
+
+# Reads a usage object: 1, or 0 when it is malformed.
+cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogil

@@ -279,7 +279,7 @@ class Supervisor:
                     self._ended(child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: Child, code: int) -> None:
-        child.pid = 0
+        pid, child.pid = child.pid, 0
         if self.stopping:
             self.exit_code = self.exit_code or (abs(code) if child.name.startswith("worker") else 0)
             return
@@ -292,7 +292,7 @@ class Supervisor:
         if time.monotonic() - child.started > 30:
             child.delay = RESTART_SECONDS
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        log.error("%s (pid %s) ended by %s; starting another", child.name, child.pid or "?", how)
+        log.error("%s (pid %s) ended by %s; starting another", child.name, pid, how)
         child.restart_at = time.monotonic() + child.delay
         child.delay = min(child.delay * 2, RESTART_MAX_SECONDS)
 

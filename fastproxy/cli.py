@@ -104,7 +104,12 @@ def serve_parser() -> argparse.ArgumentParser:
         default=int(env["NUM_WORKERS"]) if env.get("NUM_WORKERS") else None,
         help="worker processes (default: the CPUs this process may use)",
     )
-    flag(parser, "ssl_keyfile_path", default=env.get("SSL_KEYFILE_PATH"), help="TLS key of the listener")
+    flag(
+        parser,
+        "ssl_keyfile_path",
+        default=env.get("SSL_KEYFILE_PATH"),
+        help="TLS key of the listener",
+    )
     flag(parser, "ssl_certfile_path", default=env.get("SSL_CERTFILE_PATH"), help="TLS certificate")
     flag(
         parser,
@@ -124,7 +129,12 @@ def serve_parser() -> argparse.ArgumentParser:
         help="also start the mock LLM on 127.0.0.1:PORT (default 4010)",
     )
     flag(parser, "hello", action="store_true", help="print a first request to try")
-    flag(parser, "validate_config", action="store_true", help="load the config and exit: 1 on an error")
+    flag(
+        parser,
+        "validate_config",
+        action="store_true",
+        help="load the config and exit: 1 on an error",
+    )
     flag(parser, "debug", action="store_true", help="more log lines")
     flag(parser, "detailed_debug", action="store_true", help="same as --debug")
     parser.add_argument("--version", "-v", action="version", version=f"fastproxy {__version__}")
@@ -189,7 +199,9 @@ def serve(arguments: list[str]) -> int:
 
 def check(arguments: list[str]) -> int:
     """`fastproxy check`: explain every key of a config file."""
-    parser = argparse.ArgumentParser(prog="fastproxy check", description="Explain every key of a config.")
+    parser = argparse.ArgumentParser(
+        prog="fastproxy check", description="Explain every key of a config."
+    )
     parser.add_argument("config", nargs="?", default=os.environ.get("CONFIG_FILE_PATH"))
     parser.add_argument("--strict", action="store_true", help="exit 1 on warnings too")
     parser.add_argument("--format", choices=("text", "json"), default="text")

@@ -76,7 +76,9 @@ class Dialer:
             while b"\r\n\r\n" not in answer:
                 piece = await self.loop.sock_recv(sock, 4096)
                 if not piece or len(answer) > 16384:
-                    raise OSError("the HTTP proxy closed the connection instead of opening a tunnel")
+                    raise OSError(
+                        "the HTTP proxy closed the connection instead of opening a tunnel"
+                    )
                 answer += piece
             status = answer.split(b" ", 2)[1:2]
             if status != [b"200"] or not answer.endswith(b"\r\n\r\n"):

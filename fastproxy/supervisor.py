@@ -25,7 +25,9 @@ RING_SLOTS = 16384  # usage events per worker that wait for control
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 EXIT_PORT_TAKEN = 3
 EXIT_WORKERS_FAIL = 4
-RESTART_SECONDS = 0.2  # between the death of a child and its successor, doubled while it keeps dying
+RESTART_SECONDS = (
+    0.2  # between the death of a child and its successor, doubled while it keeps dying
+)
 RESTART_MAX_SECONDS = 5.0
 
 
@@ -332,7 +334,9 @@ def _become(child: Child) -> NoReturn:
     code = 1
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is the supervisor's to handle
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # the terminal's ^C is the supervisor's to handle
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the child says what it does with it
         code = child.run()
     except KeyboardInterrupt:

@@ -45,7 +45,9 @@ def listening(port: int) -> bool:
 class Answer:
     """A parsed HTTP answer."""
 
-    def __init__(self, raw: bytes, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def __init__(
+        self, raw: bytes, status: int, headers: list[tuple[str, str]], body: bytes
+    ) -> None:
         self.raw, self.status, self.headers, self.body = raw, status, headers, body
 
     def header(self, name: str) -> str | None:
@@ -92,7 +94,9 @@ class Client:
                 raise EOFError(f"closed in the head: {self.buffer!r}")
         head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
-        headers = [(n.lower(), v.strip()) for n, _, v in (line.partition(":") for line in lines[1:])]
+        headers = [
+            (n.lower(), v.strip()) for n, _, v in (line.partition(":") for line in lines[1:])
+        ]
         return int(lines[0].split(" ")[1]), headers, head
 
     def answer(self, head_request: bool = False) -> Answer:
@@ -139,7 +143,9 @@ class Client:
         return True
 
 
-def request(path: str, body: bytes | dict[str, Any], key: str | None = MASTER, extra: str = "") -> bytes:
+def request(
+    path: str, body: bytes | dict[str, Any], key: str | None = MASTER, extra: str = ""
+) -> bytes:
     """The bytes of a POST."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     auth = f"Authorization: Bearer {key}\r\n" if key else ""
@@ -152,7 +158,9 @@ def request(path: str, body: bytes | dict[str, Any], key: str | None = MASTER, e
 class Gateway:
     """A running gateway of its own process tree."""
 
-    def __init__(self, directory: Path, config: dict[str, Any] | str, *flags: str, **env: str) -> None:
+    def __init__(
+        self, directory: Path, config: dict[str, Any] | str, *flags: str, **env: str
+    ) -> None:
         self.port = free_port()
         self.path = directory / "proxy.yaml"
         self.path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
@@ -241,7 +249,11 @@ def mock_config(mock_port: int, **general: Any) -> dict[str, Any]:
             },
             {
                 "model_name": "amock/*",
-                "litellm_params": {"model": "anthropic/*", "api_base": base, "api_key": UPSTREAM_KEY},
+                "litellm_params": {
+                    "model": "anthropic/*",
+                    "api_base": base,
+                    "api_key": UPSTREAM_KEY,
+                },
             },
         ],
         "general_settings": {

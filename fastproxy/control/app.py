@@ -82,7 +82,9 @@ class Admin:
             if record["digest"] == digest:
                 expires = record.get("expires")
                 if record.get("blocked") or (expires and expires < time.time()):
-                    raise Refused(401, "Authentication Error, Key is blocked or expired.", "auth_error")
+                    raise Refused(
+                        401, "Authentication Error, Key is blocked or expired.", "auth_error"
+                    )
                 found: dict[str, Any] = record
                 return found
         raise Refused(
@@ -123,7 +125,9 @@ def make_app(admin: Admin) -> web.Application:
             )
         except web.HTTPException as error:
             return web.Response(
-                status=error.status, body=errors.detail(error.reason), content_type="application/json"
+                status=error.status,
+                body=errors.detail(error.reason),
+                content_type="application/json",
             )
 
     async def models(request: web.Request) -> web.StreamResponse:
@@ -162,7 +166,9 @@ def make_app(admin: Admin) -> web.Application:
         return web.json_response(admin.rings.counters())
 
     async def root(request: web.Request) -> web.StreamResponse:
-        text = f"fastproxy {__version__}: an LLM gateway. OpenAI API at /v1, models at /v1/models.\n"
+        text = (
+            f"fastproxy {__version__}: an LLM gateway. OpenAI API at /v1, models at /v1/models.\n"
+        )
         return web.Response(text=text)
 
     app = web.Application(middlewares=[guard])

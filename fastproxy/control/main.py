@@ -110,7 +110,8 @@ class Control:
 def load(options: "ServeOptions") -> config.Config:
     """The configuration that the command line asks for. Raises ConfigError."""
     overrides = config.CliOverrides(
-        host=options.uds and "127.0.0.1" or options.host, allow_missing=tuple(options.allow_missing)
+        host="127.0.0.1" if options.uds else options.host,
+        allow_missing=tuple(options.allow_missing),
     )
     if options.config is None:
         found = config.discover(os.environ)
@@ -142,7 +143,7 @@ def hello(options: "ServeOptions", loaded: config.Config) -> str:
         f"\n  base URL  {options.url}/v1\n  API key   {key}\n\n  Try it:\n"
         f"  curl {options.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"
         "    -H 'Content-Type: application/json' \\\n"
-        f"    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hi\"}}]}}'\n"
+        f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "hi"}}]}}\'\n'
     )
 
 

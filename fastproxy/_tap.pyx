@@ -1,0 +1,969 @@
+"""AnswerTap: reads usage and rewrites `model` in an answer that passes by, as JSON body or SSE stream.
+
+Bytes leave as they arrive. The scan is light: it knows strings and brackets, looks at the keys of the
+document's object (and of `message` or `response` in it) and passes over the rest. What it does not understand
+it relays untouched: judging the answer is the client's business.
+
+It must not know HTTP, prices, or who is asking.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp, memcpy, memset
+
+from fastproxy._buffer cimport Buffer, buf_add, buf_clear, buf_free, buf_init
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #define FP_SSE2 1
+    #define FP_BITS(x) ((unsigned)_mm_movemask_epi8(x))
+    #define FP_IS(x, c) _mm_cmpeq_epi8((x), _mm_set1_epi8(c))
+    #endif
+
+    /* Each of these: the first byte from p on that is one of a few, or end. Nothing from end on is read. */
+
+    static inline const char *fp_find_eol(const char *p, const char *end) {
+    #ifdef FP_SSE2
+        for (; end - p >= 16; p += 16) {
+            const __m128i x = _mm_loadu_si128((const __m128i *)p);
+            const unsigned mask = FP_BITS(_mm_or_si128(FP_IS(x, '\\n'), FP_IS(x, '\\r')));
+            if (mask)
+                return p + __builtin_ctz(mask);
+        }
+    #endif
+        while (p < end && *p != '\\n' && *p != '\\r')
+            p++;
+        return p;
+    }
+
+    static inline const char *fp_find_quote(const char *p, const char *end) {
+    #ifdef FP_SSE2
+        for (; end - p >= 16; p += 16) {
+            const __m128i x = _mm_loadu_si128((const __m128i *)p);
+            const unsigned mask = FP_BITS(_mm_or_si128(FP_IS(x, '"'), FP_IS(x, '\\\\')));
+            if (mask)
+                return p + __builtin_ctz(mask);
+        }
+    #endif
+        while (p < end && *p != '"' && *p != '\\\\')
+            p++;
+        return p;
+    }
+
+    /* Quotes and brackets. Square and curly ones differ in one bit. */
+    static inline const char *fp_find_bracket(const char *p, const char *end) {
+    #ifdef FP_SSE2
+        for (; end - p >= 16; p += 16) {
+            const __m128i x = _mm_loadu_si128((const __m128i *)p);
+            const __m128i y = _mm_or_si128(x, _mm_set1_epi8(0x20));
+            const unsigned mask = FP_BITS(
+                _mm_or_si128(FP_IS(x, '"'), _mm_or_si128(FP_IS(y, '{'), FP_IS(y, '}'))));
+            if (mask)
+                return p + __builtin_ctz(mask);
+        }
+    #endif
+        while (p < end && *p != '"' && (*p | 0x20) != '{' && (*p | 0x20) != '}')
+            p++;
+        return p;
+    }
+    """
+    const char* fp_find_eol(const char* p, const char* end) noexcept nogil
+    const char* fp_find_quote(const char* p, const char* end) noexcept nogil
+    const char* fp_find_bracket(const char* p, const char* end) noexcept nogil
+
+cdef enum:
+    USAGE_MAX = 4096              # a larger usage object is not read
+    EVENT_MAX = 65536             # a larger event is not held, and never dropped
+    WORD_MAX = 24
+
+cdef long long TOKENS_MAX = 1LL << 53
+
+# Where in the document the scan stands.
+cdef enum:
+    J_OFF = 0                     # not understood, or nothing more to see
+    J_START
+    J_KEY_OR_END                  # behind '{'
+    J_KEY
+    J_COLON
+    J_VALUE
+    J_AFTER                       # behind a value
+    J_END                         # behind the document
+    J_IN_KEY
+    J_IN_STRING
+    J_IN_TYPE
+    J_IN_MODEL                    # in a model that was replaced already: it is taken out
+    J_ATOM                        # number, true, false, null
+    J_CHOICES                     # behind the '[' of choices
+    J_SKIP                        # in a container that nobody reads
+    J_SKIP_STRING
+    J_DONE                        # in [DONE]
+
+# Keys that matter.
+cdef enum:
+    K_OTHER = 0
+    K_MODEL
+    K_USAGE
+    K_CHOICES
+    K_TYPE
+    K_INNER                       # message, response
+
+# Where in a line of the event stream the scan stands.
+cdef enum:
+    L_START = 0                   # `match` bytes of "data:" were seen
+    L_SPACE                       # behind the colon: one space may follow
+    L_DATA
+    L_OTHER
+
+# What the \n that may follow a \r belongs to.
+cdef enum:
+    CR_NONE = 0
+    CR_LINE                       # to the event
+    CR_RELAYED                    # to the end of an event that was relayed
+    CR_DROPPED                    # to the end of an event that was dropped
+
+
+# --- usage --------------------------------------------------------------------------------------------------
+
+cdef inline const char* close_quote(const char* p, const char* end, bint* escape) noexcept nogil:
+    """The quote that closes the string whose inside is at p, or end. escape: end is behind a backslash."""
+    if escape[0] and p < end:
+        escape[0] = False
+        p += 1
+    while True:
+        p = fp_find_quote(p, end)
+        if p == end or p[0] == c'"':
+            return p
+        if end - p < 2:
+            escape[0] = True
+            return end
+        p += 2
+
+
+cdef inline const char* skip_space(const char* p, const char* end) noexcept nogil:
+    while p < end and (p[0] == 32 or p[0] == 10 or p[0] == 13 or p[0] == 9):
+        p += 1
+    return p
+
+
+cdef inline bint in_atom(char c) noexcept nogil:
+    """Whether a number or literal may hold this byte."""
+    return c >= c"0" and c <= c"9" or (c | 0x20) >= c"a" and (c | 0x20) <= c"z" \
+        or c == c"-" or c == c"+" or c == c"."
+
+
+cdef const char* skip_container(const char* p, const char* end) noexcept nogil:
+    """Behind the container that begins at p; NULL: it does not end here."""
+    cdef int deep = 0
+    cdef bint escape = False
+    while True:
+        p = fp_find_bracket(p, end)
+        if p == end:
+            return NULL
+        if p[0] == c'"':
+            p = close_quote(p + 1, end, &escape)
+            if p == end:
+                return NULL
+        elif p[0] == c"{" or p[0] == c"[":
+            deep += 1
+        else:
+            deep -= 1
+            if deep == 0:
+                return p + 1
+        p += 1
+
+
+cdef const char* read_number(const char* p, const char* end, long long* value) noexcept nogil:
+    """A number of tokens: cut to an integer from 0 to 2**53. Returns what is behind it."""
+    cdef bint negative = p[0] == c"-"
+    cdef bint minus = False
+    cdef long long whole = 0
+    cdef double real
+    cdef int shift = 0
+    cdef int exponent = 0
+    if negative:
+        p += 1
+    while p < end and p[0] >= c"0" and p[0] <= c"9":
+        if whole <= TOKENS_MAX:
+            whole = whole * 10 + (p[0] - c"0")
+        else:
+            shift += 1
+        p += 1
+    if p < end and (p[0] == c"." or p[0] | 0x20 == c"e"):
+        real = <double>whole
+        if p[0] == c".":
+            p += 1
+            while p < end and p[0] >= c"0" and p[0] <= c"9":
+                if real < 1e15:
+                    real = real * 10 + (p[0] - c"0")
+                    shift -= 1
+                p += 1
+        if p < end and p[0] | 0x20 == c"e":
+            p += 1
+            if p < end and (p[0] == c"-" or p[0] == c"+"):
+                minus = p[0] == c"-"
+                p += 1
+            while p < end and p[0] >= c"0" and p[0] <= c"9":
+                if exponent < 1000:
+                    exponent = exponent * 10 + (p[0] - c"0")
+                p += 1
+        shift += -exponent if minus else exponent
+        while shift > 0 and real > 0 and real <= 1e16:
+            real *= 10
+            shift -= 1
+        while shift < 0 and real >= 1:
+            real /= 10
+            shift += 1
+        whole = 0 if shift < 0 else TOKENS_MAX if real >= 9e15 else <long long>(real + 1e-6)
+    value[0] = 0 if negative else TOKENS_MAX if whole > TOKENS_MAX else whole
+    return p
+
+
+cdef inline void raise_to(long long* field, long long value) noexcept nogil:
+    """Two names for one thing in the same object: the larger counts."""
+    if value > field[0]:
+        field[0] = value
+
+
+cdef void set_usage(
+    Usage* usage, const char* key, Py_ssize_t size, long long value, bint details
+) noexcept nogil:
+    """One number of a usage object, or of a ..._details object in it."""
+    if details:
+        if size == 13 and memcmp(key, b"cached_tokens", 13) == 0:
+            raise_to(&usage.cached_tokens, value)
+        elif size == 16 and memcmp(key, b"reasoning_tokens", 16) == 0:
+            raise_to(&usage.reasoning_tokens, value)
+        elif size == 12 and memcmp(key, b"audio_tokens", 12) == 0:
+            usage.audio_tokens += value
+            if usage.audio_tokens > TOKENS_MAX:
+                usage.audio_tokens = TOKENS_MAX
+    elif size == 12:
+        if memcmp(key, b"total_tokens", 12) == 0:
+            raise_to(&usage.total_tokens, value)
+        elif memcmp(key, b"input_tokens", 12) == 0:
+            raise_to(&usage.input_tokens, value)
+    elif size == 13:
+        if memcmp(key, b"prompt_tokens", 13) == 0:
+            raise_to(&usage.input_tokens, value)
+        elif memcmp(key, b"output_tokens", 13) == 0:
+            raise_to(&usage.output_tokens, value)
+    elif size == 17:
+        if memcmp(key, b"completion_tokens", 17) == 0:
+            raise_to(&usage.output_tokens, value)
+    elif size == 23:
+        if memcmp(key, b"cache_read_input_tokens", 23) == 0:
+            raise_to(&usage.cached_tokens, value)
+    elif size == 27:
+        if memcmp(key, b"cache_creation_input_tokens", 27) == 0:
+            raise_to(&usage.cache_write_tokens, value)
+
+
+cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexcept nogil:
+    """Reads the usage object at p. What is behind it, or NULL: malformed, or it goes on behind end."""
+    cdef const char* key
+    cdef Py_ssize_t size
+    cdef long long value = 0
+    cdef bint details = False
+    cdef bint escape = False
+    cdef bint first = True
+    memset(usage, 0, sizeof(Usage))
+    p += 1
+    while True:
+        # a key, or the end of a container
+        p = skip_space(p, end)
+        if p == end:
+            return NULL
+        if p[0] == c'"':
+            key = p + 1
+            p = close_quote(key, end, &escape)
+            size = p - key
+            if p == end:
+                return NULL
+            p = skip_space(p + 1, end)
+            if p == end or p[0] != c":":
+                return NULL
+            p = skip_space(p + 1, end)
+            if p == end:
+                return NULL
+            if p[0] >= c"0" and p[0] <= c"9" or p[0] == c"-":
+                p = read_number(p, end, &value)
+                set_usage(usage, key, size, value, details)
+            elif p[0] == c"{" and not details and size > 15 \
+                    and memcmp(key + size - 15, b"_tokens_details", 15) == 0:
+                details = True
+                first = True
+                p += 1
+                continue
+            elif p[0] == c"{" or p[0] == c"[":
+                p = skip_container(p, end)
+                if p == NULL:
+                    return NULL
+            elif p[0] == c'"':
+                p = close_quote(p + 1, end, &escape)
+                if p == end:
+                    return NULL
+                p += 1
+            elif in_atom(p[0]):
+                while p < end and in_atom(p[0]):
+                    p += 1
+            else:
+                return NULL
+        elif p[0] != c"}" or not first:
+            return NULL
+        # a comma, or the end of one or two containers
+        first = False
+        while True:
+            p = skip_space(p, end)
+            if p == end:
+                return NULL
+            if p[0] == c",":
+                p += 1
+                break
+            if p[0] != c"}":
+                return NULL
+            p += 1
+            if not details:
+                usage.seen = True
+                return p
+            details = False
+
+
+cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogil:
+    """Reads a usage object: 1, or 0 when it is malformed."""
+    if size > 0 and p[0] == c"{" and read_usage(p, p + size, usage) != NULL:
+        return 1
+    memset(usage, 0, sizeof(Usage))
+    return 0
+
+
+cdef void merge_usage(Usage* into, const Usage* later) noexcept nogil:
+    """What a later event says wins, field by field, unless it says nothing or zero."""
+    into.seen = True
+    if later.input_tokens:
+        into.input_tokens = later.input_tokens
+    if later.output_tokens:
+        into.output_tokens = later.output_tokens
+    if later.total_tokens:
+        into.total_tokens = later.total_tokens
+    if later.cached_tokens:
+        into.cached_tokens = later.cached_tokens
+    if later.cache_write_tokens:
+        into.cache_write_tokens = later.cache_write_tokens
+    if later.reasoning_tokens:
+        into.reasoning_tokens = later.reasoning_tokens
+    if later.audio_tokens:
+        into.audio_tokens = later.audio_tokens
+
+
+# --- relaying -----------------------------------------------------------------------------------------------
+
+cdef inline void relay(AnswerTap t, const char* upto) noexcept nogil:
+    """Everything before upto goes its way."""
+    if upto > t.relayed:
+        buf_add(t.target, t.relayed, upto - t.relayed)
+        t.relayed = upto
+
+
+cdef inline void hold_event(AnswerTap t) noexcept nogil:
+    """From here on the bytes of this event are kept back."""
+    if not t.held:
+        relay(t, t.event_start)
+        t.held = True
+        t.target = &t.hold
+
+
+cdef inline void release(AnswerTap t) noexcept nogil:
+    """What was kept back goes to the client."""
+    if t.hold.failed:
+        t.out.failed = True
+    buf_add(t.out, t.hold.data, t.hold.size)
+    buf_clear(&t.hold)
+    t.held = False
+    t.target = t.out
+
+
+cdef void replace_model(AnswerTap t, const char* start, const char* end) noexcept nogil:
+    """The inside of a model value is from start to end: the client's name goes out in its place."""
+    if t.drop and not t.keep:
+        hold_event(t)
+    relay(t, start)
+    buf_add(t.target, t.name_data, t.name_size)
+    t.relayed = end
+    t.altered = True
+
+
+# --- the document -------------------------------------------------------------------------------------------
+
+cdef inline int key_of(const char* key, Py_ssize_t size, int level) noexcept nogil:
+    if size == 5:
+        if memcmp(key, b"model", 5) == 0:
+            return K_MODEL
+        if memcmp(key, b"usage", 5) == 0:
+            return K_USAGE
+    elif level == 1:
+        if size == 7:
+            if memcmp(key, b"choices", 7) == 0:
+                return K_CHOICES
+            if memcmp(key, b"message", 7) == 0:
+                return K_INNER
+        elif size == 4:
+            if memcmp(key, b"type", 4) == 0:
+                return K_TYPE
+        elif size == 8:
+            if memcmp(key, b"response", 8) == 0:
+                return K_INNER
+    return K_OTHER
+
+
+cdef inline bint ends_stream(const char* kind, Py_ssize_t size) noexcept nogil:
+    """Whether an event of this type is the last one."""
+    if size == 12:
+        return memcmp(kind, b"message_stop", 12) == 0
+    if size == 18:
+        return memcmp(kind, b"response.completed", 18) == 0
+    if size == 19:
+        return memcmp(kind, b"response.incomplete", 19) == 0
+    return size == 15 and memcmp(kind, b"response.failed", 15) == 0
+
+
+cdef inline void keep_word(AnswerTap t, const char* start, const char* end) noexcept nogil:
+    """A part of a key or type that two feeds cut."""
+    if end - start > WORD_MAX - t.word_size:
+        t.word_size = WORD_MAX + 1
+    else:
+        memcpy(t.word + t.word_size, start, end - start)
+        t.word_size += <int>(end - start)
+
+
+cdef inline void capture(AnswerTap t, const char* start, const char* end) noexcept nogil:
+    """A part of a usage object that two feeds cut."""
+    if end - start > USAGE_MAX - t.captured_size:
+        t.captured_size = USAGE_MAX + 1
+    else:
+        memcpy(t.captured + t.captured_size, start, end - start)
+        t.captured_size += <int>(end - start)
+
+
+cdef inline void begin_document(AnswerTap t) noexcept nogil:
+    t.json = J_START
+    t.level = 0
+    t.escape = False
+    t.capturing = False
+    t.no_choices = False
+    t.usage_object = False
+
+
+cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept nogil:
+    """Goes on in the document with these bytes."""
+    cdef const char* start = p       # of the key, type or usage object in hand, as far as it is here
+    cdef const char* q
+    cdef int state = t.json
+    cdef int level = t.level
+    cdef int key = t.key
+    cdef int deep = t.deep
+    cdef bint escape = t.escape
+    cdef char c
+    cdef Usage usage
+    if state == J_OFF:
+        return
+    while p < end:
+        c = p[0]
+        if state < J_IN_KEY:
+            if c == 32 or c == 10 or c == 13 or c == 9:
+                p += 1
+                continue
+            if state == J_AFTER:
+                p += 1
+                if c == c",":
+                    if p < end and p[0] == c'"':
+                        p += 1
+                        start = p
+                        t.word_size = 0
+                        state = J_IN_KEY
+                        if p == end:
+                            break
+                    else:
+                        state = J_KEY
+                        continue
+                elif c == c"}":
+                    level -= 1
+                    if level == 0:
+                        state = J_END
+                    continue
+                else:
+                    state = J_OFF
+                    break
+            elif state == J_VALUE:
+                p += 1
+                if c == c'"':
+                    if key == K_MODEL and t.name_data != NULL:
+                        q = close_quote(p, end, &escape)
+                        if q == end:
+                            state = J_IN_MODEL
+                            replace_model(t, p, end)
+                            p = end
+                            break
+                        if q - p != t.name_size or memcmp(p, t.name_data, t.name_size) != 0:
+                            replace_model(t, p, q)
+                        p = q + 1
+                        state = J_AFTER
+                        continue
+                    if key == K_TYPE:
+                        start = p
+                        t.word_size = 0
+                        state = J_IN_TYPE
+                    else:
+                        state = J_IN_STRING
+                        if key == K_CHOICES:
+                            t.keep = True
+                    if p == end:
+                        break
+                elif c == c"{":
+                    if key == K_INNER:
+                        level = 2
+                        state = J_KEY_OR_END
+                        continue
+                    if key == K_USAGE:
+                        if level == 1:
+                            t.usage_object = True
+                        p -= 1
+                        q = read_usage(p, end if end - p <= USAGE_MAX else p + USAGE_MAX, &usage)
+                        if q != NULL:
+                            merge_usage(&t.usage, &usage)
+                            p = q
+                            state = J_AFTER
+                            continue
+                        t.capturing = True
+                        t.captured_size = 0
+                        start = p
+                        p += 1
+                    elif key == K_CHOICES:
+                        t.keep = True
+                    deep = 1
+                    state = J_SKIP
+                    continue
+                elif c == c"[":
+                    deep = 1
+                    state = J_CHOICES if key == K_CHOICES else J_SKIP
+                    continue
+                elif in_atom(c):
+                    if key == K_CHOICES:
+                        t.keep = True
+                    state = J_ATOM
+                    continue
+                else:
+                    state = J_OFF
+                    break
+            elif state == J_KEY or state == J_KEY_OR_END:
+                p += 1
+                if c == c'"':
+                    start = p
+                    t.word_size = 0
+                    state = J_IN_KEY
+                    if p == end:
+                        break
+                elif c == c"}" and state == J_KEY_OR_END:
+                    p -= 1
+                    state = J_AFTER
+                    continue
+                else:
+                    state = J_OFF
+                    break
+            elif state == J_COLON:
+                if c != c":":
+                    state = J_OFF
+                    break
+                p += 1
+                state = J_VALUE
+                continue
+            elif state == J_START:
+                p += 1
+                if c == c"{":
+                    level = 1
+                    state = J_KEY_OR_END
+                elif c == c"[" and t.mode == TAP_SSE:
+                    deep = 1
+                    state = J_DONE
+                else:
+                    state = J_OFF
+                    break
+                continue
+            else:
+                state = J_OFF
+                break
+
+        if state == J_IN_KEY:
+            q = close_quote(p, end, &escape)
+            p = q
+            if q == end:
+                break
+            if t.word_size == 0:
+                key = key_of(start, q - start, level)
+            else:
+                keep_word(t, start, q)
+                key = key_of(t.word, t.word_size, level)
+            p += 1
+            if p < end and p[0] == c":":
+                p += 1
+                state = J_VALUE
+            else:
+                state = J_COLON
+        elif state == J_IN_STRING:
+            p = close_quote(p, end, &escape)
+            if p == end:
+                break
+            p += 1
+            state = J_AFTER
+        elif state == J_SKIP:
+            while True:
+                p = fp_find_bracket(p, end)
+                if p == end:
+                    break
+                c = p[0]
+                p += 1
+                if c == c'"':
+                    p = close_quote(p, end, &escape)
+                    if p == end:
+                        state = J_SKIP_STRING
+                        break
+                    p += 1
+                elif c == c"{" or c == c"[":
+                    deep += 1
+                else:
+                    deep -= 1
+                    if deep == 0:
+                        state = J_AFTER
+                        break
+            if state == J_AFTER and t.capturing:
+                t.capturing = False
+                capture(t, start, p)
+                if t.captured_size <= USAGE_MAX and parse_usage(t.captured, t.captured_size, &usage):
+                    merge_usage(&t.usage, &usage)
+        elif state == J_SKIP_STRING:
+            p = close_quote(p, end, &escape)
+            if p == end:
+                break
+            p += 1
+            state = J_SKIP
+        elif state == J_ATOM:
+            while p < end and in_atom(p[0]):
+                p += 1
+            if p < end:
+                state = J_AFTER
+        elif state == J_CHOICES:
+            p = skip_space(p, end)
+            if p < end:
+                if p[0] == c"]":
+                    t.no_choices = True
+                    p += 1
+                    state = J_AFTER
+                else:
+                    t.keep = True
+                    state = J_SKIP
+        elif state == J_IN_TYPE:
+            q = close_quote(p, end, &escape)
+            p = q
+            if q == end:
+                break
+            if t.word_size == 0:
+                if ends_stream(start, q - start):
+                    t.done_seen = True
+            else:
+                keep_word(t, start, q)
+                if ends_stream(t.word, t.word_size):
+                    t.done_seen = True
+            p += 1
+            state = J_AFTER
+        elif state == J_IN_MODEL:
+            relay(t, p)
+            p = close_quote(p, end, &escape)
+            t.relayed = p
+            t.altered = True
+            if p == end:
+                break
+            p += 1
+            state = J_AFTER
+        else:                                  # J_DONE
+            if deep < 6 and c == b"[DONE]"[deep] or deep == 6 and c == 32:
+                p += 1
+                if deep < 6:
+                    deep += 1
+            else:
+                state = J_OFF
+                break
+    if state == J_IN_KEY or state == J_IN_TYPE:
+        keep_word(t, start, end)
+    elif t.capturing:
+        capture(t, start, end)
+    if state == J_OFF:
+        t.keep = True
+    t.json = state
+    t.level = level
+    t.key = key
+    t.deep = deep
+    t.escape = escape
+
+
+# --- the event stream ---------------------------------------------------------------------------------------
+
+cdef inline void begin_event(AnswerTap t, const char* at) noexcept nogil:
+    t.data_lines = 0
+    t.keep = False
+    t.complete = False
+    t.json = J_OFF
+    t.event_size = 0
+    t.event_content = 0
+    t.event_start = at
+
+
+cdef inline bint droppable(AnswerTap t) noexcept nogil:
+    """Whether this whole event is the usage chunk that the client did not ask for."""
+    return t.drop and not t.keep and t.complete and t.no_choices and t.usage_object
+
+
+cdef inline void begin_data(AnswerTap t) noexcept nogil:
+    """The payload of a data line begins."""
+    t.line = L_DATA
+    t.data_lines += 1
+    if t.data_lines == 1:
+        t.events += 1
+        begin_document(t)
+    else:
+        t.keep = True           # a document over several lines is only relayed
+        t.json = J_OFF
+
+
+cdef inline void end_data(AnswerTap t) noexcept nogil:
+    """The data line is at its end."""
+    if t.json == J_END:
+        t.complete = True
+    else:
+        t.keep = True
+        if t.json == J_DONE and t.deep == 6:
+            t.done_seen = True
+    t.json = J_OFF
+
+
+cdef int end_event(AnswerTap t, const char* blank, const char* behind) noexcept nogil:
+    """The blank line that ends the event stands from blank to behind. Whom a \\n behind it belongs to."""
+    cdef int owner = CR_RELAYED
+    if t.drop:
+        if t.event_size + (blank - t.event_start) <= EVENT_MAX and droppable(t):
+            if t.held:
+                buf_clear(&t.hold)
+                t.held = False
+                t.target = t.out
+            else:
+                relay(t, t.event_start)
+            t.relayed = behind
+            t.altered = True
+            t.content_bytes -= t.event_content
+            owner = CR_DROPPED
+        elif t.held:
+            relay(t, behind)
+            release(t)
+            t.altered = True
+    begin_event(t, behind)
+    return owner
+
+
+cdef void scan_lines(AnswerTap t, const char* p, const char* end) noexcept nogil:
+    """Goes on in the event stream with these bytes."""
+    cdef const char* q
+    if t.after_cr != CR_NONE:
+        if p[0] == c"\n":
+            p += 1
+            if t.after_cr == CR_DROPPED:
+                t.relayed = p
+                t.altered = True
+            if t.after_cr != CR_LINE:
+                t.event_start = p
+        t.after_cr = CR_NONE
+    while p < end:
+        if t.line == L_START:
+            if t.match == 0:
+                if p[0] == c"\n":
+                    end_event(t, p, p + 1)
+                    p += 1
+                    continue
+                if p[0] == c"\r":
+                    q = p
+                    p += 1
+                    if p < end:
+                        if p[0] == c"\n":
+                            p += 1
+                        end_event(t, q, p)
+                    else:
+                        t.after_cr = end_event(t, q, p)
+                    continue
+                if end - p > 6 and memcmp(p, b"data: ", 6) == 0:
+                    p += 6
+                    begin_data(t)
+            if t.line == L_START:
+                if p[0] != b"data:"[t.match]:
+                    t.line = L_OTHER
+                else:
+                    p += 1
+                    t.match += 1
+                    if t.match == 5:
+                        t.line = L_SPACE
+                    continue
+        elif t.line == L_SPACE:
+            if p[0] == 32:
+                p += 1
+            begin_data(t)
+
+        q = fp_find_eol(p, end)
+        if t.line == L_DATA:
+            t.content_bytes += q - p
+            t.event_content += q - p
+            if t.json != J_OFF and q > p:
+                scan_document(t, p, q)
+        p = q
+        if p == end:
+            break
+        if t.line == L_DATA:
+            end_data(t)
+        t.line = L_START
+        t.match = 0
+        p += 1
+        if q[0] == c"\r":
+            if p == end:
+                t.after_cr = CR_LINE
+            elif p[0] == c"\n":
+                p += 1
+
+
+cdef class AnswerTap:
+    """One answer. begin() makes it ready for the next."""
+
+    def __cinit__(self) -> None:
+        buf_init(&self.hold)
+        self.begin(TAP_OFF, None, False)
+
+    def __dealloc__(self) -> None:
+        buf_free(&self.hold)
+
+    cdef void begin(self, int mode, bytes model, bint drop_usage) noexcept:
+        """Forget the last answer; see the header for what the arguments mean."""
+        self.name = model
+        self.name_data = NULL
+        self.name_size = 0
+        if model is not None:
+            self.name_data = PyBytes_AS_STRING(model)
+            self.name_size = PyBytes_GET_SIZE(model)
+        self.mode = mode
+        self.drop = drop_usage and mode == TAP_SSE
+        memset(&self.usage, 0, sizeof(Usage))
+        self.events = 0
+        self.content_bytes = 0
+        self.done_seen = False
+        self.key = K_OTHER
+        self.deep = 0
+        self.word_size = 0
+        self.line = L_START
+        self.match = 0
+        self.after_cr = CR_NONE
+        buf_clear(&self.hold)
+        self.held = False
+        begin_event(self, NULL)
+        begin_document(self)
+
+    cdef int feed(self, const char* data, Py_ssize_t size, Buffer* out) noexcept nogil:
+        """The next bytes of the answer. 0: relay them as they are; 1: relay what was added to out instead."""
+        cdef const char* end = data + size
+        if self.mode == TAP_OFF or size <= 0:
+            return 0
+        self.out = out
+        self.target = &self.hold if self.held else out
+        self.relayed = data
+        self.event_start = data
+        self.altered = False
+        if self.mode == TAP_JSON:
+            self.content_bytes += size
+            if self.json != J_OFF:
+                scan_document(self, data, end)
+        else:
+            scan_lines(self, data, end)
+            if self.drop:
+                self.event_size += end - self.event_start
+                if self.event_size > EVENT_MAX:
+                    self.keep = True
+                if self.event_size > 0 and not self.keep:
+                    hold_event(self)
+                if self.held:
+                    self.altered = True
+                    relay(self, end)
+                    if self.keep:
+                        release(self)
+        if self.altered:
+            relay(self, end)
+            return 1
+        return 0
+
+    cdef void finish(self, Buffer* out) noexcept nogil:
+        """The answer is over: what was held goes to out (or away, if it is the usage chunk)."""
+        self.out = out
+        if self.held:
+            if self.line == L_DATA:
+                end_data(self)
+            if droppable(self):
+                self.content_bytes -= self.event_content
+                buf_clear(&self.hold)
+                self.held = False
+            else:
+                release(self)
+
+    # --- test surface -----------------------------------------------------------------------------------
+
+    def py_begin(self, int mode, model: bytes | None = None, bint drop_usage=False) -> None:
+        """begin()"""
+        self.begin(mode, model, drop_usage)
+
+    def py_feed(self, bytes data not None) -> bytes | None:
+        """feed(): None stands for 'as it is'."""
+        cdef Buffer out
+        cdef bytes result = None
+        buf_init(&out)
+        if self.feed(data, len(data), &out):
+            result = out.data[:out.size] if out.size else b""
+        buf_free(&out)
+        return result
+
+    def py_finish(self) -> bytes:
+        """finish()"""
+        cdef Buffer out
+        cdef bytes result
+        buf_init(&out)
+        self.finish(&out)
+        result = out.data[:out.size] if out.size else b""
+        buf_free(&out)
+        return result
+
+    def py_state(self) -> dict[str, object]:
+        """What was learnt."""
+        return {
+            "usage": as_dict(&self.usage) if self.usage.seen else None,
+            "events": self.events,
+            "content_bytes": self.content_bytes,
+            "done_seen": bool(self.done_seen),
+        }
+
+
+cdef dict as_dict(Usage* usage):
+    return {
+        "input": usage.input_tokens,
+        "output": usage.output_tokens,
+        "total": usage.total_tokens,
+        "cached": usage.cached_tokens,
+        "cache_write": usage.cache_write_tokens,
+        "reasoning": usage.reasoning_tokens,
+        "audio": usage.audio_tokens,
+    }
+
+
+def py_parse_usage(bytes data not None) -> dict[str, int] | None:
+    """Test surface of parse_usage()."""
+    cdef Usage usage
+    return as_dict(&usage) if parse_usage(data, len(data), &usage) else None

@@ -1,0 +1,469 @@
+"""The answer tap: what it reads, what it changes, and that no split of an answer changes either."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastproxy._tap import AnswerTap, py_parse_usage
+
+OFF, JSON, SSE = 0, 1, 2
+
+CHUNK = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "upstream-model",
+    "choices": [{"index": 0, "delta": {"content": 'a "quoted" \\ {word]'}, "finish_reason": None}],
+}
+USAGE = {
+    "prompt_tokens": 19,
+    "completion_tokens": 10,
+    "total_tokens": 29,
+    "prompt_tokens_details": {"cached_tokens": 7, "audio_tokens": 1},
+    "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 2, "x": [1, {"y": 2}]},
+}
+USAGE_READ = {
+    "input": 19,
+    "output": 10,
+    "total": 29,
+    "cached": 7,
+    "cache_write": 0,
+    "reasoning": 3,
+    "audio": 3,
+}
+
+
+def run(
+    mode: int, *parts: bytes, model: bytes | None = None, drop: bool = False
+) -> tuple[bytes, dict[str, Any]]:
+    """What the client gets of these pieces, and what was learnt."""
+    tap = AnswerTap()
+    tap.py_begin(mode, model, drop)
+    out = []
+    for part in parts:
+        changed = tap.py_feed(part)
+        out.append(part if changed is None else changed)
+    out.append(tap.py_finish())
+    return b"".join(out), tap.py_state()
+
+
+def dump(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def sse(*documents: object, end: bytes = b"\n") -> bytes:
+    """An event stream with these documents, in the way OpenAI writes it."""
+    events = [b"data: " + (d if isinstance(d, bytes) else dump(d)) + end * 2 for d in documents]
+    return b"".join(events)
+
+
+def tokens(**given: int) -> dict[str, int]:
+    return {**dict.fromkeys(USAGE_READ, 0), **given}
+
+
+class TestJson:
+    def test_reads_usage(self) -> None:
+        body = dump({**CHUNK, "usage": USAGE})
+        out, state = run(JSON, body)
+        assert out == body
+        assert state["usage"] == USAGE_READ
+        assert state["content_bytes"] == len(body)
+
+    @pytest.mark.parametrize("indent", [None, 2])
+    def test_replaces_model(self, indent: int | None) -> None:
+        body = json.dumps({**CHUNK, "usage": USAGE, "z": [{"model": "x"}]}, indent=indent).encode()
+        out, _ = run(JSON, body, model=b'my \\"model')
+        assert out == body.replace(b"upstream-model", b'my \\"model')
+
+    def test_same_name_is_not_touched(self) -> None:
+        tap = AnswerTap()
+        tap.py_begin(JSON, b"upstream-model")
+        assert tap.py_feed(dump(CHUNK)) is None
+
+    def test_escapes_in_the_old_name(self) -> None:
+        assert run(JSON, rb'{"model":"a\"b\\","n":1}', model=b"c")[0] == b'{"model":"c","n":1}'
+
+    def test_inner_objects(self) -> None:
+        body = dump({"response": {"model": "a", "usage": {"input_tokens": 4}}, "x": {"model": "a"}})
+        out, state = run(JSON, body, model=b"b")
+        assert json.loads(out) == {
+            "response": {"model": "b", "usage": {"input_tokens": 4}},
+            "x": {"model": "a"},
+        }
+        assert state["usage"] == tokens(input=4)
+        deep = b'{"message":{"message":{"model":"a"},"response":{"usage":{"input_tokens":1}}}}'
+        assert run(JSON, deep, model=b"b") == (deep, run(JSON, deep)[1])
+        assert run(JSON, deep)[1]["usage"] is None
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"usage":null}',
+            b'{"usage":[]}',
+            b'{"usage":3}',
+            b'{"usage":"{}"}',
+            b'[{"usage":{}}]',
+            b'{"x":{"usage":{"input_tokens":1}}}',
+            b'{"usage":{"input_tokens":1,"x":' + b"1" * 5000 + b"}}",
+            b'{"usage":{"input_tokens" 1}}',
+            b'{"usage":{"input_tokens":1',
+        ],
+    )
+    def test_no_usage(self, body: bytes) -> None:
+        assert run(JSON, body)[1]["usage"] is None
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"null",
+            b"<html>",
+            b"[]",
+            b'{"a":1 "model":"x"}',
+            b'{"a" "model":"x"}',
+            b'{"a":?,"model":"x"}',
+            b'{,"model":"x"}',
+            b'{"a":1}{"model":"x"}',
+            b'{"model":5,"usage":null}',
+            b"\x1f\x8b\x08model\xff",
+        ],
+    )
+    def test_not_understood_is_relayed(self, body: bytes) -> None:
+        assert run(JSON, body, model=b"y")[0] == body
+
+    def test_off(self) -> None:
+        body = dump({**CHUNK, "usage": USAGE})
+        out, state = run(OFF, body, model=b"y")
+        assert (out, state["usage"], state["content_bytes"]) == (body, None, 0)
+
+    def test_begin_forgets(self) -> None:
+        tap = AnswerTap()
+        tap.py_begin(SSE, b"y", True)
+        tap.py_feed(b'data: {"choices":[],"usage":{"input_tokens":1},"model":"x')
+        tap.py_begin(JSON)
+        assert tap.py_feed(b'{"model":"x"}') is None
+        assert tap.py_state() == {
+            "usage": None,
+            "events": 0,
+            "content_bytes": 13,
+            "done_seen": False,
+        }
+        assert tap.py_finish() == b""
+
+
+class TestStream:
+    @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+    def test_chat(self, end: bytes) -> None:
+        final = {**CHUNK, "choices": [], "usage": USAGE}
+        stream = sse(CHUNK, {**CHUNK, "usage": None}, final, b"[DONE]", end=end)
+        out, state = run(SSE, stream, model=b"mine")
+        assert out == stream.replace(b"upstream-model", b"mine")
+        assert (state["usage"], state["events"], state["done_seen"]) == (USAGE_READ, 4, True)
+        out, dropped = run(SSE, stream, model=b"mine", drop=True)
+        kept = sse(CHUNK, {**CHUNK, "usage": None}, b"[DONE]", end=end)
+        assert out == kept.replace(b"upstream-model", b"mine")
+        assert dropped["usage"] == USAGE_READ
+        assert state["content_bytes"] - dropped["content_bytes"] == len(dump(final))
+
+    def test_messages(self) -> None:
+        start = {
+            "type": "message_start",
+            "message": {
+                "model": "claude-upstream",
+                "content": [],
+                "usage": {
+                    "input_tokens": 7,
+                    "cache_creation_input_tokens": 5,
+                    "cache_read_input_tokens": 6,
+                    "output_tokens": 1,
+                },
+            },
+        }
+        delta = {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn"},
+            "usage": {"output_tokens": 12, "input_tokens": 0},
+        }
+        events = [start, {"type": "ping"}, delta, {"type": "message_stop"}]
+        stream = b"".join(b"event: x\ndata: " + dump(event) + b"\n\n" for event in events)
+        out, state = run(SSE, stream, model=b"mine", drop=True)
+        assert out == stream.replace(b"claude-upstream", b"mine")
+        assert state["usage"] == tokens(input=7, output=12, cached=6, cache_write=5)
+        assert (state["events"], state["done_seen"]) == (4, True)
+
+    def test_responses(self) -> None:
+        first = {"type": "response.created", "response": {"model": "up", "usage": None}}
+        usage = {
+            "input_tokens": 3,
+            "input_tokens_details": {"cached_tokens": 1},
+            "output_tokens": 4,
+            "output_tokens_details": {"reasoning_tokens": 2},
+            "total_tokens": 7,
+        }
+        last = {"type": "response.completed", "response": {"model": "up", "usage": usage}}
+        stream = sse(first, last)
+        out, state = run(SSE, stream, model=b"mine")
+        assert out == stream.replace(b'"up"', b'"mine"')
+        assert state["usage"] == tokens(input=3, output=4, total=7, cached=1, reasoning=2)
+        assert state["done_seen"] is True
+        assert run(SSE, sse(first))[1]["done_seen"] is False
+
+    def test_other_lines_are_relayed(self) -> None:
+        stream = (
+            b': comment {"model":"x"}\n'
+            b'event: y\nid: 3\ndat: {"model":"x"}\ndata2: {"model":"x"}\n data: {"model":"x"}\n'
+            b'data:{"model":"x"}\n\n'
+            b'data:  {"model":"x"}\n\n'
+            b"data:\n\n\n\ndata\n\n"
+            b'data: {"a":\ndata: "b","model":"x"}\n\n'
+            b'data: [1]\n\ndata: [DONE\n\ndata: {"error":\n\n'
+        )
+        out, state = run(SSE, stream, model=b"y", drop=True)
+        expected = stream.replace(b'data:{"model":"x"}', b'data:{"model":"y"}')
+        assert out == expected.replace(b'data:  {"model":"x"}', b'data:  {"model":"y"}')
+        assert (state["events"], state["done_seen"]) == (7, False)
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {"choices": [], "usage": None},
+            {"choices": []},
+            {"usage": USAGE},
+            {"choices": None, "usage": USAGE},
+            {"choices": {}, "usage": USAGE},
+            {"choices": "[]", "usage": USAGE},
+            {"choices": [{"index": 0}], "usage": USAGE},
+            {"choices": [], "response": {"usage": USAGE}},
+            {"x": {"choices": []}, "usage": USAGE},
+            b'{"choices":[],"usage":{}',
+            b'{"choices":[],"usage":{}} x',
+            b'{"choices":[],"usage":{}}\ndata: x',
+            b'{"choices":[],"choices":[1],"usage":{}}',
+        ],
+    )
+    def test_what_is_not_dropped(self, event: object) -> None:
+        stream = sse(event, b"[DONE]")
+        for cut in range(len(stream)):
+            assert run(SSE, stream[:cut], stream[cut:], drop=True)[0] == stream
+
+    @pytest.mark.parametrize("tail", [b"", b"\n", b"\r", b"\n\n", b"\r\n\r\n"])
+    def test_dropped_at_the_end_of_the_stream(self, tail: bytes) -> None:
+        stream = sse(CHUNK) + b'event: a\ndata: {"choices":[ ],"usage":{}}' + tail
+        for cut in range(len(stream)):
+            assert run(SSE, stream[:cut], stream[cut:], drop=True)[0] == sse(CHUNK)
+
+    def test_holds_only_the_unfinished_event(self) -> None:
+        tap = AnswerTap()
+        tap.py_begin(SSE, None, True)
+        assert tap.py_feed(sse(CHUNK)) is None
+        assert tap.py_feed(sse(CHUNK) + b'data: {"id":') == sse(CHUNK)
+        assert tap.py_feed(b'1,"choices":[') == b""
+        assert tap.py_feed(b"{}") == b'data: {"id":1,"choices":[{}'  # it can't be the usage chunk
+        assert tap.py_feed(b']}\n\ndata: {"choices":[]') == b"]}\n\n"
+        assert tap.py_feed(b',"usage":{}}\n\n' + sse(b"[DONE]")) == sse(b"[DONE]")
+        assert tap.py_finish() == b""
+
+    def test_a_cut_model_is_replaced_at_once(self) -> None:
+        tap = AnswerTap()
+        tap.py_begin(SSE, b"mine")
+        assert tap.py_feed(b'data: {"model":"upstr') == b'data: {"model":"mine'
+        assert tap.py_feed(b"eam") == b""
+        assert tap.py_feed(b'"}\n\n') == b'"}\n\n'
+
+    @pytest.mark.parametrize("size", [65000, 65536, 65537, 200000])
+    def test_hold_is_bounded(self, size: int) -> None:
+        event = b'data: {"choices":[],"usage":{},"x":"' + b"y" * size
+        event = event[: size - 3] + b'"}\n'
+        stream = sse(CHUNK) + event + b"\n" + sse(b"[DONE]")
+        expected = stream if size > 65536 else sse(CHUNK, b"[DONE]")
+        assert run(SSE, stream, drop=True)[0] == expected
+        step = 1000
+        parts = [stream[i : i + step] for i in range(0, len(stream), step)]
+        assert run(SSE, *parts, drop=True)[0] == expected
+        tap = AnswerTap()
+        tap.py_begin(SSE, None, True)
+        assert tap.py_feed(event[:-1]) == (None if size > 65537 else b"")
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("number", "value"),
+        [
+            (b"0", 0),
+            (b"12", 12),
+            (b"-5", 0),
+            (b"12.9", 12),
+            (b"1.5e3", 1500),
+            (b"15e-1", 1),
+            (b"1E+2", 100),
+            (b"9007199254740992", 2**53),
+            (b"9007199254740993", 2**53),
+            (b"9" * 100, 2**53),
+            (b"1e999999999", 2**53),
+            (b"1e-999999999", 0),
+            (b"0e999999999", 0),
+            (b"9" + b"0" * 59 + b"e-59", 9),
+            (b"null", 0),
+            (b"true", 0),
+            (b'"7"', 0),
+            (b"[7]", 0),
+            (b'{"input_tokens":7}', 0),
+        ],
+    )
+    def test_numbers(self, number: bytes, value: int) -> None:
+        assert py_parse_usage(b'{"input_tokens": ' + number + b' ,"x":1}') == tokens(input=value)
+
+    def test_names(self) -> None:
+        assert py_parse_usage(dump(USAGE)) == USAGE_READ
+        both = {"prompt_tokens": 5, "input_tokens": 0, "output_tokens": 2, "completion_tokens": 3}
+        assert py_parse_usage(dump(both)) == tokens(input=5, output=3)
+        other = {
+            "details": {"cached_tokens": 1},
+            "x": {"prompt_tokens_details": {"cached_tokens": 1}},
+        }
+        assert py_parse_usage(dump(other)) == tokens()
+        assert py_parse_usage(b" {}") is None
+        assert py_parse_usage(b"{ }") == tokens()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"",
+            b"{",
+            b"{,}",
+            b'{"a":1,}',
+            b'{"a":1]',
+            b'{"a"}',
+            b'{"a":}',
+            b'{"a":1 "b":2}',
+            b'{"a":"x',
+        ],
+    )
+    def test_malformed(self, text: bytes) -> None:
+        assert py_parse_usage(text) is None
+
+    def test_drip(self) -> None:
+        stream = sse(
+            *({**CHUNK, "usage": {"completion_tokens": n, "prompt_tokens": 3}} for n in range(4))
+        )
+        assert run(SSE, stream)[1]["usage"] == tokens(input=3, output=3)
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=12)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 10**6), words),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
+    max_leaves=6,
+)
+usages = st.one_of(
+    st.none(),
+    st.just(USAGE),
+    st.dictionaries(
+        st.sampled_from(["input_tokens", "output_tokens", "total_tokens"]), st.integers(0, 99)
+    ),
+)
+plain_documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": words,
+        "type": st.sampled_from(["message_stop", "response.completed", "x"]),
+        "model": words,
+        "choices": st.sampled_from([[], [{"delta": {"content": 'x"y'}}], None]),
+        "usage": usages,
+        "other": values,
+    },
+)
+documents = st.tuples(
+    plain_documents,
+    st.fixed_dictionaries({}, optional={"message": plain_documents, "response": plain_documents}),
+).map(lambda pair: {**pair[0], **pair[1]})
+spelled = st.tuples(documents, st.sampled_from([(",", ":"), (", ", ": ")]), st.booleans()).map(
+    lambda spec: json.dumps(spec[0], separators=spec[1], ensure_ascii=spec[2]).encode()
+)
+line_ends = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> bytes:
+    """Event streams, some lines of which are odd."""
+    end = draw(line_ends)
+    odd = st.sampled_from([b": ping", b"event: x", b"data: [DONE]", b"data", b"data:", b"id: 1"])
+    out = []
+    for _ in range(draw(st.integers(1, 4))):
+        out += [line + end for line in draw(st.lists(odd, max_size=1))]
+        prefix = draw(st.sampled_from([b"data: ", b"data: ", b"data:"]))
+        out.append(
+            prefix + draw(spelled) + end + draw(st.sampled_from([end, end, end, b"\n", b""]))
+        )
+    stream = bytearray(b"".join(out))
+    for _ in range(draw(st.sampled_from([0, 0, 1]))):
+        at = draw(st.integers(0, len(stream)))
+        stream[at : at + 1] = draw(
+            st.sampled_from([b"", b'"', b"\\", b"{", b"]", b"\n", b"\r", b","])
+        )
+    return bytes(stream)
+
+
+cuts = st.lists(st.integers(0, 1 << 16), max_size=8)
+
+
+def pieces(data: bytes, where: list[int]) -> list[bytes]:
+    at = sorted(cut % (len(data) + 1) for cut in where)
+    return [data[a:b] for a, b in zip([0, *at], [*at, len(data)], strict=True)]
+
+
+def events_of(stream: bytes) -> list[bytes]:
+    """The events of a well-formed stream with \\n line ends, blank lines included."""
+    return re.findall(rb"(?:[^\n]+\n)+\n", stream)
+
+
+class TestProperties:
+    @given(streams(), cuts, st.sampled_from([None, b"mine", b"x"]), st.booleans())
+    @settings(max_examples=500)
+    @example(b'data: {"model":"a"}\r\r\n', [20], b"mine", True)
+    def test_no_split_changes_a_stream(
+        self, stream: bytes, where: list[int], model: bytes | None, drop: bool
+    ) -> None:
+        whole = run(SSE, stream, model=model, drop=drop)
+        assert run(SSE, *pieces(stream, where), model=model, drop=drop) == whole
+        single = (stream[i : i + 1] for i in range(len(stream)))
+        assert run(SSE, *single, model=model, drop=drop) == whole
+        if model is None and not drop:
+            assert whole[0] == stream
+
+    @given(spelled, cuts, st.sampled_from([None, b"mine"]))
+    @settings(max_examples=200)
+    def test_no_split_changes_a_document(
+        self, body: bytes, where: list[int], model: bytes | None
+    ) -> None:
+        whole = run(JSON, body, model=model)
+        assert run(JSON, *pieces(body, where), model=model) == whole
+        assert run(JSON, *(body[i : i + 1] for i in range(len(body))), model=model) == whole
+        expected = json.loads(body)
+        for place in (expected, expected.get("message", {}), expected.get("response", {})):
+            if model is not None and "model" in place:
+                place["model"] = model.decode()
+        assert json.loads(whole[0]) == expected
+
+    @given(st.lists(documents, max_size=5), st.booleans())
+    @settings(max_examples=200)
+    def test_events_one_by_one(self, many: list[dict[str, Any]], drop: bool) -> None:
+        out, state = run(SSE, sse(*many), model=b"mine", drop=drop)
+        expected = []
+        for document in many:
+            if drop and document.get("choices") == [] and isinstance(document.get("usage"), dict):
+                continue
+            for place in (document, document.get("message", {}), document.get("response", {})):
+                if "model" in place:
+                    place["model"] = "mine"
+            expected.append(document)
+        assert [json.loads(event[6:]) for event in events_of(out)] == expected
+        assert state["events"] == len(many)
+
+    @given(st.binary(max_size=80), cuts, st.sampled_from([JSON, SSE]))
+    def test_any_bytes(self, data: bytes, where: list[int], mode: int) -> None:
+        assert run(mode, *pieces(data, where))[0] == data

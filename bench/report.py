@@ -52,6 +52,11 @@ def _memory(found: Json, peer: Json, direct: Json) -> str:
     return f"{idle['pss']:.0f} / {loaded['pss']:.0f}" if idle["processes"] else ""
 
 
+def _late(found: Json, peer: Json, direct: Json) -> str:
+    one = _scenario(peer, "sse")
+    return f"{one['chunk_p50'] / 1000:.1f} / {one['chunk_p99'] / 1000:.1f}" if one else ""
+
+
 def _start(found: Json, peer: Json, direct: Json) -> str:
     return f"{peer['start_seconds']:.2f}" if peer["start_seconds"] else ""
 
@@ -65,7 +70,7 @@ def columns(found: Json) -> list[tuple[str, Cell]]:
         (f"added p50 µs at {found['qps']:,.0f}/s", _added("open", "p50")),
         ("added p99 µs", _added("open", "p99")),
         ("SSE CPU µs/chunk", _value("sse", "cpu_us_per_chunk", 1)),
-        ("SSE added chunk p50 µs", _added("sse", "chunk_p50")),
+        ("SSE event late p50 / p99 ms", _late),
         ("100 KB body CPU µs/request", _value("body100k", "cpu_us", 1)),
         ("Pss idle / loaded MB", _memory),
         ("first answer s", _start),
@@ -166,7 +171,9 @@ def markdown(found: Json, source: str) -> str:
         _pipe(_cells(found, columns(found))),
         "",
         "In parentheses: the percentile itself, without a proxy. "
-        "Memory is proportional (Pss) over the peer's whole process tree.",
+        "Memory is proportional (Pss) over the peer's whole process tree. Lateness of events is "
+        "absolute: "
+        "mock and generator take turns on one core, so that a few ms of it are theirs.",
         "",
         *[f"{line}\n" for line in _remarks(found)],
         "## Spread of the rounds",

@@ -57,7 +57,8 @@ cdef enum ReadState:
     READ_HEAD = 0
     READ_LENGTH = 10
     READ_CHUNK_SIZE = 20
-    READ_CHUNK_DATA = 21
+    READ_CHUNK_EXT = 21
+    READ_CHUNK_DATA = 25
     READ_CHUNK_END = 22
     READ_TRAILER = 23
     READ_CLOSE = 30
@@ -201,7 +202,7 @@ cdef class Runner:
     def begin(self, double warmup, double duration) -> int:
         """Start the schedule; gives the descriptor to watch for due requests, -1 where there is none."""
         cdef long long tick
-        self.start = load_now() + 1_000_000
+        self.start = load_now() + (1_000_000 if self.open else 0)
         self.measure = self.start + <long long>(warmup * 1e9)
         self.end = self.measure + <long long>(duration * 1e9)
         self.running = True
@@ -411,8 +412,15 @@ cdef class LoadProtocol:
                 elif c == 10:
                     self.state = READ_CHUNK_DATA if self.left else READ_TRAILER
                     self.line = 0
+                elif c == 59 or c == 32:
+                    self.state = READ_CHUNK_EXT
                 elif c != 13:
                     return 1
+            elif self.state == READ_CHUNK_EXT:
+                if p[0] == 10:
+                    self.state = READ_CHUNK_DATA if self.left else READ_TRAILER
+                    self.line = 0
+                p += 1
             elif self.state == READ_CHUNK_DATA:
                 size = end - p if end - p < self.left else <Py_ssize_t>self.left
                 self.body(p, size)

@@ -55,7 +55,7 @@ cdef class Rate:
 
 @cython.final
 cdef class Plan:
-    """What is written for a request: pieces, when (seconds), and how it ends. Immutable once played."""
+    """What is written for a request: pieces, when (seconds), and how it ends."""
 
     cdef list pieces
     cdef double first
@@ -334,7 +334,7 @@ cdef class MockProtocol:
             self.authorized = True
 
     cdef Py_ssize_t parse_chunks(self, const char* p, Py_ssize_t n) except -2:
-        """Bytes of the request with a complete body (collected in chunks), 0 if more is needed, -1 if broken."""
+        """Bytes of the request with its complete body (goes to chunks), 0 if more is needed, -1 if broken."""
         cdef const char* nl
         cdef Py_ssize_t at, size
         cdef char c

@@ -620,7 +620,7 @@ cdef int request_line(Head* head, const char* data, Py_ssize_t* at, Py_ssize_t e
         if pos + 1 == end:
             return PARSE_MORE
         if data[pos + 1] != LF:
-            return fail(head, 400, b"CR without LF", pos)
+            return fail(head, 400, b"line end before the request", pos)
         pos += 2
     start = pos
     stop = start + MAX_METHOD + 1 if end - start > MAX_METHOD else end
@@ -630,6 +630,8 @@ cdef int request_line(Head* head, const char* data, Py_ssize_t* at, Py_ssize_t e
     if pos == end:
         return PARSE_MORE
     if data[pos] != SP or pos == start:
+        if pos == start and (data[pos] == CR or data[pos] == LF):
+            return fail(head, 400, b"line end before the request", pos)
         return fail(head, 400, b"invalid method", pos)
     head.method = <unsigned int>start
     head.method_size = <unsigned int>(pos - start)
@@ -648,6 +650,8 @@ cdef int request_line(Head* head, const char* data, Py_ssize_t* at, Py_ssize_t e
     if pos == end:
         return PARSE_MORE
     if data[pos] != SP:
+        if data[pos] == CR or data[pos] == LF:
+            return fail(head, 400, b"no HTTP version", pos)
         return fail(head, 400, b"fragment in the target" if data[pos] == c"#"
                     else b"invalid byte in the target", pos)
     head.target = <unsigned int>start
@@ -655,6 +659,8 @@ cdef int request_line(Head* head, const char* data, Py_ssize_t* at, Py_ssize_t e
     if target_form(head, data) == PARSE_ERROR:
         return PARSE_ERROR
     pos += 1
+    if pos < end and data[pos] == SP:
+        return fail(head, 400, b"more than one space before the HTTP version", pos)
     got = version(head, data, pos, end)
     if got != PARSE_DONE:
         return got
@@ -676,7 +682,10 @@ cdef int request_line(Head* head, const char* data, Py_ssize_t* at, Py_ssize_t e
 
 cdef int status_line(Head* head, const char* data, Py_ssize_t* at, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t pos, i
-    cdef int got = version(head, data, 0, end)
+    cdef int got
+    if end > 0 and (data[0] == CR or data[0] == LF):
+        return fail(head, 502, b"line end before the response", 0)
+    got = version(head, data, 0, end)
     if got != PARSE_DONE:
         return got
     if head.minor < 0:
@@ -832,7 +841,7 @@ cdef int size_line(Chunked* c, int b) noexcept nogil:
     elif b == c"=" and state == IN_EXT_NAME:
         c.state = AT_EXT_VALUE
     elif state == IN_SIZE or state == BEHIND_QUOTED or not fp_is(b, FP_TOKEN):
-        return broken(c, b"invalid chunk size line")
+        return broken(c, b"invalid chunk size" if state == IN_SIZE else b"invalid chunk extension")
     return PARSE_MORE
 
 

@@ -66,6 +66,8 @@ class Child:
         self.log = folder / f"{name}.log"
         env = dict(os.environ)
         source = str(Path(__file__).resolve().parent.parent)
+        # The mock is here: a proxy that the user's environment names has no part in it.
+        env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1"
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [source, env.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
             # No session of its own: see procstat.Spinners.
@@ -137,8 +139,6 @@ def start_mock(cpus: set[int] | None, folder: Path) -> tuple[Child, int]:
     """Start the mock upstream; gives it and its port."""
     port = free_port()
     command = own_command("mock", "--port", str(port), "--key", UPSTREAM_KEY)
-    if command[1:3] == ["-m", "fastproxy"]:
-        command[2:4] = ["fastproxy.mock"]
     child = Child("mock", command, cpus, folder)
     child.wait_ready(port, "/")
     return child, port

@@ -21,7 +21,7 @@ cdef class AnswerTap:
     cdef Usage usage
     cdef long long events           # SSE events with data, [DONE] included
     cdef long long content_bytes    # bytes of data payload relayed
-    cdef bint done_seen             # `data: [DONE]`, message_stop or response.completed/incomplete/failed went by
+    cdef bint done_seen             # [DONE], message_stop, response.completed, .incomplete or .failed went by
     # model: JSON-escaped name without quotes that replaces the upstream's name; None: leave it alone.
     # drop_usage: take the chat usage chunk (choices: [], usage: {...}) out, the client did not ask.
     cdef void begin(self, int mode, bytes model, bint drop_usage) noexcept

@@ -140,8 +140,9 @@ class Worker:
         for server in self.servers:
             server.close()
         deadline = self.loop.time() + self.options.drain_seconds
-        while self.gateway.drain() and self.loop.time() < deadline:
-            await asyncio.sleep(TICK_SECONDS)  # noqa: ASYNC110  # the core keeps counts, not events
+        # the core keeps counts, not events
+        while self.gateway.drain() and self.loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(TICK_SECONDS)
         return 0 if not self.gateway.drain() else 1
 
 

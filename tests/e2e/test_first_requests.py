@@ -3,7 +3,7 @@
 import anthropic
 import openai
 import pytest
-from conftest import MASTER, Gateway  # type: ignore[import-not-found]
+from harness import MASTER, Gateway
 
 HI = [{"role": "user", "content": "hi"}]
 

@@ -36,7 +36,7 @@ from fastproxy.loadtest import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import PEERS, Peer, installed
+from peers import FEATURES, PEERS, Peer, installed
 from report import markdown, text_table
 
 HERE = Path(__file__).resolve().parent
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 skipped.append(f"{one}: not installed (bench/setup)")
                 continue
             try:
-                peer = PEERS[one](mock_port, "mock", peer_cpus, folder)
+                peer = (PEERS | FEATURES)[one](mock_port, "mock", peer_cpus, folder)
             except BenchError as error:
                 skipped.append(f"{one}: {error}")
                 continue
@@ -283,7 +283,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--qps", type=float, default=1000, help="open loop's rate (1000)")
     parser.add_argument("--chunk-rate", type=float, default=32_000, help="SSE events/s (32000)")
     parser.add_argument("--connections", type=int, default=64, help="of the closed loop (64)")
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=[*PEERS, *FEATURES],
+        default=list(PEERS),
+        help="who is measured; no-cors and min-headers are fastproxy with a feature off",
+    )
     parser.add_argument("--scenarios", nargs="+", choices=known, default=known)
     parser.add_argument("--render", type=Path, help="only render RESULTS.md from this JSON")
     options = parser.parse_args(argv)

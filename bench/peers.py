@@ -97,9 +97,30 @@ def fastproxy(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -
     return Peer("fastproxy", __version__, notes, port, CLIENT_KEY, child, took)
 
 
+def without_cors(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+    """This gateway without the CORS feature: what a feature costs that no request asks for."""
+    own = folder / "without-cors"
+    own.mkdir()
+    env = {"LITELLM_CORS_ORIGINS": ""}
+    child, port, took = start_gateway(mock_port, model, cpus, own, extra=env)
+    notes = "as fastproxy, LITELLM_CORS_ORIGINS empty: no CORS"
+    return Peer("fastproxy, no CORS", __version__, notes, port, CLIENT_KEY, child, took)
+
+
+def min_headers(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+    """This gateway with fewer response headers."""
+    own = folder / "min-headers"
+    own.mkdir()
+    general = {"header_profile": "min"}
+    child, port, took = start_gateway(mock_port, model, cpus, own, general)
+    notes = "as fastproxy, header_profile: min"
+    return Peer("fastproxy, min headers", __version__, notes, port, CLIENT_KEY, child, took)
+
+
 PEERS: dict[str, Starter] = {"nginx": nginx, "haproxy": haproxy, "fastproxy": fastproxy}
+FEATURES: dict[str, Starter] = {"no-cors": without_cors, "min-headers": min_headers}
 
 
 def installed(name: str) -> bool:
     """Whether the peer's program is on this machine."""
-    return name == "fastproxy" or shutil.which(name) is not None
+    return name not in ("nginx", "haproxy") or shutil.which(name) is not None

@@ -61,11 +61,19 @@ def free_port() -> int:
 class Child:
     """A process that takes part in a measurement."""
 
-    def __init__(self, name: str, command: list[str], cpus: set[int] | None, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        cpus: set[int] | None,
+        folder: Path,
+        extra: dict[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         env = dict(os.environ)
         source = str(Path(__file__).resolve().parent.parent)
+        env.update(extra or {})
         # The mock is here: a proxy that the user's environment names has no part in it.
         env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1"
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [source, env.get("PYTHONPATH")]))
@@ -144,26 +152,32 @@ def start_mock(cpus: set[int] | None, folder: Path) -> tuple[Child, int]:
     return child, port
 
 
-def gateway_config(mock_port: int, model: str) -> str:
+def gateway_config(mock_port: int, model: str, general: dict[str, Any] | None = None) -> str:
     """A config with one model on the mock. JSON is YAML, and quoting is not our trouble."""
     params = {"model": f"openai/{model}", "api_base": f"http://127.0.0.1:{mock_port}/v1"}
     params["api_key"] = UPSTREAM_KEY
     config = {
         "model_list": [{"model_name": model, "litellm_params": params}],
-        "general_settings": {"master_key": CLIENT_KEY},
+        "general_settings": {"master_key": CLIENT_KEY, **(general or {})},
     }
     return orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 def start_gateway(
-    mock_port: int, model: str, cpus: set[int] | None, folder: Path
+    mock_port: int,
+    model: str,
+    cpus: set[int] | None,
+    folder: Path,
+    general: dict[str, Any] | None = None,
+    extra: dict[str, str] | None = None,
 ) -> tuple[Child, int, float]:
     """Start fastproxy in front of the mock; gives it, its port and the seconds to readiness."""
     config = folder / "gateway.yaml"
-    config.write_text(gateway_config(mock_port, model))
+    config.write_text(gateway_config(mock_port, model, general))
     port = free_port()
     flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    child = Child("fastproxy", own_command(*flags, "--num_workers", "1"), cpus, folder)
+    command = own_command(*flags, "--num_workers", "1")
+    child = Child("fastproxy", command, cpus, folder, extra)
     try:
         took = child.wait_ready(port, "/health/readiness")
     except BenchError:

@@ -145,7 +145,13 @@ def measure(
                     if peer.child.process.poll() is not None:
                         raise BenchError(f"{peer.name} has ended:\n{peer.child.tail()}")
                 for attempt in range(1 if options.quick else REPEATS + 1):
-                    row = one_round(machine, peer, scenario, options.seconds)
+                    try:
+                        row = one_round(machine, peer, scenario, options.seconds)
+                    except OSError as error:
+                        shown = peer.child.tail() if peer.child else ""
+                        raise BenchError(
+                            f"{peer.name}, {scenario.name}: {error}\n{shown}"
+                        ) from error
                     row["repeated"] = attempt
                     if row["others_core"] <= NOISE and not row["failed"]:
                         break

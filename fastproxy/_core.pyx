@@ -16,19 +16,19 @@ from fastproxy._buffer cimport (
 from fastproxy._head cimport (
     Chunked, FieldSpan, Head, PARSE_DONE, PARSE_ERROR, PARSE_MORE, chunked_init, chunked_next,
     parse_request, parse_response,
-    H_ACCEPT, H_ACCEPT_ENCODING, H_ACCESS_CONTROL_REQUEST_HEADERS, H_ACCESS_CONTROL_REQUEST_METHOD,
+    H_ACCEPT, H_ACCESS_CONTROL_REQUEST_HEADERS, H_ACCESS_CONTROL_REQUEST_METHOD,
     H_ANTHROPIC, H_API_KEY, H_AUTHORIZATION, H_BAGGAGE, H_CONTENT_ENCODING, H_CONTENT_LENGTH,
-    H_CONTENT_TYPE, H_COOKIE, H_DATE, H_EXPECT, H_HOST, H_IDEMPOTENCY_KEY, H_OCP_APIM_SUBSCRIPTION_KEY,
+    H_CONTENT_TYPE, H_DATE, H_EXPECT, H_IDEMPOTENCY_KEY, H_OCP_APIM_SUBSCRIPTION_KEY,
     H_OPENAI, H_ORIGIN, H_OTHER, H_RETRY_AFTER, H_SERVER, H_SET_COOKIE, H_TRACEPARENT, H_TRACESTATE,
     H_TRANSFER_ENCODING, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
-    H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS, H_PROXY_AUTHORIZATION,
+    H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
 from fastproxy._scan cimport (
     F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_LITELLM,
     F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_STREAM, F_STREAM_OPTIONS, F_TAGS,
-    F_TIMEOUT, Field, JsonScan, SCAN_DONE, SCAN_ERROR, SCAN_MORE, unescape,
+    F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
 )
 from fastproxy._shared cimport (
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
@@ -36,7 +36,7 @@ from fastproxy._shared cimport (
     E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
 from fastproxy._table cimport (
-    Deployment, EP_COUNT, EP_MESSAGES, EP_RESPONSES, EP_COUNT_TOKENS, Group, KeyRecord, PLAN_CONTROL,
+    Deployment, EP_COUNT, EP_RESPONSES, Group, KeyRecord, PLAN_CONTROL,
     PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, Plan, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
@@ -906,7 +906,6 @@ cdef class Exchange:
                         f"Connection error..{tail}", None)
 
     cdef void compose_head(self, Buffer* out):
-        cdef bytes body
         if self.pool is self.table.control:
             add_bytes(out, self.method_line)
         else:
@@ -1210,7 +1209,6 @@ cdef class Exchange:
 
     cdef void add_head(self, Buffer* out, int status, bytes lines, long long length):
         """The head of an answer to the client. length -1: chunked or until close, by chunk_out."""
-        cdef Downstream d = self.downstream
         add_bytes(out, <bytes>STATUS_LINES[status])
         add_bytes(out, self.gateway.date_line)
         if lines is not None:
@@ -1371,10 +1369,6 @@ cdef class Exchange:
             if self.tap.feed(p, length, tapped):
                 self.tap.finish(tapped)
                 p, length = tapped.data, tapped.size
-            else:
-                self.tap.finish(tapped)
-                if tapped.size:
-                    buf_add(tapped, NULL, 0)
         if not self.body_complete:
             self.close_out = True
         buf_clear(out)
@@ -1405,7 +1399,6 @@ cdef class Exchange:
 
     cdef void relay(self, bytes data, Py_ssize_t at, bytes head):
         """Body bytes to the client as they come, re-framed, tapped; `head` goes before them in the same write."""
-        cdef Buffer* out = &self.gateway.out
         cdef const char* p = PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data), used, length
         cdef const char* piece

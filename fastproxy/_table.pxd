@@ -15,7 +15,7 @@ cdef enum:               # endpoints: index of Deployment.heads
     EP_RERANK
     EP_MESSAGES
     EP_COUNT_TOKENS
-    EP_COUNT             # also: a request of the control plane
+    EP_COUNT              # also: a request of the control plane
 
 cdef enum:               # Plan.kind
     PLAN_LLM = 0
@@ -40,7 +40,7 @@ cdef class KeyRecord:
     cdef readonly bint blocked
     cdef readonly double expires       # unix seconds, 0: never
     cdef readonly frozenset models     # None: all
-    cdef readonly tuple model_patterns # wildcard entries of `models`
+    cdef readonly tuple model_patterns  # wildcard entries of `models`
     cdef readonly dict aliases         # bytes -> bytes, None: none
 
 cdef class Deployment:

@@ -67,7 +67,55 @@ cdef extern from *:
             p++;
         return p;
     }
+
+    /* Passes over what is nested, 32 bytes at a time, as long as that is easy: short strings without backslashes.
+       Starts outside of strings and stops there; *deep counts the open containers, and at 0 it is done. */
+    static inline const char *fp_skip_nested(const char *p, const char *end, int *deep) {
+    #ifdef FP_SSE2
+        int open = *deep;
+        while (end - p >= 32) {
+            const __m128i a = _mm_loadu_si128((const __m128i *)p);
+            const __m128i b = _mm_loadu_si128((const __m128i *)(p + 16));
+            const __m128i c = _mm_or_si128(a, _mm_set1_epi8(0x20));
+            const __m128i d = _mm_or_si128(b, _mm_set1_epi8(0x20));
+            const unsigned slashes = FP_BITS(_mm_or_si128(FP_IS(a, '\\\\'), FP_IS(b, '\\\\')));
+            const unsigned quotes = FP_BITS(FP_IS(a, '"')) | FP_BITS(FP_IS(b, '"')) << 16;
+            const unsigned opening = FP_BITS(FP_IS(c, '{')) | FP_BITS(FP_IS(d, '{')) << 16;
+            const unsigned closing = FP_BITS(FP_IS(c, '}')) | FP_BITS(FP_IS(d, '}')) << 16;
+            unsigned inside = quotes, brackets;
+            int size = 32;
+            if (slashes)
+                break;
+            /* from each opening quote to the byte before the closing one */
+            inside ^= inside << 1;
+            inside ^= inside << 2;
+            inside ^= inside << 4;
+            inside ^= inside << 8;
+            inside ^= inside << 16;
+            if (inside >> 31) {
+                /* the last string goes on: next time from its quote */
+                size = 31 - __builtin_clz(quotes);
+                if (size == 0)
+                    break;
+            }
+            brackets = (opening | closing) & ~inside;
+            while (brackets) {
+                if (brackets & -brackets & opening) {
+                    open++;
+                } else if (--open == 0) {
+                    *deep = 0;
+                    return p + __builtin_ctz(brackets) + 1;
+                }
+                brackets &= brackets - 1;
+            }
+            p += size;
+        }
+        *deep = open;
+    #endif
+        return p;
+    }
     """
+    const char* fp_skip_nested(const char* p, const char* end, int* deep) noexcept nogil
     const char* fp_find_eol(const char* p, const char* end) noexcept nogil
     const char* fp_find_quote(const char* p, const char* end) noexcept nogil
     const char* fp_find_bracket(const char* p, const char* end) noexcept nogil
@@ -78,6 +126,8 @@ cdef enum:
     WORD_MAX = 24
 
 cdef long long TOKENS_MAX = 1LL << 53
+cdef const char* DATA = b"data:"
+cdef const char* DONE = b"[DONE]"
 
 # Where in the document the scan stands.
 cdef enum:
@@ -617,6 +667,10 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
             state = J_AFTER
         elif state == J_SKIP:
             while True:
+                p = fp_skip_nested(p, end, &deep)
+                if deep == 0:
+                    state = J_AFTER
+                    break
                 p = fp_find_bracket(p, end)
                 if p == end:
                     break
@@ -685,7 +739,7 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
             p += 1
             state = J_AFTER
         else:                                  # J_DONE
-            if deep < 6 and c == b"[DONE]"[deep] or deep == 6 and c == 32:
+            if deep < 6 and c == DONE[deep] or deep == 6 and c == 32:
                 p += 1
                 if deep < 6:
                     deep += 1
@@ -801,7 +855,7 @@ cdef void scan_lines(AnswerTap t, const char* p, const char* end) noexcept nogil
                     p += 6
                     begin_data(t)
             if t.line == L_START:
-                if p[0] != b"data:"[t.match]:
+                if p[0] != DATA[t.match]:
                     t.line = L_OTHER
                 else:
                     p += 1

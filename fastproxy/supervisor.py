@@ -88,6 +88,8 @@ class Supervisor:
         self.stopping = False
         self.exit_code = 0
         self.ready = False
+        self.unix: socket.socket | None = None
+        self.probed = False
 
     def run(self) -> int:
         """Serve until a signal ends it; the exit code."""
@@ -107,17 +109,16 @@ class Supervisor:
     def _bind(self) -> list[socket.socket]:
         options = self.options
         if options.uds:
-            if self.children or getattr(self, "_unix", None):
-                return [self._unix]
-            self._unix = _bind_unix(options.uds)
-            return [self._unix]
+            if self.unix is None:
+                self.unix = _bind_unix(options.uds)
+            return [self.unix]
         try:
             infos = socket.getaddrinfo(
                 options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             family, _, _, _, address = infos[0]
-            if not getattr(self, "_probed", False):
-                self._probed = True
+            if not self.probed:
+                self.probed = True
                 _probe(family, address)
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -119,7 +119,7 @@ class Worker:
         for sock in self.options.sockets:
             unix = sock.family == socket.AF_UNIX
             start = self.loop.create_unix_server if unix else self.loop.create_server
-            server = await start(  # type: ignore[operator]  # one call, two kinds of socket
+            server = await start(
                 lambda: Downstream(self.gateway), sock=sock, backlog=BACKLOG, ssl=self.tls
             )
             self.servers.append(server)

@@ -120,7 +120,9 @@ def summary(config: Config) -> list[str]:
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
     """The plain data that workers compile. Raises ConfigError."""
     general = config.raw.get("general_settings") or {}
-    deployments, groups, wildcards = [], {}, []
+    deployments: list[dict[str, Any]] = []
+    groups: dict[str, list[int]] = {}
+    wildcards: list[dict[str, Any]] = []
     for index, entry in enumerate(config.raw.get("model_list") or []):
         deployment = _deployment(entry, config.environ)
         deployments.append(deployment)

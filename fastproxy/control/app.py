@@ -57,7 +57,7 @@ class Admin:
         """The key record of the request's credential. Raises Refused."""
         if self.snapshot["open"]:
             return {"master": True, "models": None}
-        names = CREDENTIAL_HEADERS
+        names: tuple[str, ...] = CREDENTIAL_HEADERS
         if extra := self.snapshot["settings"].get("key_header"):
             names = (extra, *names)
         for name in names:

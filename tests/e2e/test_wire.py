@@ -529,4 +529,3 @@ def test_http_1_0(gateway: Gateway):
         answer = client.answer()
     assert answer.header("transfer-encoding") is None
     assert b"[DONE]" in answer.body
-

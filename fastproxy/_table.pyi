@@ -1,0 +1,28 @@
+from typing import Any
+
+from fastproxy._pool import Pool
+
+ENDPOINTS: tuple[str, ...]
+
+class KeyRecord:
+    digest: bytes
+    name: str
+    alias: str
+    master: bool
+    def __init__(self, record: dict[str, Any]) -> None: ...
+    def allows(self, name: bytes) -> bool: ...
+
+class Table:
+    version: int
+    open: bool
+    keys: dict[bytes, KeyRecord]
+    def __init__(
+        self,
+        snapshot: dict[str, Any],
+        control: Pool,
+        pools: dict[str, Pool],
+        control_routes: list[tuple[str, str]],
+    ) -> None: ...
+    def allowed_methods(self, path: bytes) -> bytes | None: ...
+    def path_model(self, path: bytes) -> tuple[Any, bytes] | None: ...
+    def group_names(self) -> list[bytes]: ...

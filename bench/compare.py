@@ -215,6 +215,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     cores = procstat.cpus()
     peer_cpus, own_cpus = ({cores[0]}, {cores[1]}) if len(cores) > 1 else (None, None)
     wanted = [one for one in scenarios(options) if one.name in options.scenarios]
+    models = sorted({one.model for one in wanted})
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastproxy-compare-"))
@@ -231,7 +232,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 skipped.append(f"{one}: not installed (bench/setup)")
                 continue
             try:
-                peer = (PEERS | FEATURES)[one](mock_port, "mock", peer_cpus, folder)
+                peer = (PEERS | FEATURES)[one](mock_port, models, peer_cpus, folder)
             except BenchError as error:
                 skipped.append(f"{one}: {error}")
                 continue

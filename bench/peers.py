@@ -46,7 +46,7 @@ class Peer:
         return self.child.pids() if self.child else []
 
 
-Starter = Callable[[int, str, set[int] | None, Path], Peer]
+Starter = Callable[[int, list[str], set[int] | None, Path], Peer]
 
 
 def _config(template: str, folder: Path, mock_port: int, port: int) -> Path:
@@ -66,7 +66,7 @@ def _version(command: list[str], pattern: str) -> str:
     return match[1] if match else "?"
 
 
-def nginx(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+def nginx(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
     """nginx of the distribution, one worker."""
     port = free_port()
     config = _config("nginx.conf.tmpl", folder, mock_port, port)
@@ -77,7 +77,7 @@ def nginx(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Pe
     return Peer("nginx", version, notes, port, CLIENT_KEY, child, took)
 
 
-def haproxy(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+def haproxy(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
     """HAProxy of the distribution, one thread."""
     port = free_port()
     config = _config("haproxy.cfg.tmpl", folder, mock_port, port)
@@ -88,31 +88,31 @@ def haproxy(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> 
     return Peer("HAProxy", version, notes, port, CLIENT_KEY, child, took)
 
 
-def fastproxy(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+def fastproxy(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
     """This gateway, one worker; supervisor and control process count too."""
     own = folder / "fastproxy"
     own.mkdir()
-    child, port, took = start_gateway(mock_port, model, cpus, own)
+    child, port, took = start_gateway(mock_port, models, cpus, own)
     notes = "--num_workers 1; supervisor and control process are counted"
     return Peer("fastproxy", __version__, notes, port, CLIENT_KEY, child, took)
 
 
-def without_cors(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+def without_cors(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
     """This gateway without the CORS feature: what a feature costs that no request asks for."""
     own = folder / "without-cors"
     own.mkdir()
     env = {"LITELLM_CORS_ORIGINS": ""}
-    child, port, took = start_gateway(mock_port, model, cpus, own, extra=env)
+    child, port, took = start_gateway(mock_port, models, cpus, own, extra=env)
     notes = "as fastproxy, LITELLM_CORS_ORIGINS empty: no CORS"
     return Peer("fastproxy, no CORS", __version__, notes, port, CLIENT_KEY, child, took)
 
 
-def min_headers(mock_port: int, model: str, cpus: set[int] | None, folder: Path) -> Peer:
+def min_headers(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
     """This gateway with fewer response headers."""
     own = folder / "min-headers"
     own.mkdir()
     general = {"header_profile": "min"}
-    child, port, took = start_gateway(mock_port, model, cpus, own, general)
+    child, port, took = start_gateway(mock_port, models, cpus, own, general)
     notes = "as fastproxy, header_profile: min"
     return Peer("fastproxy, min headers", __version__, notes, port, CLIENT_KEY, child, took)
 

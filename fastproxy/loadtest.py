@@ -152,12 +152,14 @@ def start_mock(cpus: set[int] | None, folder: Path) -> tuple[Child, int]:
     return child, port
 
 
-def gateway_config(mock_port: int, model: str, general: dict[str, Any] | None = None) -> str:
-    """A config with one model on the mock. JSON is YAML, and quoting is not our trouble."""
-    params = {"model": f"openai/{model}", "api_base": f"http://127.0.0.1:{mock_port}/v1"}
-    params["api_key"] = UPSTREAM_KEY
+def gateway_config(mock_port: int, models: list[str], general: dict[str, Any] | None = None) -> str:
+    """A config with some models on the mock. JSON is YAML, and quoting is not our trouble."""
+    upstream = {"api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY}
     config = {
-        "model_list": [{"model_name": model, "litellm_params": params}],
+        "model_list": [
+            {"model_name": name, "litellm_params": {"model": f"openai/{name}", **upstream}}
+            for name in models
+        ],
         "general_settings": {"master_key": CLIENT_KEY, **(general or {})},
     }
     return orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() + "\n"
@@ -165,7 +167,7 @@ def gateway_config(mock_port: int, model: str, general: dict[str, Any] | None = 
 
 def start_gateway(
     mock_port: int,
-    model: str,
+    models: list[str],
     cpus: set[int] | None,
     folder: Path,
     general: dict[str, Any] | None = None,
@@ -173,7 +175,7 @@ def start_gateway(
 ) -> tuple[Child, int, float]:
     """Start fastproxy in front of the mock; gives it, its port and the seconds to readiness."""
     config = folder / "gateway.yaml"
-    config.write_text(gateway_config(mock_port, model, general))
+    config.write_text(gateway_config(mock_port, models, general))
     port = free_port()
     flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     command = own_command(*flags, "--num_workers", "1")
@@ -297,7 +299,7 @@ def own_stack(options: argparse.Namespace) -> Iterator[tuple[list[Side], Child, 
         try:
             mock, mock_port = start_mock(other_cpus, folder)
             children.append(mock)
-            gateway, port, _ = start_gateway(mock_port, options.model, gateway_cpus, folder)
+            gateway, port, _ = start_gateway(mock_port, [options.model], gateway_cpus, folder)
             children.append(gateway)
             procstat.pin(other_cpus)
             if other_cpus and not options.no_spin:

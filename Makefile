@@ -15,7 +15,7 @@ test: $(VENV)/.tested        ## the whole suite
 lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd
 
 types: $(VENV)/.linted $(VENV)/.built
 	$(BIN)/mypy

@@ -56,5 +56,5 @@ setup(
         compiler_directives=directives,
         annotate=switch("ANNOTATE"),
     ),
-    options={"build": {"build_base": ".build"}},
+    options={"build": {"build_base": ".build"}, "build_ext": {"parallel": os.cpu_count() or 1}},
 )

@@ -131,7 +131,7 @@ def _remarks(found: Json) -> list[str]:
             rounds += found["rounds"]
     if bound:
         lines.append(
-            "* generator-bound: mock and generator used up their core and the peer had time left; "
+            "`*` generator-bound: mock and generator used up their core and the peer had time left; "
             "only its CPU per request says something."
         )
     if noisy:

@@ -242,8 +242,8 @@ class Supervisor:
             wait = self._restart_due()
             info = signal.sigtimedwait(SIGNALS, wait)
             self._note_ready()
-            if info is None:
-                continue
+            if info is None or info.si_signo not in SIGNALS:
+                continue  # the time is up; an interrupted wait may also come back with no signal in it
             if info.si_signo == signal.SIGCHLD:
                 self._reap()
             elif info.si_signo == signal.SIGHUP:

@@ -114,7 +114,7 @@ def load(options: "ServeOptions") -> config.Config:
         allow_missing=tuple(options.allow_missing),
     )
     if options.config is None:
-        found = config.discover(os.environ)
+        found = config.discover(os.environ, overrides)
         if found is None:
             raise config.ConfigError(
                 "no configuration: give one with --config proxy.yaml, make one with "

@@ -1,0 +1,55 @@
+"""No config file: wildcard routes for the providers that the environment or this machine offers."""
+
+import socket
+from collections.abc import Callable, Mapping
+
+from fastproxy.config.load import CliOverrides, Config, from_document
+from fastproxy.config.source import Document
+from fastproxy.providers.table import PROVIDERS
+
+LOCAL = (("ollama", 11434), ("hosted_vllm", 8000))
+PROBE_SECONDS = 0.2
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on this port of the loopback address."""
+    with socket.socket() as sock:
+        sock.settimeout(PROBE_SECONDS)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def discover(
+    environ: Mapping[str, str],
+    overrides: CliOverrides | None = None,
+    probe: Callable[[int], bool] = answers,
+) -> Config | None:
+    """A configuration from what is found, or None. Raises ConfigError as load() does."""
+    models: list[dict[str, object]] = []
+    for name, provider in PROVIDERS.items():
+        if name in ("text-completion-openai", "custom_openai", "ollama_chat", "cohere_chat"):
+            continue
+        if not any(environ.get(key) for key in provider.keys):
+            continue
+        if provider.base is None and not any(environ.get(base) for base in provider.bases):
+            continue
+        models.append({"model_name": f"{name}/*", "litellm_params": {"model": f"{name}/*"}})
+        if name == "openai":
+            models += _bare("openai", ("gpt-*", "o1*", "o3*", "o4*", "text-embedding-*"))
+        elif name == "anthropic":
+            models += _bare("anthropic", ("claude-*",))
+    for name, port in LOCAL:
+        if probe(port) and not any(m["model_name"] == f"{name}/*" for m in models):
+            base = f"http://127.0.0.1:{port}/v1"
+            params = {"model": f"{name}/*", "api_base": base}
+            models.append({"model_name": f"{name}/*", "litellm_params": params})
+    if not models:
+        return None
+    data: dict[str, object] = {"model_list": models, "__environ__": dict(environ)}
+    return from_document(Document(data, files=["(environment)"]), overrides or CliOverrides())
+
+
+def _bare(provider: str, patterns: tuple[str, ...]) -> list[dict[str, object]]:
+    return [
+        {"model_name": pattern, "litellm_params": {"model": f"{provider}/{pattern}"}}
+        for pattern in patterns
+    ]

@@ -1,0 +1,155 @@
+"""Settings that protect and that we don't honour yet: starting without them would drop a protection in silence."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastproxy.config.slop import boolean, listing
+from fastproxy.config.source import Document, Path_
+
+HOOKS = frozenset(
+    ("async_pre_call_hook", "async_moderation_hook", "async_pre_call_deployment_hook")
+)
+CALLBACK_KEYS = ("callbacks", "success_callback", "failure_callback")
+NAMED_PROTECTION = frozenset(  # built-in callbacks of the LiteLLM proxy that look at requests first
+    [
+        "presidio",
+        "lakera_prompt_injection",
+        "llamaguard_moderations",
+        "openai_moderations",
+        "llmguard_moderations",
+        "google_text_moderation",
+        "aporia_prompt_injection",
+        "detect_prompt_injection",
+        "hide_secrets",
+        "banned_keywords",
+        "blocked_user_check",
+        "hide-secrets",
+        "max_budget_limiter",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Protection:
+    """A protecting setting that is in use."""
+
+    name: str
+    place: str
+    why: str
+
+
+def protecting(document: Document) -> list[Protection]:
+    """Every protecting setting of the configuration that would not be applied."""
+    found = [
+        *_guardrails(document),
+        *_callbacks(document),
+        *_general(document),
+        *_keys(document),
+    ]
+    if document.data.get("policies"):
+        found.append(_at(document, ("policies",), "policies", "policies are not evaluated"))
+    return list({p.name: p for p in reversed(found)}.values())[::-1]
+
+
+def _at(document: Document, path: Path_, name: str, why: str) -> Protection:
+    return Protection(name, document.place(path), why)
+
+
+def _guardrails(document: Document) -> Iterator[Protection]:
+    path: Path_
+    for index, guardrail in enumerate(listing(document.data.get("guardrails"))):
+        if not isinstance(guardrail, dict):
+            continue
+        params = guardrail.get("litellm_params")
+        params = params if isinstance(params, dict) else guardrail
+        path = ("guardrails", index)
+        if boolean(params.get("default_on"), document.place(path), "default_on"):
+            yield _at(
+                document, path, "guardrails", "a guardrail with default_on: true is not applied"
+            )
+    old = _section(document, "litellm_settings").get("guardrails")
+    for item in listing(old):
+        if isinstance(item, dict) and any(
+            isinstance(v, dict) and v.get("default_on") for v in item.values()
+        ):
+            path = ("litellm_settings", "guardrails")
+            yield _at(
+                document, path, "guardrails", "a guardrail with default_on: true is not applied"
+            )
+
+
+def _callbacks(document: Document) -> Iterator[Protection]:
+    settings = _section(document, "litellm_settings")
+    for key in CALLBACK_KEYS:
+        for name in listing(settings.get(key)):
+            if not isinstance(name, str):
+                continue
+            path = ("litellm_settings", key)
+            if name in NAMED_PROTECTION:
+                yield _at(
+                    document, path, name, "a callback that checks requests before they go out"
+                )
+            elif "." in name and key == "callbacks":
+                why = _hook_in(document, name)
+                if why:
+                    yield _at(document, path, name, why)
+
+
+def _hook_in(document: Document, name: str) -> str | None:
+    """Why a `module.instance` callback protects: read with ast, never imported."""
+    module = name.rpartition(".")[0]
+    file = Path(document.files[0]).parent / (module.replace(".", "/") + ".py")
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return f"{file.name} can't be read, so it may hold a hook that checks requests"
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in HOOKS:
+            return (
+                f"{file.name} has {node.name}, which checks or changes requests before they go out"
+            )
+    return None
+
+
+def _general(document: Document) -> Iterator[Protection]:
+    general = _section(document, "general_settings")
+    for name, why in (
+        ("custom_auth", "requests would not be authenticated by it"),
+        ("enable_jwt_auth", "JWTs are not checked"),
+        ("enforced_params", "required request parameters are not enforced"),
+        ("enable_oauth2_auth", "OAuth2 tokens are not checked"),
+        ("enable_oauth2_proxy_auth", "OAuth2 proxy headers are not checked"),
+    ):
+        value = general.get(name)
+        if value and str(value).lower() != "false":
+            yield _at(document, ("general_settings", name), name, why)
+
+
+def _keys(document: Document) -> Iterator[Protection]:
+    path: Path_
+    settings = _section(document, "litellm_settings")
+    for holder in (
+        "default_key_generate_params",
+        "default_team_params",
+        "default_internal_user_params",
+    ):
+        value = settings.get(holder)
+        if isinstance(value, dict) and (value.get("guardrails") or value.get("enforced_params")):
+            path = ("litellm_settings", holder)
+            yield _at(
+                document, path, holder, "guardrails or enforced_params of keys are not applied"
+            )
+    general = _section(document, "general_settings")
+    for index, key in enumerate(listing(general.get("keys"))):
+        for name in ("guardrails", "enforced_params", "policies"):
+            if isinstance(key, dict) and key.get(name):
+                path = ("general_settings", "keys", index, name)
+                yield _at(document, path, f"keys.{name}", f"{name} of a key are not applied")
+
+
+def _section(document: Document, name: str) -> dict[str, Any]:
+    value = document.data.get(name)
+    return value if isinstance(value, dict) else {}

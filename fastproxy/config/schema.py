@@ -1,0 +1,141 @@
+"""The shape of a configuration: what is honoured, with its type. msgspec validates and converts by it.
+
+Other keys are allowed everywhere (a LiteLLM file holds many); registry.py says what becomes of each.
+Conversion is lax: "8" is a number and "True" a boolean, as configs in the wild have it.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Text = str | int | float  # names and versions that YAML reads as numbers
+Positive = Annotated[float, Meta(ge=0, le=1e15)]
+Flag = bool
+Names = list[str]
+
+
+class LitellmParams(msgspec.Struct, kw_only=True):
+    """`litellm_params` of one entry of `model_list`; keys that aren't here are request defaults."""
+
+    model: str
+    api_key: Text | None = None
+    api_base: str | None = None
+    base_url: str | None = None
+    api_version: Text | None = None
+    custom_llm_provider: str | None = None
+    organization: str | None = None
+    timeout: Positive | None = None
+    stream_timeout: Positive | None = None
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    weight: Positive | None = None
+    order: int | None = None
+    drop_params: Flag | None = None
+    additional_drop_params: Names | None = None
+    extra_headers: dict[str, Any] | None = None
+    headers: dict[str, Any] | None = None
+    extra_body: dict[str, Any] | None = None
+    ssl_verify: bool | str | None = None
+    http_proxy: str | None = None
+    litellm_credential_name: str | None = None
+    region_name: str | None = None
+
+
+class ModelInfo(msgspec.Struct, kw_only=True):
+    """`model_info`; further keys are shown by /model/info as they are."""
+
+    id: Text | None = None
+    mode: str | None = None
+    base_model: str | None = None
+    supported_environments: Names | None = None
+    blocked: Flag | None = None
+
+
+class ModelEntry(msgspec.Struct, kw_only=True):
+    """One deployment."""
+
+    model_name: Text
+    litellm_params: LitellmParams
+    model_info: ModelInfo | None = None
+
+
+class KeyEntry(msgspec.Struct, kw_only=True):
+    """A virtual key in the file (`general_settings.keys`, fastproxy's own)."""
+
+    key: Text | None = None
+    key_hash: str | None = None
+    alias: str | None = None
+    models: Names | None = None
+    aliases: dict[str, str] | None = None
+    expires: Positive | None = None
+    blocked: Flag | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class GeneralSettings(msgspec.Struct, kw_only=True):
+    """`general_settings`."""
+
+    master_key: Text | None = None
+    keys: list[KeyEntry] | None = None
+    litellm_key_header_name: str | None = None
+    allowed_ips: Names | None = None
+    use_x_forwarded_for: Flag | None = None
+    trusted_proxy_ranges: Names | None = None
+    max_request_size_mb: Positive | None = None
+    forward_client_headers_to_llm_api: Flag | None = None
+    forward_openai_org_id: Flag | None = None
+    always_include_stream_usage: Flag | None = None
+    dangerously_permit_weak_or_unset_master_key: Flag | None = None
+    header_profile: str | None = None
+    connect_timeout: Positive | None = None
+    keepalive_timeout: Positive | None = None
+    pool_idle_timeout: Positive | None = None
+    pool_max_idle: int | None = None
+    pool_max_age: Positive | None = None
+
+
+class LitellmSettings(msgspec.Struct, kw_only=True):
+    """`litellm_settings`."""
+
+    drop_params: Flag | None = None
+    request_timeout: Positive | None = None
+    ssl_verify: bool | str | None = None
+    ssl_certificate: str | None = None
+    model_alias_map: dict[str, str] | None = None
+
+
+class RouterSettings(msgspec.Struct, kw_only=True):
+    """`router_settings`."""
+
+    model_group_alias: dict[str, Any] | None = None
+    timeout: Positive | None = None
+    stream_timeout: Positive | None = None
+
+
+class Credential(msgspec.Struct, kw_only=True):
+    """One of `credential_list`."""
+
+    credential_name: str
+    credential_values: dict[str, Any]
+    credential_info: dict[str, Any] | None = None
+
+
+class File(msgspec.Struct, kw_only=True):
+    """A whole configuration file."""
+
+    model_list: list[ModelEntry] | None = None
+    general_settings: GeneralSettings | None = None
+    litellm_settings: LitellmSettings | None = None
+    router_settings: RouterSettings | None = None
+    environment_variables: dict[str, Any] | None = None
+    credential_list: list[Credential] | None = None
+    include: str | Names | None = None
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a configuration, for editors."""
+    schema = msgspec.json.schema(File)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "fastproxy configuration (LiteLLM's format)"
+    return schema

@@ -1,0 +1,32 @@
+"""What a person wants to read when the gateway starts."""
+
+from fastproxy.config.load import Config
+from fastproxy.config.snapshot import build_snapshot
+
+SHOWN_MODELS = 20
+
+
+def summary(config: Config) -> list[str]:
+    """Lines for the start: models with their upstreams, what is off, warnings."""
+    kept = list(config.warnings)
+    snapshot = build_snapshot(config, 0)
+    config.warnings[:] = kept
+    lines = []
+    rows = [(d["group"], d["litellm_model"], d) for d in snapshot["deployments"]]
+    width = min(40, max((len(name) for name, _, _ in rows), default=0))
+    for name, model, deployment in rows[:SHOWN_MODELS]:
+        where = f"({deployment['unsupported']} is not supported yet: answers 501)"
+        where = where if deployment["unsupported"] else deployment["api_base"]
+        lines.append(f"{name:<{width}}  ->  {model}  {where}")
+    if len(rows) > SHOWN_MODELS:
+        lines.append(f"… and {len(rows) - SHOWN_MODELS} more")
+    if not rows:
+        lines.append("no models: add some to model_list")
+    if snapshot["open"]:
+        lines.append(
+            "keys are off: every request is let in (general_settings.master_key turns them on)"
+        )
+    if snapshot["settings"]["cors"] is None:
+        lines.append("CORS is off (LITELLM_CORS_ORIGINS turns it on)")
+    lines += [f"warning: {warning}" for warning in kept]
+    return lines

@@ -1095,6 +1095,9 @@ cdef class Exchange:
         """Step 9: the answer's head is judged and rewritten."""
         cdef bint whole
         self.head_at = monotonic_ns()
+        if self.body_complete:
+            self.first = None              # the answer has begun: nothing will be sent again
+            self.rest.clear()
         self.status = head.status
         self.answer_keep_alive = head.keep_alive
         self.answer_chunked = head.chunked
@@ -1563,7 +1566,7 @@ cdef class Exchange:
     cdef void on_upstream_lost(self, Upstream u):
         self.upstream = None
         if self.state == S_SENT:
-            if u.reused and not u.answered and not self.early:
+            if u.reused and not u.answered:
                 # The upstream closed the pooled connection while our request was on its way: it has not seen
                 # it (RFC 9112 9.3.1), so it goes out again, on a fresh connection.
                 self.gateway.block.counters[C_RETRIES] += 1

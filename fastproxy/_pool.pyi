@@ -1,4 +1,3 @@
-import ssl
 from typing import Any
 
 class Pool:
@@ -10,6 +9,6 @@ class Pool:
     max_idle_seconds: float
     max_age_seconds: float
     connect_timeout: float
-    tls: ssl.SSLContext | None
+    tls: Any
     def __init__(self, origin: dict[str, Any], settings: dict[str, Any]) -> None: ...
     def counts(self) -> tuple[int, int, int, int]: ...

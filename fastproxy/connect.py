@@ -53,7 +53,10 @@ class Dialer:
         if pool.tls is None:
             pool.tls = tls_context(pool.origin)
         name = pool.origin.get("server_hostname") or pool.origin["host"]
-        await self.loop.create_connection(factory, sock=sock, ssl=pool.tls, server_hostname=name)
+        transport, _ = await self.loop.create_connection(
+            factory, sock=sock, ssl=pool.tls, server_hostname=name
+        )
+        pool.tls.newest = transport.get_extra_info("ssl_object")
 
     async def _socket(self, host: str, port: int) -> socket.socket:
         infos = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -90,9 +93,28 @@ class Dialer:
         return sock
 
 
-def tls_context(origin: dict[str, Any]) -> ssl.SSLContext:
+class ResumingContext(ssl.SSLContext):
+    """A client context whose connections resume the session of the newest one before them.
+
+    The event loop wraps connections by wrap_bio and offers no way to name a session; TLS 1.3 tickets
+    (RFC 8446 2.2) arrive after the handshake, so the session is asked of the connection, not kept.
+    """
+
+    newest: ssl.SSLObject | None = None
+
+    def wrap_bio(self, *args: Any, **named: Any) -> ssl.SSLObject:
+        """As in the base class, with the newest connection's session."""
+        session = self.newest.session if self.newest is not None else None
+        return super().wrap_bio(*args, **{**named, "session": session})
+
+
+def tls_context(origin: dict[str, Any]) -> ResumingContext:
     """The client context of an origin: certificates checked unless its config says otherwise."""
-    context = ssl.create_default_context(cafile=origin.get("ca_file"))
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+    if origin.get("ca_file"):
+        context.load_verify_locations(cafile=origin["ca_file"])
+    else:
+        context.load_default_certs()
     if origin.get("verify") is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

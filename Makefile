@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd) setup.py pyproject.toml
+SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
 
 .PHONY: run test lint types bench bench-quick dev clean
 
@@ -15,7 +15,7 @@ test: $(VENV)/.tested        ## the whole suite
 lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi
 
 types: $(VENV)/.linted $(VENV)/.built
 	$(BIN)/mypy

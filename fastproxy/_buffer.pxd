@@ -45,6 +45,19 @@ cdef inline bint buf_reserve(Buffer* b, Py_ssize_t more) noexcept nogil:
     return True
 
 
+cdef inline bint buf_reserve_exact(Buffer* b, Py_ssize_t capacity) noexcept nogil:
+    cdef char* data
+    if capacity <= b.capacity:
+        return True
+    data = <char*>realloc(b.data, capacity)
+    if data == NULL:
+        b.failed = True
+        return False
+    b.data = data
+    b.capacity = capacity
+    return True
+
+
 cdef inline void buf_add(Buffer* b, const char* data, Py_ssize_t size) noexcept nogil:
     if size > 0 and buf_reserve(b, size):
         memcpy(b.data + b.size, data, size)

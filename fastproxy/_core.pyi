@@ -1,5 +1,7 @@
 import asyncio
 import logging
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,18 +18,12 @@ class Gateway:
         self,
         loop: asyncio.AbstractEventLoop,
         block: Block,
-        dial: Callable[[Pool, Callable[[], Any]], Awaitable[None]],
+        dial: Callable[[Pool], Awaitable[tuple[int, Any]]],
         log: logging.Logger,
         version: str,
     ) -> None: ...
     def swap(self, table: Table) -> None: ...
+    def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None: ...
     def tick(self) -> None: ...
     def drain(self) -> int: ...
     def counts(self) -> dict[str, Any]: ...
-
-class Downstream(asyncio.Protocol):
-    peer: str
-    def __init__(self, gateway: Gateway) -> None: ...
-
-class Upstream(asyncio.Protocol):
-    def __init__(self, gateway: Gateway, pool: Pool) -> None: ...

@@ -3,7 +3,7 @@ cdef class Pool:
     cdef readonly dict origin
     cdef readonly str label
     cdef list idle               # LIFO; the freshest connection is the likeliest to be alive
-    cdef object waiting          # deque of exchanges that wait for a connection
+    cdef object waiting          # OrderedDict of exchanges that wait for a connection, longest first
     cdef readonly int dialing
     cdef readonly int active
     cdef readonly int max_idle

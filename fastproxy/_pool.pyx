@@ -4,7 +4,7 @@ At its bound the idle list closes the connection that comes back; waiting exchan
 exchanges there are. This module knows nothing of HTTP: what lies in the lists is _core's business.
 """
 
-from collections import deque
+from collections import OrderedDict
 
 cdef class Pool:
     """One origin (scheme, host, port, TLS settings, proxy) and its connections."""
@@ -14,7 +14,7 @@ cdef class Pool:
         host = origin.get("path") or f"{origin['host']}:{origin['port']}"
         self.label = f"{origin['scheme']}://{host}"
         self.idle = []
-        self.waiting = deque()
+        self.waiting = OrderedDict()
         self.max_idle = settings.get("pool_max_idle", 256)
         self.max_idle_seconds = settings.get("pool_idle_timeout", 60.0)
         self.max_age_seconds = settings.get("pool_max_age", 300.0)

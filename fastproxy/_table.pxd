@@ -51,6 +51,7 @@ cdef class Deployment:
     cdef readonly str model
     cdef readonly str api_base
     cdef readonly bytes model_json     # JSON-escaped upstream name, no quotes
+    cdef readonly bytes model_raw      # the same as it stands
     cdef readonly Pool pool
     cdef readonly tuple heads          # per endpoint: request line, host and own headers, or None
     cdef readonly bytes answer_head    # x-litellm-model-id, -model-name, -model-api-base lines

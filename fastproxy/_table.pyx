@@ -96,6 +96,7 @@ cdef class Deployment:
         self.model = record["model"] if matched is None else \
             record["model"].replace("*", matched, 1)
         self.model_json = json_name(self.model)
+        self.model_raw = self.model.encode()
         self.pool = pool
         self.api_base = record["api_base"]
         self.stream_usage = bool(record.get("stream_usage", True))

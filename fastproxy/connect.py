@@ -7,14 +7,19 @@ record is followed as pooled connections age out.
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 import aiohappyeyeballs
 
+from fastproxy._link import tls_over_memory
 from fastproxy._pool import Pool
 
+KEEPALIVE_SECONDS = 60  # of silence before TCP asks whether the upstream is still there
 HAPPY_EYEBALLS_DELAY = 0.25  # seconds before the next address is tried beside the first (RFC 8305)
+
+
+# What a dialled connection is handed on as: (connection, incoming BIO, outgoing BIO), handshake done.
+TlsParts = tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]
 
 
 class Dialer:
@@ -23,47 +28,68 @@ class Dialer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
 
-    async def __call__(self, pool: Pool, factory: Callable[[], Any]) -> None:
-        """One connection for `pool`; its protocol comes from `factory`.
+    async def __call__(self, pool: Pool) -> tuple[int, TlsParts | None]:
+        """One connection for `pool`: its descriptor, which is the caller's from now on, and its TLS.
 
         Raises OSError (refused, unresolvable, TLS) or TimeoutError after the pool's connect time-out.
         """
         origin = pool.origin
         async with asyncio.timeout(pool.connect_timeout):
             if origin["scheme"] == "unix":
-                await self.loop.create_unix_connection(factory, origin["path"])
-                return
-            proxy = origin.get("proxy")
-            if proxy and origin["scheme"] == "https":
-                sock = await self._through_proxy(proxy, origin)
-            elif proxy:
-                sock = await self._socket(proxy["host"], proxy["port"])
+                sock = socket.socket(socket.AF_UNIX)
+                sock.setblocking(False)
             else:
-                sock = await self._socket(origin["host"], origin["port"])
+                sock = await self._reach(origin)
             try:
-                await self._start(pool, sock, factory)
+                tls = None
+                if origin["scheme"] == "unix":
+                    await self.loop.sock_connect(sock, origin["path"])
+                elif origin["scheme"] == "https":
+                    tls = await self._handshake(pool, sock)
             except BaseException:
                 sock.close()
                 raise
+        return sock.detach(), tls
 
-    async def _start(self, pool: Pool, sock: socket.socket, factory: Callable[[], Any]) -> None:
-        if pool.origin["scheme"] != "https":
-            await self.loop.create_connection(factory, sock=sock)
-            return
+    async def _reach(self, origin: dict[str, Any]) -> socket.socket:
+        proxy = origin.get("proxy")
+        if proxy and origin["scheme"] == "https":
+            sock = await self._through_proxy(proxy, origin)
+        elif proxy:
+            sock = await self._socket(proxy["host"], proxy["port"])
+        else:
+            sock = await self._socket(origin["host"], origin["port"])
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # a long silence before an answer must not look dead to what stands between
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+        return sock
+
+    async def _handshake(self, pool: Pool, sock: socket.socket) -> TlsParts:
         if pool.tls is None:
             pool.tls = tls_context(pool.origin)
         name = pool.origin.get("server_hostname") or pool.origin["host"]
-        transport, _ = await self.loop.create_connection(
-            factory, sock=sock, ssl=pool.tls, server_hostname=name
-        )
-        pool.tls.newest = transport.get_extra_info("ssl_object")
+        connection, incoming, outgoing = tls_over_memory(pool.tls, False, name)
+        while True:
+            try:
+                connection.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self.loop.sock_sendall(sock, outgoing.read())
+            data = await self.loop.sock_recv(sock, 65536)
+            if not data:
+                raise OSError("the upstream closed the connection during the TLS handshake")
+            incoming.write(data)
+        if outgoing.pending:
+            await self.loop.sock_sendall(sock, outgoing.read())
+        pool.tls.newest = connection
+        return connection, incoming, outgoing
 
     async def _socket(self, host: str, port: int) -> socket.socket:
         infos = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         sock = await aiohappyeyeballs.start_connection(
             infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY, interleave=1, loop=self.loop
         )
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
     async def _through_proxy(self, proxy: dict[str, Any], origin: dict[str, Any]) -> socket.socket:
@@ -96,8 +122,8 @@ class Dialer:
 class ResumingContext(ssl.SSLContext):
     """A client context whose connections resume the session of the newest one before them.
 
-    The event loop wraps connections by wrap_bio and offers no way to name a session; TLS 1.3 tickets
-    (RFC 8446 2.2) arrive after the handshake, so the session is asked of the connection, not kept.
+    TLS 1.3 tickets (RFC 8446 2.2) arrive after the handshake, so the session is asked of the newest
+    connection when the next one is made.
     """
 
     newest: ssl.SSLObject | None = None

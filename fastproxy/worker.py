@@ -13,7 +13,7 @@ from typing import Any
 import uvloop
 
 from fastproxy import __version__, feed
-from fastproxy._core import Downstream, Gateway
+from fastproxy._core import Gateway
 from fastproxy._pool import Pool
 from fastproxy._shared import Block, attach
 from fastproxy._table import Table
@@ -55,7 +55,7 @@ class Worker:
             {"scheme": "unix", "path": options.control_path, "host": "", "port": 0},
             {"connect_timeout": 2.0},
         )
-        self.servers: list[asyncio.AbstractServer] = []
+        self.listening = False
         self.tls: ssl.SSLContext | None = None
         self.stopping = asyncio.Event()
 
@@ -111,18 +111,15 @@ class Worker:
             )
             return
         self.gateway.swap(table)
-        if not self.servers:
-            await self._listen()
+        if not self.listening:
+            self._listen()
         feed.send(writer, "applied", table.version)
 
-    async def _listen(self) -> None:
+    def _listen(self) -> None:
         for sock in self.options.sockets:
-            unix = sock.family == socket.AF_UNIX
-            start = self.loop.create_unix_server if unix else self.loop.create_server
-            server = await start(
-                lambda: Downstream(self.gateway), sock=sock, backlog=BACKLOG, ssl=self.tls
-            )
-            self.servers.append(server)
+            sock.listen(BACKLOG)
+            self.gateway.listen(sock, self.tls)
+        self.listening = True
 
     def _reload_tls(self) -> None:
         if self.tls is None or self.options.ssl_certfile is None:
@@ -137,8 +134,6 @@ class Worker:
         self.stopping.set()
 
     async def _drain(self) -> int:
-        for server in self.servers:
-            server.close()
         deadline = self.loop.time() + self.options.drain_seconds
         # the core keeps counts, not events
         while self.gateway.drain() and self.loop.time() < deadline:  # noqa: ASYNC110

@@ -1,0 +1,5 @@
+import ssl
+
+def tls_over_memory(
+    context: ssl.SSLContext, server_side: bool, server_hostname: str | None = None
+) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]: ...

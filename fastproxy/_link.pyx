@@ -1,0 +1,529 @@
+"""One socket on the event loop's poller, without a transport in between.
+
+The loop says when a descriptor is ready; this module reads it into the place that the owner names
+(`where_to`: usually one buffer for the whole process, a large body directly its own) and writes at
+once, keeping only what the kernel does not take. TLS is OpenSSL over memory BIOs, so a connection
+holds no read buffer of its own. It knows nothing of HTTP.
+
+Bounds: a reader that is slower than us costs at most WRITE_HIGH bytes and one read more; the owner
+is told by `on_congested` and again by `on_relief`. `on_lost` comes exactly once, whoever closed.
+"""
+
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
+from libc.string cimport memcpy, memset
+
+import ssl
+
+from fastproxy._buffer cimport buf_add, buf_clear, buf_free, buf_init
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef Py_ssize_t ssize_t
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr:
+        unsigned short sa_family
+    cdef struct sockaddr_storage:
+        unsigned short ss_family
+    cdef struct msghdr:
+        void* msg_name
+        socklen_t msg_namelen
+        iovec* msg_iov
+        size_t msg_iovlen
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    ssize_t c_recv "recv"(int fd, void* data, size_t size, int flags)
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
+    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags)
+    int c_shutdown "shutdown"(int fd, int how)
+    int c_setsockopt "setsockopt"(int fd, int level, int name, const void* value, socklen_t size)
+    int MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, SHUT_WR, AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
+
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    """
+    int accept4(int fd, sockaddr* address, socklen_t* size, int flags) nogil
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+    cdef struct in_addr:
+        unsigned int s_addr
+    cdef struct in6_addr:
+        unsigned char s6_addr[16]
+    cdef struct sockaddr_in:
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        in6_addr sin6_addr
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close"(int fd)
+
+cdef enum:
+    JOIN_MAX = 16384         # parts up to this are copied together instead of gathered by the kernel
+    TLS_CHUNK = 131072       # plaintext that one push encrypts
+    ACCEPT_BATCH = 64        # connections accepted for one readiness event
+    OUT_KEEP = 65536         # an output buffer up to this is kept when it is empty
+
+# Everything that is read and not placed by its owner lands here and is used up before the next read.
+cdef char INBOX[INBOX_SIZE]
+
+
+cdef class Tls:
+    """The state of TLS on a link: OpenSSL between two memory BIOs."""
+
+    def __init__(self, connection, incoming, outgoing, bint established):
+        self.connection = connection
+        self.incoming = incoming
+        self.outgoing = outgoing
+        self.established = established
+
+
+def tls_over_memory(context, bint server_side, server_hostname=None):
+    """(SSLObject, incoming, outgoing) of a new connection under `context`."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connection = context.wrap_bio(
+        incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
+    return connection, incoming, outgoing
+
+
+cdef class Link:
+    """A connected stream socket and its owner's way to be told of it."""
+
+    def __cinit__(self):
+        buf_init(&self.out)
+        self.fd = -1
+
+    def __dealloc__(self):
+        buf_free(&self.out)
+
+    cdef void open(self, loop, int fd, Tls tls):
+        """Take over a connected, non-blocking descriptor."""
+        self.loop = loop
+        self.fd = fd
+        self.tls = tls
+        self.poll_read = self._readable
+        self.poll_write = self._writable
+        self.reading = True
+        loop.add_reader(fd, self.poll_read)
+
+    # -- reading
+
+    cdef Py_ssize_t where_to(self, char** p):
+        """Where the next read goes, and how much of it."""
+        p[0] = INBOX
+        return INBOX_SIZE
+
+    cdef void on_bytes(self, const char* p, Py_ssize_t size):
+        pass
+
+    cdef void on_lost(self):
+        pass
+
+    cdef void on_congested(self):
+        pass
+
+    cdef void on_relief(self):
+        pass
+
+    cdef void on_writable(self):
+        pass
+
+    def _readable(self):
+        if self.lingering:
+            self.throw_away()
+        elif self.fd >= 0:
+            if self.tls is None:
+                self.read_plain()
+            else:
+                self.read_tls()
+
+    cdef void read_plain(self):
+        cdef char* p
+        cdef Py_ssize_t room = self.where_to(&p)
+        cdef ssize_t size = c_recv(self.fd, p, room, 0)
+        if size > 0:
+            self.on_bytes(p, size)
+        elif size == 0 or (errno != EAGAIN and errno != EINTR):
+            self.shut()
+
+    cdef void read_tls(self):
+        cdef char* p
+        cdef Py_ssize_t room
+        cdef ssize_t size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
+        if size < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.shut()
+                return
+        elif size == 0:
+            self.shut()
+            return
+        else:
+            self.tls.incoming.write(PyMemoryView_FromMemory(INBOX, size, PyBUF_READ))
+        if not self.tls.established and not self.shake_hands():
+            return
+        try:
+            while self.fd >= 0 and self.reading and not self.closing:
+                room = self.where_to(&p)
+                size = self.tls.connection.read(room, PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
+                if size == 0:
+                    self.shut()
+                    return
+                self.on_bytes(p, size)
+                if self.fd >= 0 and not self.tls.incoming.pending and not self.tls.connection.pending():
+                    return
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLError, ValueError):
+            self.shut()
+
+    cdef bint shake_hands(self):
+        try:
+            self.tls.connection.do_handshake()
+            self.tls.established = True
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLError, ValueError):
+            self.encrypt(NULL, 0)        # the alert that says why
+            self.shut()
+            return False
+        self.encrypt(NULL, 0)
+        return self.tls.established and self.fd >= 0
+
+    cdef void pause(self):
+        if self.reading and self.fd >= 0:
+            self.reading = False
+            self.loop.remove_reader(self.fd)
+
+    cdef void resume(self):
+        if not self.reading and self.fd >= 0:
+            self.reading = True
+            self.loop.add_reader(self.fd, self.poll_read)
+            if self.tls is not None:
+                # plaintext may be waiting that no readiness will announce
+                self.loop.call_soon(self.poll_read)
+
+    cdef int peek(self) noexcept nogil:
+        """0: open and silent. 1: bytes, an end or an error are waiting."""
+        cdef char byte
+        if c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN:
+            return 0
+        return 1
+
+    # -- writing
+
+    cdef void send(self, const char* p, Py_ssize_t size):
+        """Write; what the kernel does not take is copied and follows when it does."""
+        cdef ssize_t sent = 0
+        if self.fd < 0 or self.closing or self.broken or size <= 0:
+            return
+        if self.tls is not None:
+            self.encrypt(p, size)
+            return
+        if self.out.size == 0:
+            sent = c_send(self.fd, p, size, MSG_NOSIGNAL)
+            if sent == size:
+                return
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.write_failed()
+                    return
+                sent = 0
+        self.keep(p + sent, size - sent)
+
+    cdef void sendv(self, iovec* parts, int count):
+        """The same for several parts in one write."""
+        cdef char joined[JOIN_MAX]
+        cdef Py_ssize_t total = 0, at = 0, size
+        cdef ssize_t sent
+        cdef msghdr message
+        cdef int i
+        if self.fd < 0 or self.closing or self.broken:
+            return
+        for i in range(count):
+            total += parts[i].iov_len
+        if total <= JOIN_MAX:
+            for i in range(count):
+                memcpy(joined + at, parts[i].iov_base, parts[i].iov_len)
+                at += parts[i].iov_len
+            self.send(joined, total)
+            return
+        if self.tls is not None or self.out.size:
+            for i in range(count):
+                self.send(<const char*>parts[i].iov_base, parts[i].iov_len)
+            return
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = parts
+        message.msg_iovlen = count
+        sent = c_sendmsg(self.fd, &message, MSG_NOSIGNAL)
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.write_failed()
+                return
+            sent = 0
+        for i in range(count):
+            size = parts[i].iov_len
+            if sent < size:
+                self.keep(<const char*>parts[i].iov_base + sent, size - sent)
+                sent = 0
+            else:
+                sent -= size
+
+    cdef Py_ssize_t push(self, iovec* parts, int count):
+        """Write without a copy of what is left: how many bytes were taken. `on_writable` asks for the rest."""
+        cdef Py_ssize_t total = 0, taken = 0, size
+        cdef ssize_t sent
+        cdef msghdr message
+        cdef int i
+        for i in range(count):
+            total += parts[i].iov_len
+        if self.fd < 0 or self.closing or self.broken or total == 0:
+            return total
+        if self.out.size:
+            self.wanted = True
+            return 0
+        if self.tls is not None:
+            for i in range(count):
+                size = min(<Py_ssize_t>parts[i].iov_len, TLS_CHUNK - taken)
+                if size > 0:
+                    self.encrypt(<const char*>parts[i].iov_base, size)
+                    taken += size
+            if taken < total:
+                self.wanted = True
+                self.want_write()
+            return taken
+        if count == 1:
+            sent = c_send(self.fd, parts[0].iov_base, total, MSG_NOSIGNAL)
+        else:
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = parts
+            message.msg_iovlen = count
+            sent = c_sendmsg(self.fd, &message, MSG_NOSIGNAL)
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.write_failed()
+                return total
+            sent = 0
+        if sent < total:
+            self.wanted = True
+            self.want_write()
+        return sent
+
+    cdef void encrypt(self, const char* p, Py_ssize_t size):
+        cdef bytes data
+        cdef ssize_t sent = 0
+        if size:
+            try:
+                self.tls.connection.write(PyMemoryView_FromMemory(<char*>p, size, PyBUF_READ))
+            except (ssl.SSLError, ValueError):
+                self.write_failed()
+                return
+        data = self.tls.outgoing.read()
+        size = PyBytes_GET_SIZE(data)
+        if size == 0:
+            return
+        if self.out.size == 0:
+            sent = c_send(self.fd, PyBytes_AS_STRING(data), size, MSG_NOSIGNAL)
+            if sent == size:
+                return
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.write_failed()
+                    return
+                sent = 0
+        self.keep(PyBytes_AS_STRING(data) + sent, size - sent)
+
+    cdef void keep(self, const char* p, Py_ssize_t size):
+        buf_add(&self.out, p, size)
+        if self.out.failed:
+            self.write_failed()
+            return
+        self.want_write()
+        if not self.congested and self.out.size - self.out_at > WRITE_HIGH:
+            self.congested = True
+            self.on_congested()
+
+    cdef void want_write(self):
+        if not self.writing:
+            self.writing = True
+            self.loop.add_writer(self.fd, self.poll_write)
+
+    cdef void write_failed(self):
+        # Told by the read that follows, so that nobody loses the link in the middle of using it.
+        self.broken = True
+        buf_clear(&self.out)
+        self.out_at = 0
+        self.resume()
+
+    cdef Py_ssize_t flush(self) noexcept:
+        cdef ssize_t sent
+        if self.out.size:
+            sent = c_send(self.fd, self.out.data + self.out_at, self.out.size - self.out_at, MSG_NOSIGNAL)
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.write_failed()
+                    return 0
+                sent = 0
+            self.out_at += sent
+            if self.out_at >= self.out.size:
+                self.out_at = 0
+                if self.out.capacity > OUT_KEEP:
+                    buf_free(&self.out)
+                else:
+                    buf_clear(&self.out)
+        return self.out.size - self.out_at
+
+    def _writable(self):
+        cdef Py_ssize_t left
+        if self.fd < 0:
+            return
+        left = self.flush()
+        if left == 0:
+            if self.closing:
+                self.close(self.linger)
+                return
+            if self.wanted:
+                self.wanted = False
+                self.on_writable()
+            if self.fd >= 0 and self.writing and not self.wanted and self.out.size == 0:
+                self.writing = False
+                self.loop.remove_writer(self.fd)
+        if self.congested and left < WRITE_LOW:
+            self.congested = False
+            if self.fd >= 0:
+                self.on_relief()
+
+    # -- the end
+
+    cdef void close(self, bint linger=False):
+        """Close once everything is written. `linger`: the peer may still be sending, and closing on
+        unread bytes would reset the connection under the answer (RFC 9112 9.6): read on, within a bound."""
+        if self.fd < 0 or self.lingering:
+            return
+        self.closing = True
+        self.linger = linger
+        if self.out.size and not self.broken:
+            return
+        if self.tls is not None and self.tls.established:
+            try:
+                self.tls.connection.unwrap()
+            except (ssl.SSLError, ValueError):
+                pass
+            self.encrypt(NULL, 0)
+        if linger and not self.broken and c_shutdown(self.fd, SHUT_WR) == 0:
+            self.lingering = True
+            self.resume()
+            return
+        self.shut()
+
+    cdef void throw_away(self):
+        cdef ssize_t size
+        if self.fd < 0:
+            return
+        size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
+        if size > 0:
+            self.lingered += size
+            if self.lingered <= LINGER_MAX:
+                return
+        elif size < 0 and (errno == EAGAIN or errno == EINTR):
+            return
+        self.shut()
+
+    cdef void abort(self):
+        """Close now; what was not written is lost."""
+        self.shut()
+
+    cdef void shut(self):
+        # The one place that gives the descriptor back.
+        cdef Link me = self              # the loop's reference may be the last one
+        cdef int fd = self.fd
+        if fd < 0:
+            return
+        self.fd = -1
+        if self.reading:
+            self.reading = False
+            self.loop.remove_reader(fd)
+        if self.writing:
+            self.writing = False
+            self.loop.remove_writer(fd)
+        c_close(fd)
+        buf_free(&self.out)
+        self.out_at = 0
+        self.closing = True
+        self.lingering = False
+        self.tls = None
+        self.poll_read = self.poll_write = None
+        me.on_lost()
+
+
+cdef class Listener:
+    """A listening socket: accepts in batches, stops for a moment when descriptors run out."""
+
+    def __init__(self, loop, sock):
+        self.loop = loop
+        self.sock = sock                 # kept: it owns the descriptor
+        self.fd = sock.fileno()
+        sock.setblocking(False)
+        self.watch()
+
+    cdef void watch(self):
+        if not self.watching and self.fd >= 0:
+            self.watching = True
+            self.loop.add_reader(self.fd, self._ready)
+
+    cdef void accepted(self, int fd, str peer):
+        c_close(fd)
+
+    cdef void exhausted(self, int error):
+        pass
+
+    def _ready(self):
+        cdef sockaddr_storage address
+        cdef socklen_t size
+        cdef int fd, one = 1
+        cdef char text[64]
+        for _ in range(ACCEPT_BATCH):
+            size = sizeof(address)
+            fd = accept4(self.fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                    if self.watching:
+                        self.watching = False
+                        self.loop.remove_reader(self.fd)
+                    self.exhausted(errno)
+                elif errno == ECONNABORTED or errno == EINTR or errno == EPROTO:
+                    continue
+                return
+            peer = ""
+            if address.ss_family == AF_INET:
+                if inet_ntop(AF_INET, &(<sockaddr_in*>&address).sin_addr, text, 64) != NULL:
+                    peer = text.decode("ascii")
+                c_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+            elif address.ss_family == AF_INET6:
+                if inet_ntop(AF_INET6, &(<sockaddr_in6*>&address).sin6_addr, text, 64) != NULL:
+                    peer = text.decode("ascii")
+                c_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+            self.accepted(fd, peer)
+
+    def again(self):
+        """Accept again after a pause."""
+        self.watch()
+
+    cdef void stop(self):
+        if self.fd >= 0:
+            if self.watching:
+                self.watching = False
+                self.loop.remove_reader(self.fd)
+            self.fd = -1
+            self.sock.close()
+            self.sock = None

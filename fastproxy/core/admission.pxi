@@ -1,0 +1,232 @@
+# -- steps 3 and 4: route, address, key
+
+
+cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
+    """Steps 3 and 4: route and key. False: answered already."""
+    cdef Table table = x.table
+    cdef Plan plan = x.plan
+    cdef int i
+    cdef FieldSpan* f
+    cdef FieldSpan* origin = NULL
+    cdef FieldSpan* asked_headers = NULL
+    cdef FieldSpan* forwarded = NULL
+    cdef FieldSpan* credential = NULL
+    cdef bint preflight = False
+    cdef bint all_headers = table.forward_client_headers
+    cdef int rank = 100, r
+    cdef Buffer* out = &x.forward
+    cdef bytes path
+    if plan is None:
+        plan = find_path_plan(d, x, (p + head.target)[:head.path_size], head, p)
+    for i in range(head.n_fields):
+        f = &head.fields[i]
+        if f.name_id == H_OTHER:
+            if table.key_header is not None and f.name_size == PyBytes_GET_SIZE(table.key_header) \
+                    and same_ci(p + f.name, PyBytes_AS_STRING(table.key_header), f.name_size):
+                credential, rank = f, 0
+            elif all_headers and not f.hop and f.name_size > 2 and same_ci(p + f.name, b"x-", 2):
+                forward_field(d, out, p, f)
+            continue
+        if f.name_id == H_CONTENT_TYPE or f.name_id == H_ACCEPT or f.name_id == H_IDEMPOTENCY_KEY \
+                or f.name_id == H_TRACEPARENT or f.name_id == H_TRACESTATE or f.name_id == H_BAGGAGE:
+            if not f.hop:
+                forward_field(d, out, p, f)
+        elif f.name_id == H_AUTHORIZATION:
+            r = 2
+            if r < rank:
+                credential, rank = f, r
+        elif f.name_id == H_X_LITELLM_API_KEY:
+            if rank > 1:
+                credential, rank = f, 1
+        elif f.name_id == H_X_API_KEY or f.name_id == H_API_KEY or f.name_id == H_X_GOOG_API_KEY \
+                or f.name_id == H_OCP_APIM_SUBSCRIPTION_KEY:
+            if rank > 3:
+                credential, rank = f, 3
+        elif f.name_id == H_ANTHROPIC:
+            if f.name_size == 17 and same_ci(p + f.name, b"anthropic-version", 17):
+                x.no_anthropic_version = False
+            if not f.hop:
+                forward_field(d, out, p, f)
+        elif f.name_id == H_OPENAI:
+            if not f.hop and (table.forward_openai_organization or not same_ci(
+                    p + f.name, b"openai-organization", min(f.name_size, 19)) or f.name_size != 19):
+                forward_field(d, out, p, f)
+        elif f.name_id == H_X_STAINLESS or f.name_id == H_USER_AGENT:
+            if all_headers and not f.hop and f.name_id == H_X_STAINLESS:
+                forward_field(d, out, p, f)
+        elif f.name_id == H_X_LITELLM_CALL_ID:
+            if 0 < f.value_size <= 128:
+                x.call_id = (p + f.value)[:f.value_size]
+        elif f.name_id == H_CONTENT_ENCODING:
+            if not (f.value_size == 8 and same_ci(p + f.value, b"identity", 8)):
+                x.content_coding = (p + f.value)[:f.value_size].lower()
+        elif f.name_id == H_ORIGIN:
+            origin = f
+        elif f.name_id == H_ACCESS_CONTROL_REQUEST_METHOD:
+            preflight = True
+        elif f.name_id == H_ACCESS_CONTROL_REQUEST_HEADERS:
+            asked_headers = f
+        elif f.name_id == H_X_FORWARDED_FOR:
+            forwarded = f
+    if table.address_rule is not None and not address_allowed(d, x, p, forwarded):
+        return False
+    if origin != NULL and table.cors is not None:
+        if preflight and head.method_size == 7 and memcmp(p + head.method, b"OPTIONS", 7) == 0:
+            status, body, lines = table.cors.preflight(
+                (p + origin.value)[:origin.value_size],
+                (p + asked_headers.value)[:asked_headers.value_size] if asked_headers != NULL else b"")
+            answer_fixed(x, status, body, b"content-type: text/plain; charset=utf-8\r\n" + lines)
+            return False
+        x.cors_lines = table.cors.answer_lines((p + origin.value)[:origin.value_size])
+    if plan is None:
+        path = (p + head.target)[:head.path_size]
+        no_route(d, x, path, head, p)
+        return False
+    x.plan = plan
+    if plan.kind == PLAN_FIXED:
+        answer_fixed(x, 200, plan.body, b"content-type: " + plan.content_type + b"\r\n")
+        return False
+    if x.content_length > table.max_request_bytes:
+        refuse_close(x, 413, "invalid_request_error", too_large(x))
+        return False
+    if plan.kind == PLAN_CONTROL:
+        control_head(d, x, head, p)
+        return True
+    if not authenticate(d, x, p, credential, rank):
+        return False
+    if plan.kind == PLAN_MULTIPART:
+        return start_multipart(d, x, head, p)
+    return True
+
+
+cdef inline void forward_field(Downstream d, Buffer* out, const char* p, FieldSpan* f) noexcept:
+    buf_add(out, p + f.name, f.name_size)
+    buf_add(out, b": ", 2)
+    buf_add(out, p + f.value, f.value_size)
+    buf_add(out, b"\r\n", 2)
+
+
+cdef Plan find_path_plan(Downstream d, Exchange x, bytes path, Head* head, const char* p):
+    if head.method_size == 4 and memcmp(p + head.method, b"POST", 4) == 0:
+        found = x.table.path_model(path)
+        if found is not None:
+            x.plan, x.path_model = found
+            return x.plan
+    elif path.startswith(x.table.root_path + b"/v1/models/") \
+            or path.startswith(x.table.root_path + b"/models/"):
+        if head.method_size == 3 or x.head_request:
+            x.plan = x.table.plan(b"GET " + x.table.root_path + b"/v1/models")
+            return x.plan
+    return None
+
+
+cdef bint address_allowed(Downstream d, Exchange x, const char* p, FieldSpan* forwarded):
+    value = (p + forwarded.value)[:forwarded.value_size] if forwarded != NULL else None
+    address = x.table.address_rule.client(d.peer, value)
+    if x.table.address_rule.allows(address):
+        return True
+    refuse(x, 403, "auth_error", f"Access forbidden: IP address {address[:64]} not allowed.")
+    return False
+
+
+cdef void no_route(Downstream d, Exchange x, bytes path, Head* head, const char* p):
+    allowed = x.table.allowed_methods(path)
+    if allowed is not None:
+        answer_fixed(x, 405, errors.detail("Method Not Allowed"),
+                     b"content-type: application/json\r\nallow: " + allowed + b"\r\n")
+    elif head.method_size == 7 and memcmp(p + head.method, b"CONNECT", 7) == 0 \
+            or head.method_size == 5 and memcmp(p + head.method, b"TRACE", 5) == 0:
+        answer_fixed(x, 501, errors.detail("Not Implemented"), b"content-type: application/json\r\n")
+    else:
+        answer_fixed(x, 404, errors.detail("Not Found"), b"content-type: application/json\r\n")
+
+
+cdef void control_head(Downstream d, Exchange x, Head* head, const char* p):
+    """The request line and fields for the control plane: everything end-to-end, as it came."""
+    cdef int i
+    cdef FieldSpan* f
+    cdef Buffer* out = &x.forward
+    buf_clear(out)
+    for i in range(head.n_fields):
+        f = &head.fields[i]
+        if f.hop or f.name_id == H_CONTENT_LENGTH or f.name_id == H_EXPECT or f.name_id == H_X_FORWARDED_FOR:
+            continue
+        forward_field(d, out, p, f)
+    x.content_coding = None
+    root = PyBytes_GET_SIZE(x.table.root_path)        # the control plane's routes have no prefix
+    x.method_line = (
+        (p + head.method)[:head.method_size] + b" " + (p + head.target)[root:head.target_size]
+        + b" HTTP/1.1\r\nx-forwarded-for: " + d.peer.encode("latin-1") + b"\r\n")
+
+
+cdef bint start_multipart(Downstream d, Exchange x, Head* head, const char* p):
+    cdef int i
+    cdef FieldSpan* f
+    for i in range(head.n_fields):
+        f = &head.fields[i]
+        if f.name_id == H_CONTENT_TYPE:
+            boundary = boundary_of((p + f.value)[:f.value_size])
+            if boundary is not None:
+                x.multipart = MultipartScan(boundary)
+                return True
+    refuse(x, 415, "invalid_request_error",
+           "multipart/form-data with a boundary is expected on this route", "content-type")
+    return False
+
+
+cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* credential, int rank):
+    """Step 4: the credential's SHA-256 names the key record."""
+    cdef const char* value
+    cdef unsigned int size
+    cdef Table table = x.table
+    cdef bytes raw
+    if table.open:
+        x.key = table.anonymous
+        return True
+    if credential == NULL or credential.value_size == 0 and rank != 2:
+        unauthorized(d, x, "Authentication Error, No api key passed in.", "auth_error", "None")
+        return False
+    value = p + credential.value
+    size = credential.value_size
+    if rank == 2 or (rank <= 1 and size > 7 and same_ci(value, b"bearer ", 7)):
+        if size <= 7 or not same_ci(value, b"bearer ", 7):
+            unauthorized(d, x, "Authentication Error, Malformed API Key passed in. Ensure Key has `Bearer ` "
+                         "prefix.", "auth_error", "None")
+            return False
+        value += 7
+        size -= 7
+        while size and value[0] == 32:
+            value += 1
+            size -= 1
+    if d.credential is not None and d.record_table is table \
+            and same_secret(d.credential, value, size) and not d.record.expires:
+        x.key = d.record
+        return True
+    raw = value[:size]
+    digest = hashlib.sha256(raw).digest()
+    found = table.keys.get(digest)
+    if found is None:
+        unauthorized(d, x,
+                     f"Authentication Error, Invalid proxy server token passed. key={digest.hex()}, not found in db. "
+                     "Create key via `/key/generate` call.", "token_not_found_in_db", "key")
+        return False
+    x.key = <KeyRecord>found
+    if x.key.blocked:
+        unauthorized(d, x, "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an "
+                     "admin.", "auth_error", "None")
+        return False
+    if x.key.expires and x.key.expires < time.time():
+        unauthorized(d, x, "Authentication Error - Expired Key. Key Expiry time "
+                     + time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(x.key.expires)),
+                     "expired_key", x.key.name)
+        return False
+    d.credential = raw
+    d.record = x.key
+    d.record_table = table
+    return True
+
+
+cdef void unauthorized(Downstream d, Exchange x, str message, str kind, str param):
+    x.key = None
+    d.gateway.block.counters[C_UNAUTHORIZED] += 1
+    refuse(x, 401, kind, message, param, "", b"www-authenticate: Bearer\r\n")

@@ -1,0 +1,426 @@
+# -- the answer
+
+
+cdef Py_ssize_t on_answer(Exchange x, const char* p, Py_ssize_t size):
+    """Bytes from the upstream. Returns how many at the end belong to a head that is not complete yet."""
+    cdef Head* head
+    cdef Py_ssize_t at = 0
+    cdef int result
+    if x.state == S_SENT:
+        head = &x.gateway.head
+        while True:
+            result = parse_response(p + at, size - at, head, MAX_HEAD, x.head_request)
+            if result == PARSE_MORE:
+                return size - at
+            if result == PARSE_ERROR:
+                bad_answer(x, "the upstream's answer is not valid HTTP: " + (<bytes>head.error).decode())
+                return 0
+            at += head.size
+            if head.status >= 200:
+                break
+            x.interim += 1
+            if head.status == 101 or x.interim > INTERIM_MAX:
+                bad_answer(x, "the upstream switched protocols unasked" if head.status == 101 else
+                           "the upstream sent too many interim answers")
+                return 0
+            if at == size:
+                return 0
+        on_answer_head(x, p + at - head.size, head, p + at, size - at)
+    elif x.state == S_HOLD:
+        hold_answer(x, p, size)
+    elif x.state == S_RELAY:
+        relay_answer(x, p, size, False)
+    return 0
+
+
+cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest, Py_ssize_t size):
+    """Step 9: the answer's head is judged and rewritten."""
+    x.head_at = monotonic_ns()
+    if x.body_complete and push_request(x) == 0:
+        forget_bytes(&x.body, LARGE_KEEP)      # the answer has begun: nothing will be sent again
+        x.joined = True
+    x.status = head.status
+    x.answer_keep_alive = head.keep_alive
+    x.answer_chunked = head.chunked
+    x.answer_left = head.content_length if not head.chunked and not head.close_delimited else -1
+    if x.answer_chunked:
+        chunked_init(&x.answer_chunks)
+    if x.pool is x.table.control:
+        x.error_answer = False
+    elif 300 <= head.status < 400:
+        # Following would carry our key to whoever the upstream names.
+        bad_answer(x, f"the upstream answered with a redirect ({head.status}), which is not followed")
+        return
+    else:
+        x.error_answer = head.status >= 400
+    buf_clear(&x.held)
+    rewrite_fields(x, p, head)
+    if not x.error_answer and x.pool is not x.table.control \
+            and x.content_type is not None and not x.head_request:
+        start_tap(x)
+    if x.error_answer or 0 <= x.answer_left <= MAX_HELD_ANSWER or answer_fits(x, rest, size):
+        x.become(S_HOLD)            # short: one write, with the right length
+        hold_answer(x, rest, size)
+        return
+    x.become(S_RELAY)
+    x.chunk_out = not x.http10 and not x.head_request
+    x.close_out = x.close_out or x.http10
+    if x.answer_left >= 0 and not x.tapping:
+        x.chunk_out = False
+        x.close_out = not x.keep_alive
+    if not x.body_complete:
+        x.close_out = True
+    relay_answer(x, rest, size, True)
+
+
+cdef bint answer_fits(Exchange x, const char* rest, Py_ssize_t size) noexcept:
+    # A chunked answer that is not a stream and lies whole in this read goes out with a length.
+    return x.answer_chunked and not x.stream and 5 <= size <= MAX_HELD_ANSWER \
+        and memcmp(rest + size - 5, b"0\r\n\r\n", 5) == 0
+
+
+cdef void start_tap(Exchange x):
+    cdef int mode = TAP_OFF
+    cdef bytes kind = x.content_type
+    x.tapping = False
+    if kind.startswith(b"application/json"):
+        mode = TAP_JSON
+    elif kind.startswith(b"text/event-stream"):
+        mode = TAP_SSE
+    if mode != TAP_OFF:
+        x.tapping = True
+        x.tap.begin(mode, None if x.path_model is not None else x.group.name_json,
+                    x.ask_usage and not x.client_usage)
+
+
+cdef void rewrite_fields(Exchange x, const char* p, Head* head):
+    """Field lines for the client: what is end-to-end, under the names LiteLLM's clients know."""
+    cdef Buffer* out = &x.answer_lines
+    cdef int i
+    cdef FieldSpan* f
+    cdef bint control = x.pool is x.table.control
+    cdef bint full = x.table.header_full
+    cdef bint encoded = False
+    cdef const char* name
+    x.content_type = None
+    x.retry_after = None
+    buf_clear(out)
+    for i in range(head.n_fields):
+        f = &head.fields[i]
+        name = p + f.name
+        if f.hop or f.name_id == H_CONTENT_LENGTH or f.name_id == H_TRANSFER_ENCODING:
+            if full and not control and f.name_id == H_CONTENT_LENGTH:
+                add_provider_line(x, out, p, f)
+            continue
+        if control:
+            if f.name_id != H_DATE and f.name_id != H_SERVER and f.name_id != H_VIA:
+                buf_add(out, name, f.name_size)
+                buf_add(out, b": ", 2)
+                buf_add(out, p + f.value, f.value_size)
+                buf_add(out, b"\r\n", 2)
+            continue
+        if f.name_id == H_CONTENT_TYPE:
+            x.content_type = (p + f.value)[:f.value_size].lower()
+            buf_add(out, b"content-type: ", 14)
+            buf_add(out, p + f.value, f.value_size)
+            buf_add(out, b"\r\n", 2)
+        elif f.name_id == H_CONTENT_ENCODING:
+            encoded = True
+            buf_add(out, b"content-encoding: ", 18)
+            buf_add(out, p + f.value, f.value_size)
+            buf_add(out, b"\r\n", 2)
+        elif f.name_id == H_SET_COOKIE:
+            continue
+        elif f.name_id == H_RETRY_AFTER or passes_unprefixed(x, name, f.name_size):
+            if f.name_id == H_RETRY_AFTER:
+                x.retry_after = (p + f.value)[:f.value_size]
+            buf_add(out, name, f.name_size)
+            buf_add(out, b": ", 2)
+            buf_add(out, p + f.value, f.value_size)
+            buf_add(out, b"\r\n", 2)
+        if full:
+            add_provider_line(x, out, p, f)
+    if encoded:
+        x.content_type = None      # not ours to look into
+
+
+cdef void add_provider_line(Exchange x, Buffer* out, const char* p, FieldSpan* f) noexcept:
+    buf_add(out, b"llm_provider-", 13)
+    buf_add(out, p + f.name, f.name_size)
+    buf_add(out, b": ", 2)
+    buf_add(out, p + f.value, f.value_size)
+    buf_add(out, b"\r\n", 2)
+
+
+cdef bint passes_unprefixed(Exchange x, const char* name, unsigned int size) noexcept:
+    # What the official SDKs read by its own name.
+    if size > 12 and same_ci(name, b"x-ratelimit-", 12):
+        return True
+    if size == 12 and same_ci(name, b"x-request-id", 12):
+        return True
+    if size == 10 and same_ci(name, b"request-id", 10):
+        return True
+    return size == 19 and same_ci(name, b"content-disposition", 19)
+
+
+cdef void add_head(Exchange x, Buffer* out, int status, const char* lines, Py_ssize_t lines_size, long long length):
+    """The head of an answer to the client. length -1: chunked or until close, by chunk_out."""
+    add_bytes(out, <bytes>STATUS_LINES[status])
+    add_bytes(out, x.gateway.date_line)
+    buf_add(out, lines, lines_size)
+    if x.plan is not None and (x.plan.kind == PLAN_LLM or x.plan.kind == PLAN_MULTIPART):
+        add_own_lines(x, out)
+    if x.cors_lines is not None:
+        add_bytes(out, x.cors_lines)
+    add_bytes(out, x.gateway.via_line)
+    if length >= 0:
+        if status != 204 and status != 304:
+            buf_add(out, b"content-length: ", 16)
+            buf_add_uint(out, length)
+            buf_add(out, b"\r\n", 2)
+    elif x.chunk_out:
+        buf_add(out, b"transfer-encoding: chunked\r\n", 28)
+    if not x.keep_alive or x.close_out or x.gateway.draining:
+        x.close_out = True
+        buf_add(out, b"connection: close\r\n\r\n", 21)
+    elif x.http10:
+        buf_add(out, b"connection: keep-alive\r\n\r\n", 26)
+    else:
+        buf_add(out, b"\r\n", 2)
+
+
+cdef void add_own_lines(Exchange x, Buffer* out):
+    cdef long long now
+    buf_add(out, b"x-litellm-call-id: ", 19)
+    if x.call_id is not None:
+        add_bytes(out, x.call_id)
+    else:
+        x.call_id = new_call_id(x)
+        add_bytes(out, x.call_id)
+    buf_add(out, b"\r\n", 2)
+    if x.deployment is not None:
+        add_bytes(out, x.deployment.answer_head)
+        add_bytes(out, x.group.head_line)
+    add_bytes(out, x.gateway.constant_lines)
+    now = monotonic_ns()
+    if x.head_at:
+        buf_add(out, b"x-litellm-response-duration-ms: ", 32)
+        add_ms(out, now - x.started)
+        buf_add(out, b"\r\nx-litellm-overhead-duration-ms: ", 34)
+        add_ms(out, now - x.head_at + x.sent_at - x.started)
+        buf_add(out, b"\r\n", 2)
+    if x.attempts:
+        buf_add(out, b"x-litellm-attempted-retries: ", 29)
+        buf_add_uint(out, x.attempts - 1)
+        buf_add(out, b"\r\n", 2)
+        if x.status < 400:
+            buf_add(out, b"x-litellm-attempted-fallbacks: 0\r\n", 34)
+    if x.table.header_full:
+        buf_add(out, b"vary: Origin\r\nx-frame-options: DENY\r\nx-content-type-options: nosniff\r\n"
+                b"content-security-policy: frame-ancestors 'none'\r\n", 119)
+    if x.stream and x.content_type is not None and x.status == 200:
+        buf_add(out, b"cache-control: no-cache\r\nx-accel-buffering: no\r\n", 48)
+
+
+cdef bytes new_call_id(Exchange x):
+    # A version 4 UUID (RFC 9562) from the worker's generator: an identifier, not a secret.
+    cdef unsigned long long a = x.gateway.random(), b = x.gateway.random()
+    cdef char text[36]
+    cdef const char* digits = b"0123456789abcdef"
+    cdef int i, at = 0
+    a = (a & <unsigned long long>0xFFFFFFFFFFFF0FFF) | 0x4000
+    b = (b & <unsigned long long>0x3FFFFFFFFFFFFFFF) | <unsigned long long>0x8000000000000000
+    for i in range(32):
+        if i == 8 or i == 12 or i == 16 or i == 20:
+            text[at] = 45
+            at += 1
+        if i < 16:
+            text[at] = digits[(a >> (60 - 4 * i)) & 15]
+        else:
+            text[at] = digits[(b >> (124 - 4 * i)) & 15]
+        at += 1
+    return PyBytes_FromStringAndSize(text, 36)
+
+
+cdef void hold_answer(Exchange x, const char* p, Py_ssize_t size):
+    """A short answer or an error: collected, then sent with one write."""
+    cdef Py_ssize_t at = 0, used, length
+    cdef const char* piece
+    cdef int result
+    cdef bint complete = False
+    if x.answer_left >= 0:
+        if size > x.answer_left:
+            x.answer_keep_alive = False    # surplus bytes: not to be trusted with another request
+            size = <Py_ssize_t>x.answer_left
+        x.answer_left -= size
+        if x.answer_left == 0 and x.held.size == 0:
+            held_complete(x, p, size)       # the rule: whole in one read, never copied
+            return
+        hold_piece(x, p, size)
+        complete = x.answer_left == 0
+    elif x.answer_chunked:
+        while at < size and not complete:
+            result = chunked_next(&x.answer_chunks, p + at, size - at, &used, &piece, &length)
+            at += used
+            if result == PARSE_ERROR:
+                bad_answer(x, "the upstream's answer has a broken chunk: "
+                           + (<bytes>x.answer_chunks.error).decode())
+                return
+            hold_piece(x, piece, length)
+            complete = result == PARSE_DONE
+        if complete and at < size:
+            x.answer_keep_alive = False
+    else:
+        hold_piece(x, p, size)
+    if complete:
+        held_complete(x, x.held.data, x.held.size)
+
+
+cdef void hold_piece(Exchange x, const char* p, Py_ssize_t size) noexcept:
+    if x.held.size + size <= MAX_ERROR_BODY:
+        buf_add(&x.held, p, size)
+    else:
+        x.answer_keep_alive = False
+
+
+cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
+    cdef Buffer* out = &x.gateway.out
+    cdef Buffer* tapped = &x.gateway.tapped
+    if x.error_answer:
+        send_error_answer(x, p[:size])
+        return
+    if x.tapping:
+        buf_clear(tapped)
+        if x.tap.feed(p, size, tapped):
+            x.tap.finish(tapped)
+            p, size = tapped.data, tapped.size
+    if not x.body_complete:
+        x.close_out = True
+    buf_clear(out)
+    add_head(x, out, x.status, x.answer_lines.data, x.answer_lines.size,
+             size if not x.head_request else 0)
+    if x.head_request:
+        size = 0
+    settle(x)
+    write_client(x, out, p, size, 0)
+    conclude(x)
+
+
+cdef void send_error_answer(Exchange x, bytes raw):
+    cdef Buffer* out = &x.gateway.out
+    cdef bytes body, lines = x.answer_lines.data[:x.answer_lines.size]
+    group = x.group.name.decode("utf-8", "replace")
+    body = errors.upstream(x.status, raw, x.deployment.provider, group, x.plan.anthropic,
+                           x.deployment.secret)
+    lines = b"content-type: application/json\r\n" + b"".join(
+        line + b"\r\n" for line in lines.split(b"\r\n")
+        if line and not line.lower().startswith((b"content-type:", b"content-encoding:")))
+    if x.deployment.secret is not None:
+        lines = lines.replace(x.deployment.secret, b"sk-...")
+    if not x.body_complete:
+        x.close_out = True
+    buf_clear(out)
+    add_head(x, out, x.status, PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines), PyBytes_GET_SIZE(body))
+    settle(x)
+    write_client(x, out, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 0)
+    conclude(x)
+
+
+cdef void relay_answer(Exchange x, const char* p, Py_ssize_t size, bint first):
+    """Body bytes to the client as they come, re-framed, tapped; the `first` go with the head in one write."""
+    cdef Py_ssize_t at = 0, used, length
+    cdef const char* piece
+    cdef int result
+    cdef bint complete = False
+    cdef Buffer* body = &x.gateway.tapped
+    buf_clear(body)
+    if x.answer_left >= 0:
+        if size > x.answer_left:
+            x.answer_keep_alive = False
+            size = <Py_ssize_t>x.answer_left
+        x.answer_left -= size
+        complete = x.answer_left == 0
+        if x.tapping and x.tap.feed(p, size, body):
+            p, size = body.data, body.size
+    elif x.answer_chunked:
+        while at < size and not complete:
+            result = chunked_next(&x.answer_chunks, p + at, size - at, &used, &piece, &length)
+            at += used
+            if result == PARSE_ERROR:
+                cut_answer(x, body, first, "the upstream's answer has a broken chunk")
+                return
+            tap_piece(x, piece, length, body)
+            complete = result == PARSE_DONE
+        if complete and at < size:
+            x.answer_keep_alive = False
+        p, size = body.data, body.size
+    else:
+        tap_piece(x, p, size, body)
+        p, size = body.data, body.size
+    if complete and x.tapping:
+        if p != body.data:
+            buf_add(body, p, size)
+        x.tap.finish(body)
+        p, size = body.data, body.size
+    emit_answer(x, p, size, first, complete)
+
+
+cdef inline void tap_piece(Exchange x, const char* p, Py_ssize_t size, Buffer* body) noexcept:
+    if size and (not x.tapping or x.tap.feed(p, size, body) == 0):
+        buf_add(body, p, size)
+
+
+cdef void emit_answer(Exchange x, const char* p, Py_ssize_t size, bint first, bint complete):
+    # Head (if it is still to go), one chunk, and the last chunk if this is the end: one write.
+    cdef Buffer* out = &x.gateway.out
+    cdef int tail = 0                 # bytes of "\r\n0\r\n\r\n" that follow
+    cdef long long length = -1
+    buf_clear(out)
+    if first:
+        if x.answer_left >= 0 and not x.tapping:
+            length = x.answer_left + size
+        add_head(x, out, x.status, x.answer_lines.data, x.answer_lines.size, length)
+    if x.head_request:
+        size = 0
+    elif x.chunk_out:
+        if size:
+            buf_add_hex(out, size)
+            buf_add(out, b"\r\n", 2)
+            tail = TAIL_CHUNK
+        if complete:
+            tail |= TAIL_LAST
+    if complete:
+        settle(x)
+    if out.size or size or tail:
+        write_client(x, out, p, size, tail)
+    if complete:
+        conclude(x)
+
+
+cdef void write_client(Exchange x, Buffer* out, const char* p, Py_ssize_t size, int tail):
+    """`out`, then the body's bytes, then the chunk's end: copied together if small, else gathered."""
+    cdef Downstream d = x.downstream
+    cdef iovec parts[3]
+    cdef const char* end = b"\r\n0\r\n\r\n"
+    cdef Py_ssize_t tail_size = 0
+    if tail:
+        tail_size = 2 if tail == TAIL_CHUNK else 5
+        if tail == TAIL_CHUNK | TAIL_LAST:
+            tail_size = 7
+        elif tail == TAIL_LAST:
+            end += 2
+    if x.deployment is not None:
+        d.deadline = x.gateway.now + x.deployment.timeout       # between two pieces
+    x.gateway.block.counters[C_BYTES_OUT] += out.size + size + tail_size
+    if size <= JOIN_MAX:
+        buf_add(out, p, size)
+        buf_add(out, end, tail_size)
+        d.send(out.data, out.size)
+        return
+    parts[0].iov_base = out.data
+    parts[0].iov_len = out.size
+    parts[1].iov_base = <char*>p
+    parts[1].iov_len = size
+    parts[2].iov_base = <char*>end
+    parts[2].iov_len = tail_size
+    d.sendv(parts, 3)

@@ -1,0 +1,250 @@
+# -- dispatch
+
+
+cdef void maybe_dispatch_early(Exchange x):
+    """A large body goes upstream while it still arrives, once what is known suffices."""
+    if x.plan.kind == PLAN_CONTROL or x.content_coding is not None or x.early:
+        return
+    if x.plan.kind == PLAN_LLM:
+        if x.scan.fields[F_MODEL].end == 0 or x.scan.fields[F_STREAM_OPTIONS].kind \
+                or x.scan.present & (STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_METADATA):
+            return
+    elif x.multipart.model_end < 0 or x.multipart.model_start < 0:
+        return
+    if not choose_deployment(x) or x.deployment.edits:
+        return
+    x.early = True
+    x.ask_usage = False
+    # `stream` may still come: keep room for the usage option and fill it with spaces if it is not needed.
+    x.extra = len(USAGE_OPTION) if x.plan.streams_usage and x.deployment.stream_usage else 0
+    x.client_usage = x.table.always_usage
+    acquire_upstream(x)
+
+
+cdef bint early_fault(Exchange x):
+    # Something came behind the point of early dispatch that changes what should have been sent.
+    if x.plan.kind != PLAN_LLM:
+        return False
+    cdef unsigned int strip = STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_STREAM_OPTIONS
+    if not keeps_metadata(x):
+        strip |= 1u << F_METADATA
+    return (x.scan.present & strip) != 0
+
+
+cdef bint take_back(Exchange x):
+    """Undo an early dispatch: the upstream request is aborted unfinished, so it is never acted upon."""
+    if x.state == S_HOLD or x.state == S_RELAY:
+        return False               # the upstream answered without the end of the body: its answer stands
+    if x.state == S_WAIT:
+        stop_waiting(x)
+    if x.upstream is not None:
+        drop_upstream(x.upstream)
+        x.upstream = None
+    x.early = False
+    x.extra = 0
+    x.sent = 0
+    x.become(S_BODY)
+    return True
+
+
+cdef void check_early_end(Exchange x):
+    if early_fault(x) and take_back(x):
+        on_body_complete(x)
+
+
+cdef void acquire_upstream(Exchange x):
+    cdef Upstream u = take_upstream(x.pool, x.gateway.now)
+    if u is not None:
+        dispatch(x, u)
+        return
+    wait_for_connection(x)
+
+
+cdef void wait_for_connection(Exchange x):
+    x.become(S_WAIT)
+    x.downstream.deadline = 0.0       # dialling has its own limit
+    x.pool.waiting[x] = None
+    x.gateway.want_connection(x.pool)
+
+
+cdef void stop_waiting(Exchange x):
+    # The pair of wait_for_connection: the object may be used again at once.
+    x.pool.waiting.pop(x, None)
+
+
+cdef void connect_failed(Exchange x, str problem):
+    if x.pool is x.table.control:
+        refuse(x, 503, "service_unavailable", "The control plane is not available; try again shortly",
+               None, "503", b"retry-after: 1\r\n")
+        return
+    provider = errors.provider_class(x.deployment.provider)
+    group = x.group.name.decode("utf-8", "replace")
+    tail = f" Received Model Group={group}\nAvailable Model Group Fallbacks=None"
+    if problem == "timeout":
+        refuse(x, 408, None, f"litellm.Timeout: APITimeoutError - connect time-out of "
+               f"{x.pool.connect_timeout} s.{tail}", None)
+    else:
+        refuse(x, 500, None, f"litellm.InternalServerError: InternalServerError: {provider}Exception - "
+               f"Connection error..{tail}", None)
+
+
+cdef void compose_head(Exchange x, Buffer* out):
+    if x.pool is x.table.control:
+        add_bytes(out, x.method_line)
+    else:
+        add_bytes(out, <bytes>x.deployment.heads[x.plan.endpoint])
+        if x.deployment.own_anthropic_version and x.no_anthropic_version:
+            buf_add(out, b"anthropic-version: 2023-06-01\r\n", 31)
+    buf_add(out, x.forward.data, x.forward.size)
+    buf_add(out, b"content-length: ", 16)
+    buf_add_uint(out, upstream_length(x))
+    buf_add(out, b"\r\n\r\n", 4)
+
+
+cdef unsigned long long upstream_length(Exchange x):
+    cdef long long length
+    if x.edited is not None:
+        return PyBytes_GET_SIZE(x.edited)
+    length = x.content_length if x.early else x.body.size
+    if x.model_start >= 0 and x.deployment is not None:
+        length += PyBytes_GET_SIZE(model_bytes(x)) - (x.model_end - x.model_start)
+    if x.early:
+        length += x.extra
+    elif x.ask_usage:
+        length += PyBytes_GET_SIZE(USAGE_OPTION)
+    return length
+
+
+cdef bytes model_bytes(Exchange x):
+    # JSON wants the name escaped, a multipart value is raw.
+    if x.plan.kind == PLAN_MULTIPART:
+        return x.deployment.model_raw
+    return x.deployment.model_json
+
+
+cdef void dispatch(Exchange x, Upstream u):
+    """Step 8: head and body to an upstream connection, in one write if they are small."""
+    cdef iovec parts[MAX_PARTS]
+    cdef int count, i
+    if x.early and early_fault(x):
+        # hand the connection back unused
+        u.exchange = None
+        give_upstream(u)
+        if take_back(x) and x.body_complete:
+            on_body_complete(x)
+        return
+    x.become(S_SENT)
+    x.upstream = u
+    u.exchange = x
+    u.answered = False
+    x.attempts += 1
+    x.sent_at = monotonic_ns()
+    set_answer_deadline(x)
+    x.sent = 0
+    x.joined = False
+    buf_clear(&x.request)
+    compose_head(x, &x.request)
+    if not x.early and x.body.size <= JOIN_MAX:
+        count = body_parts(x, parts)
+        for i in range(count):
+            buf_add(&x.request, <const char*>parts[i].iov_base, parts[i].iov_len)
+        x.joined = True
+    push_request(x)
+
+
+cdef int body_parts(Exchange x, iovec* parts):
+    """What was received of the body, with its edits, as it goes upstream."""
+    cdef Py_ssize_t at = 0, end = x.body.size, brace
+    cdef int n = 0
+    cdef bytes piece
+    if x.edited is not None:
+        parts[0].iov_base = PyBytes_AS_STRING(x.edited)
+        parts[0].iov_len = PyBytes_GET_SIZE(x.edited)
+        return 1
+    if x.model_start >= 0 and x.deployment is not None:
+        piece = model_bytes(x)            # the deployment, which this exchange holds, keeps it alive
+        parts[0].iov_base = x.body.data
+        parts[0].iov_len = x.model_start
+        parts[1].iov_base = PyBytes_AS_STRING(piece)
+        parts[1].iov_len = PyBytes_GET_SIZE(piece)
+        at = x.model_end
+        n = 2
+    brace = x.scan.close_start if x.plan.kind == PLAN_LLM and (x.ask_usage or x.extra) else -1
+    if brace >= 0:
+        parts[n].iov_base = x.body.data + at
+        parts[n].iov_len = brace - at
+        piece = USAGE_OPTION if x.ask_usage else PADDING
+        parts[n + 1].iov_base = PyBytes_AS_STRING(piece)
+        parts[n + 1].iov_len = PyBytes_GET_SIZE(piece)
+        at = brace
+        n += 2
+    parts[n].iov_base = x.body.data + at
+    parts[n].iov_len = end - at
+    return n + 1
+
+
+cdef Py_ssize_t push_request(Exchange x):
+    """Hand what is not sent yet to the connection; returns how much it did not take."""
+    cdef iovec parts[MAX_PARTS]
+    cdef int count = 1, first = 0
+    cdef Py_ssize_t skip = x.sent, total = 0, i
+    parts[0].iov_base = x.request.data
+    parts[0].iov_len = x.request.size
+    if not x.joined:
+        count += body_parts(x, parts + 1)
+    while first < count and skip >= <Py_ssize_t>parts[first].iov_len:
+        skip -= parts[first].iov_len
+        first += 1
+    if first == count:
+        return 0
+    parts[first].iov_base = <char*>parts[first].iov_base + skip
+    parts[first].iov_len -= skip
+    for i in range(first, count):
+        total += parts[i].iov_len
+    if total == 0:
+        return 0
+    skip = x.upstream.push(parts + first, count - first)
+    x.sent += skip
+    return total - skip
+
+
+cdef void send_more(Exchange x):
+    """More of a body that is sent while it arrives."""
+    if early_fault(x):
+        if take_back(x):
+            if x.body_complete:
+                on_body_complete(x)
+            return
+    if x.upstream is None:
+        return
+    if x.body_complete:
+        if x.plan.kind == PLAN_LLM and x.scan.close_start < 0:
+            refuse_close(x, 400, "invalid_request_error", "Invalid JSON payload: unexpected end of data",
+                         "request_body")
+            return
+        if x.plan.kind == PLAN_MULTIPART and not x.multipart.complete:
+            refuse_close(x, 400, "invalid_request_error",
+                         "Invalid multipart body: the closing boundary is missing")
+            return
+        x.stream = x.scan.fields[F_STREAM].kind == 116 if x.plan.kind == PLAN_LLM \
+            else x.multipart.stream_true
+        x.ask_usage = x.stream and x.extra > 0
+        if x.state == S_SENT:
+            set_answer_deadline(x)
+    if push_request(x) > UNSENT_HIGH and not x.body_complete:
+        x.downstream.pause()
+
+
+cdef void on_upstream_writable(Exchange x):
+    cdef Py_ssize_t left = push_request(x)
+    if x.early and left <= UNSENT_HIGH and not x.body_complete:
+        x.downstream.resume()
+
+
+cdef void set_answer_deadline(Exchange x):
+    cdef double limit = 600.0
+    if x.early and not x.body_complete:
+        limit = BODY_TIMEOUT
+    elif x.deployment is not None:
+        limit = x.deployment.stream_timeout if x.stream else x.deployment.timeout
+    x.downstream.deadline = x.gateway.now + limit

@@ -1,0 +1,241 @@
+# -- settlement, and what happens when it goes wrong
+
+
+cdef void conclude(Exchange x):
+    """After the last bytes of the answer: both connections are free."""
+    cdef Upstream u = x.upstream
+    cdef Downstream d = x.downstream
+    cdef bint answered_early = not x.body_complete
+    x.upstream = None
+    if u is not None:
+        if x.answer_keep_alive and not answered_early and u.fd >= 0 and request_sent(x) \
+                and (x.answer_left == 0 or x.answer_chunked):
+            give_upstream(u)
+        else:
+            drop_upstream(u)
+    # The downstream goes on with the next request, drains what is left of this one, or closes.
+    if answered_early:
+        x.become(S_DRAIN)
+        d.start_drain()
+        return
+    x.become(S_DONE)
+    d.exchange = None
+    d.after_exchange(x.close_out)
+    x.gateway.give_exchange(x)
+
+
+cdef bint request_sent(Exchange x):
+    # `joined` is also set once the rest of a large body was taken and forgotten
+    return x.joined and x.sent >= x.request.size
+
+
+cdef void settle(Exchange x):
+    """Counters and the usage event. Once per exchange."""
+    cdef Block block = x.gateway.block
+    cdef Event* e
+    cdef long long now
+    cdef Py_ssize_t size
+    block.counters[C_IN_FLIGHT] -= 1
+    if x.status < 400:
+        block.counters[C_2XX] += 1
+    elif x.status < 500:
+        block.counters[C_4XX] += 1
+    else:
+        block.counters[C_5XX] += 1
+    if x.plan is None or x.plan.endpoint == EP_COUNT or x.key is None:
+        return
+    e = block.claim()
+    if e == NULL:
+        return
+    now = monotonic_ns()
+    e.started_ns = x.started + x.gateway.wall_offset
+    e.duration_us = <unsigned int>((now - x.started) // 1000)
+    if x.head_at:
+        e.first_byte_us = <unsigned int>((x.head_at - x.started) // 1000)
+        e.overhead_us = <unsigned int>((now - x.head_at + x.sent_at - x.started) // 1000
+                                       if not x.stream else (x.sent_at - x.started) // 1000)
+    e.snapshot = <unsigned int>x.table.version
+    e.deployment = x.deployment.index if x.deployment is not None else -1
+    e.status = <unsigned short>x.status
+    e.endpoint = <unsigned char>x.plan.endpoint
+    e.attempts = <unsigned char>x.attempts
+    e.flags = x.flags | (E_STREAM if x.stream else 0)
+    if x.tapping and x.tap.usage.seen:
+        e.input_tokens = x.tap.usage.input_tokens
+        e.output_tokens = x.tap.usage.output_tokens
+        e.cached_tokens = x.tap.usage.cached_tokens
+        e.cache_write_tokens = x.tap.usage.cache_write_tokens
+        e.reasoning_tokens = x.tap.usage.reasoning_tokens
+    else:
+        e.flags |= E_NO_USAGE
+    memcpy(e.key_digest, PyBytes_AS_STRING(x.key.digest), 32)
+    if x.call_id is not None:
+        size = min(36, PyBytes_GET_SIZE(x.call_id))
+        memcpy(e.call_id, PyBytes_AS_STRING(x.call_id), size)
+        e.call_id_size = <unsigned char>size
+    if x.model is not None:
+        size = min(64, PyBytes_GET_SIZE(x.model))
+        memcpy(e.model, PyBytes_AS_STRING(x.model), size)
+        e.model_size = <unsigned char>size
+    block.publish()
+
+
+cdef void on_upstream_lost(Exchange x, Upstream u):
+    x.upstream = None
+    if x.state == S_SENT:
+        if u.reused and not u.answered:
+            # The upstream closed the pooled connection while our request was on its way: it has not seen
+            # it (RFC 9112 9.3.1), so it goes out again, on a fresh connection.
+            x.gateway.block.counters[C_RETRIES] += 1
+            x.attempts -= 1
+            wait_for_connection(x)
+            return
+        x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
+        connect_failed(x, "closed")
+    elif x.state == S_HOLD:
+        if x.answer_left < 0 and not x.answer_chunked:
+            x.answer_keep_alive = False
+            held_complete(x, x.held.data, x.held.size)
+        else:
+            x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
+            x.flags |= E_CUT
+            connect_failed(x, "cut")
+    elif x.state == S_RELAY:
+        if x.answer_left < 0 and not x.answer_chunked:
+            end_of_close_delimited(x)
+        else:
+            x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
+            cut_answer(x, NULL, False, "the upstream closed the connection in the middle of its answer")
+
+
+cdef void end_of_close_delimited(Exchange x):
+    cdef Buffer* body = &x.gateway.tapped
+    x.answer_keep_alive = False
+    buf_clear(body)
+    if x.tapping:
+        x.tap.finish(body)
+    emit_answer(x, body.data, body.size, False, True)
+
+
+cdef void cut_answer(Exchange x, Buffer* body, bint first, str why):
+    """The answer can't be completed: an in-band error event in a stream, else a visible cut."""
+    cdef Buffer* out = &x.gateway.out
+    cdef bytes event
+    if first:
+        bad_answer(x, why)           # nothing of it has gone out
+        return
+    x.flags |= E_CUT
+    x.answer_keep_alive = False
+    x.close_out = True
+    if x.content_type is not None and x.content_type.startswith(b"text/event-stream"):
+        name = "litellm.APIConnectionError: APIConnectionError: "
+        event = errors.stream_event(why if x.plan.anthropic else name + why, 500, x.plan.anthropic)
+        if body != NULL and body.size:
+            event = body.data[:body.size] + event
+        emit_answer(x, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), False, True)
+        return
+    # no last chunk, a length not reached: the client sees that it is not whole
+    if body != NULL and body.size:
+        emit_answer(x, body.data, body.size, False, False)
+    settle(x)
+    end_abruptly(x)
+
+
+cdef void end_abruptly(Exchange x):
+    cdef Downstream d = x.downstream
+    cdef Upstream u = x.upstream
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    x.become(S_DONE)
+    d.exchange = None
+    d.close()
+    x.gateway.give_exchange(x)
+
+
+cdef void bad_answer(Exchange x, str why):
+    cdef Upstream u = x.upstream
+    x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    x.head_at = 0
+    refuse(x, 502, None, f"litellm.BadGatewayError: {why}", None)
+
+
+cdef void on_timeout(Exchange x):
+    """The deadline of the upstream's answer has passed."""
+    cdef Upstream u = x.upstream
+    x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
+    if x.state == S_RELAY:
+        cut_answer(x, NULL, False, "the upstream sent nothing for too long")
+        return
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    limit = x.deployment.stream_timeout if x.stream else x.deployment.timeout
+    refuse(x, 408, None,
+           f"litellm.Timeout: APITimeoutError - Request timed out. Error_str: Request timed out. - "
+           f"timeout value={limit}", None, "", f"x-litellm-timeout: {limit}\r\n".encode())
+
+
+cdef void client_gone(Exchange x):
+    """The client closed: the upstream connection is closed at once, tokens cost money."""
+    cdef Upstream u = x.upstream
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    if x.state == S_WAIT:
+        stop_waiting(x)
+    if x.state != S_DRAIN:
+        x.gateway.block.counters[C_CLIENT_GONE] += 1
+        x.flags |= E_CLIENT_GONE
+        if x.status == 0:
+            x.status = 499
+        settle(x)
+    x.become(S_DONE)
+    x.downstream.exchange = None
+    x.gateway.give_exchange(x)
+
+
+cdef void refuse_close(Exchange x, int status, str kind, str message, str param=None):
+    """An answer after which the framing of the connection is not to be relied on."""
+    cdef Upstream u = x.upstream
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    if x.state == S_WAIT:
+        stop_waiting(x)
+    if x.state == S_RELAY:
+        settle(x)
+        end_abruptly(x)
+        return
+    x.close_out = True
+    x.keep_alive = False
+    refuse(x, status, kind, message, param)
+
+
+cdef void refuse(Exchange x, int status, str kind, str message, str param=None, str code="", bytes lines=b""):
+    """Our own error answer, in the shape of the route."""
+    cdef bint anthropic = x.plan is not None and x.plan.anthropic
+    answer_fixed(x, status, errors.body(status, message, kind, param, anthropic, code),
+                 b"content-type: application/json\r\n" + lines)
+
+
+cdef void answer_fixed(Exchange x, int status, bytes body, bytes lines):
+    cdef Buffer* out = &x.gateway.out
+    x.status = status
+    x.stream = False
+    if not x.body_complete and not drainable(x):
+        x.close_out = True
+    buf_clear(out)
+    add_head(x, out, status, PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines), PyBytes_GET_SIZE(body))
+    settle(x)
+    write_client(x, out, PyBytes_AS_STRING(body), 0 if x.head_request else PyBytes_GET_SIZE(body), 0)
+    conclude(x)
+
+
+cdef bint drainable(Exchange x):
+    # What is left of the body is known and small: read on and keep the connection.
+    return not x.request_chunked and x.content_length - x.body.size <= MAX_PIPELINED \
+        and x.keep_alive and not x.close_out

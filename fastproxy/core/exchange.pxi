@@ -1,0 +1,127 @@
+@cython.final
+@cython.freelist(64)
+cdef class Exchange:
+    """One request and its answer. Lives from a request head to its settlement, then is used again.
+
+    Its parts follow the way of a request: body, choice, dispatch, answer, ending.
+    """
+
+    cdef int state
+    cdef Downstream downstream
+    cdef Gateway gateway
+    cdef Upstream upstream
+    cdef Table table
+    cdef Plan plan
+    cdef KeyRecord key
+    cdef Group group
+    cdef Deployment deployment
+    cdef Pool pool
+    # request
+    cdef Buffer forward               # client header lines that go upstream
+    cdef bytes method_line            # PLAN_CONTROL: request line and host
+    cdef Buffer body                  # what was received of it (decoded, if chunked), kept until the answer begins
+    cdef long long content_length     # -1: chunked
+    cdef Chunked request_chunks
+    cdef bint request_chunked, body_complete, keep_alive, http10, head_request
+    cdef bytes content_coding         # of the request body, None: identity
+    cdef bytes edited                 # the body when the JSON path was taken
+    cdef JsonScan scan
+    cdef MultipartScan multipart
+    cdef bytes path_model             # of /engines/{m}/…, wins over the body's
+    cdef bytes model                  # what the client asked for
+    cdef bytes call_id
+    cdef bytes cors_lines
+    cdef bint stream, client_usage, ask_usage, no_anthropic_version
+    cdef Py_ssize_t model_start, model_end   # of the bytes to be replaced, absolute in the body
+    cdef bint early                   # dispatched before the end of the body
+    cdef Py_ssize_t extra             # bytes that ask_usage adds before the closing brace
+    cdef Buffer request               # as it goes upstream: the head, and the body too if both are small …
+    cdef bint joined                  # … which this says
+    cdef Py_ssize_t sent              # of head and body together, handed to the upstream
+    cdef int attempts
+    # answer
+    cdef int interim                  # 1xx heads before it
+    cdef int status
+    cdef long long answer_left        # of a body with a length; -1: chunked or close-delimited
+    cdef bint answer_chunked, answer_keep_alive, chunk_out, close_out, error_answer
+    cdef Chunked answer_chunks
+    cdef AnswerTap tap
+    cdef bint tapping
+    cdef Buffer answer_lines          # the head's field lines, as the client gets them
+    cdef Buffer held                  # S_HOLD: the body so far
+    cdef bytes content_type, retry_after
+    cdef unsigned char flags
+    # times, monotonic ns
+    cdef long long started, sent_at, head_at
+
+    def __cinit__(self):
+        buf_init(&self.forward)
+        buf_init(&self.body)
+        buf_init(&self.request)
+        buf_init(&self.answer_lines)
+        buf_init(&self.held)
+        self.scan = JsonScan.__new__(JsonScan)
+        self.tap = AnswerTap.__new__(AnswerTap)
+
+    def __dealloc__(self):
+        buf_free(&self.forward)
+        buf_free(&self.body)
+        buf_free(&self.request)
+        buf_free(&self.answer_lines)
+        buf_free(&self.held)
+
+    cdef void become(self, int state):
+        """The one place that assigns the state."""
+        if not (ALLOWED[self.state] >> state) & 1:
+            self.gateway.log.error("exchange: %s -> %s is not allowed",
+                                   STATE_NAMES[self.state], STATE_NAMES[state])
+        self.state = state
+
+    cdef void start(self, Downstream d, Table table, Plan plan):
+        self.state = S_NEW
+        self.downstream = d
+        self.gateway = d.gateway
+        self.table = table
+        self.plan = plan
+        buf_clear(&self.forward)
+        self.scan.reset()
+        self.sent = self.extra = 0
+        self.content_length = 0
+        self.request_chunked = self.body_complete = self.stream = False
+        self.client_usage = self.ask_usage = self.early = self.tapping = False
+        self.error_answer = self.chunk_out = self.close_out = False
+        self.model_start = self.model_end = -1
+        self.attempts = self.interim = 0
+        self.status = 0
+        self.flags = 0
+        self.no_anthropic_version = True
+        self.started = monotonic_ns()
+        self.sent_at = self.head_at = 0
+        self.gateway.now = self.started * 1e-9
+        self.gateway.block.counters[C_REQUESTS] += 1
+        self.gateway.block.counters[C_IN_FLIGHT] += 1
+
+    cdef void forget(self, Py_ssize_t keep):
+        # Back to a blank object; buffers up to `keep` stay allocated.
+        self.downstream = None
+        self.upstream = None
+        self.table = None
+        self.plan = None
+        self.key = None
+        self.group = None
+        self.deployment = None
+        self.pool = None
+        self.method_line = self.content_coding = self.edited = None
+        self.path_model = self.model = self.call_id = self.cors_lines = None
+        self.content_type = self.retry_after = None
+        self.multipart = None
+        forget_bytes(&self.body, keep)
+        forget_bytes(&self.request, keep)
+        forget_bytes(&self.held, keep)
+
+
+cdef inline void forget_bytes(Buffer* b, Py_ssize_t keep) noexcept nogil:
+    if b.capacity > keep:
+        buf_free(b)
+    else:
+        buf_clear(b)

@@ -1,0 +1,167 @@
+@cython.final
+cdef class Gateway:
+    """What the connections of one worker share: table, clock, counters, spare exchanges, cold helpers."""
+
+    cdef public Table table
+    cdef readonly object loop
+    cdef object dial                  # async (Pool): opens one connection, see connect.py
+    cdef Block block
+    cdef dict pools
+    cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
+    cdef set connections              # Downstream objects, for deadlines and drain
+    cdef list listeners
+    cdef unsigned long long random_state
+    cdef long long wall_offset        # wall clock minus monotonic clock, ns
+    cdef bytes date_line
+    cdef double now                   # monotonic seconds, refreshed each tick and at each head
+    cdef readonly bint draining
+    cdef Head head                    # scratch: parsing is synchronous
+    cdef Buffer out                   # scratch: every write to a client is composed here
+    cdef Buffer lines                 # scratch: field lines of an answer
+    cdef Buffer tapped                # scratch: a piece of an answer's body, rewritten
+    cdef object log
+    cdef set tasks
+    cdef bytes constant_lines
+    cdef bytes via_line
+
+    def __cinit__(self):
+        buf_init(&self.out)
+        buf_init(&self.lines)
+        buf_init(&self.tapped)
+
+    def __dealloc__(self):
+        buf_free(&self.out)
+        buf_free(&self.lines)
+        buf_free(&self.tapped)
+
+    def __init__(self, loop, Block block, dial, log, str version):
+        self.loop = loop
+        self.block = block
+        self.dial = dial
+        self.log = log
+        self.pools = {}
+        self.spare = []
+        self.tasks = set()
+        self.connections = set()
+        self.listeners = []
+        self.random_state = int.from_bytes(os.urandom(8), "little") | 1
+        self.constant_lines = f"x-litellm-version: {version}\r\n".encode()
+        self.via_line = b"via: 1.1 fastproxy\r\n"
+        self.tick()
+
+    def swap(self, Table table):
+        """The next request uses this table; those in flight keep theirs."""
+        self.table = table
+
+    def listen(self, sock, tls):
+        """Accept clients on a listening socket; `tls` is a server's ssl.SSLContext or None."""
+        self.listeners.append(Door(self, sock, tls))
+
+    @property
+    def living_pools(self):
+        """Pools by origin; handed to each new Table so that connections survive a reload."""
+        return self.pools
+
+    def tick(self):
+        """Periodic cold work: clock, date, deadlines, idle connections. Called every 50 to 500 ms."""
+        cdef Downstream d
+        cdef Pool pool
+        cdef long long ns = monotonic_ns()
+        self.now = ns * 1e-9
+        self.wall_offset = <long long>time.time_ns() - ns
+        self.date_line = b"date: " + time.strftime(
+            "%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode() + b"\r\n"
+        for d in list(self.connections):
+            if d.deadline != 0.0 and d.deadline <= self.now:
+                d.on_deadline()
+        for pool in self.pools.values():
+            prune(pool, self.now)
+
+    def drain(self):
+        """Stop serving new requests: idle connections close now, busy ones after their answer."""
+        cdef Downstream d
+        cdef Door door
+        self.draining = True
+        while self.listeners:
+            door = <Door>self.listeners.pop()
+            door.stop()
+        for d in list(self.connections):
+            if d.exchange is None:
+                d.close()
+        return len(self.connections)
+
+    def counts(self):
+        """Objects alive by kind, for /health/backlog and leak checks."""
+        busy = sum(1 for d in self.connections if (<Downstream>d).exchange is not None)
+        return {
+            "connections": len(self.connections), "exchanges": busy,
+            "pools": {p.label: p.counts() for p in self.pools.values()},
+        }
+
+    cdef unsigned long long random(self) noexcept:
+        # xorshift64*: spread, not secrecy.
+        cdef unsigned long long x = self.random_state
+        x ^= x >> 12
+        x ^= x << 25
+        x ^= x >> 27
+        self.random_state = x
+        return x * <unsigned long long>2685821657736338717
+
+    cdef Exchange take_exchange(self):
+        if self.spare:
+            return <Exchange>self.spare.pop()
+        return Exchange.__new__(Exchange)
+
+    cdef void give_exchange(self, Exchange x):
+        cdef Py_ssize_t spares = len(self.spare)
+        x.forget(LARGE_KEEP if spares < LARGE_SPARES else BODY_KEEP)
+        if spares < SPARE_MAX:
+            self.spare.append(x)
+
+    cdef void want_connection(self, Pool pool):
+        pool.dialing += 1
+        task = self.loop.create_task(self._dial(pool))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _dial(self, Pool pool):
+        problem = None
+        try:
+            fd, tls = await self.dial(pool)
+            self.block.counters[C_UPSTREAM_CONNECTS] += 1
+            Upstream(self, pool).connected(fd, tls)
+        except TimeoutError:
+            problem = "timeout"
+        except OSError as error:
+            problem = str(error) or type(error).__name__
+        except Exception as error:      # a fault of ours must not leave the client waiting
+            self.log.exception("dialling %s failed", pool.label)
+            problem = type(error).__name__
+        finally:
+            pool.dialing -= 1
+        if problem is not None:
+            self.block.counters[C_UPSTREAM_ERRORS] += 1
+            self.log.warning("connection to %s failed: %s", pool.label, problem)
+            fail_waiting(pool, problem)
+
+
+@cython.final
+cdef class Door(Listener):
+    """Where clients come in."""
+
+    cdef Gateway gateway
+    cdef object tls
+
+    def __init__(self, Gateway gateway, sock, tls):
+        self.gateway = gateway
+        self.tls = tls
+        Listener.__init__(self, gateway.loop, sock)
+
+    cdef void accepted(self, int fd, str peer):
+        cdef Downstream d = Downstream.__new__(Downstream)
+        d.connected(self.gateway, fd, peer, None if self.tls is None else Tls(
+            *tls_over_memory(self.tls, True), False))
+
+    cdef void exhausted(self, int error):
+        self.gateway.log.error("no new connection can be accepted for now: %s", os.strerror(error))
+        self.gateway.loop.call_later(ACCEPT_PAUSE, self.again)

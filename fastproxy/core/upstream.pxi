@@ -1,0 +1,139 @@
+cdef void prune(Pool pool, double now):
+    # Idle connections past their time are closed; the list is ordered by the time they came back.
+    cdef Upstream u
+    cdef list old
+    if not pool.idle:
+        return
+    u = <Upstream>pool.idle[0]
+    if now - u.idle_since < pool.max_idle_seconds:
+        return
+    old = pool.idle
+    pool.idle = [u for u in old if now - (<Upstream>u).idle_since < pool.max_idle_seconds]
+    for u in old:
+        if now - u.idle_since >= pool.max_idle_seconds:
+            u.idle = False
+            u.close()
+
+
+cdef Upstream take_upstream(Pool pool, double now):
+    # Pairs with give_upstream. A connection that says anything before it was asked is not to be trusted.
+    cdef Upstream u
+    while pool.idle:
+        u = <Upstream>pool.idle.pop()
+        u.idle = False
+        if now - u.born > pool.max_age_seconds or u.peek():
+            u.close()
+            continue
+        pool.active += 1
+        return u
+    return None
+
+
+cdef void give_upstream(Upstream u):
+    # Only a connection whose answer was complete, keep-alive, and with nothing behind it comes here.
+    cdef Pool pool = u.pool
+    cdef Exchange x
+    pool.active -= 1
+    u.exchange = None
+    u.reused = True
+    u.resume()
+    if pool.waiting:
+        x = <Exchange>pool.waiting.popitem(False)[0]
+        pool.active += 1
+        dispatch(x, u)
+        return
+    if len(pool.idle) >= pool.max_idle or u.gateway.draining:
+        u.close()
+        return
+    u.idle_since = u.gateway.now
+    u.idle = True
+    pool.idle.append(u)
+
+
+cdef void drop_upstream(Upstream u):
+    # The other way out: the connection can't be used again.
+    if u.exchange is not None:
+        u.exchange = None
+        u.pool.active -= 1
+    u.abort()
+
+
+cdef void fail_waiting(Pool pool, str problem):
+    cdef Exchange x
+    if pool.waiting:
+        x = <Exchange>pool.waiting.popitem(False)[0]
+        connect_failed(x, problem)
+
+
+@cython.final
+cdef class Upstream(Link):
+    """A connection to an origin. Owned by its pool while idle, by one exchange while active."""
+
+    cdef Gateway gateway
+    cdef Pool pool
+    cdef Exchange exchange
+    cdef Buffer partial               # beginning of an answer head
+    cdef bint idle                    # in pool.idle
+    cdef bint reused
+    cdef bint answered                # a byte of the current answer came
+    cdef double born, idle_since
+
+    def __cinit__(self):
+        buf_init(&self.partial)
+
+    def __dealloc__(self):
+        buf_free(&self.partial)
+
+    def __init__(self, Gateway gateway, Pool pool):
+        self.gateway = gateway
+        self.pool = pool
+
+    def connected(self, int fd, tls):
+        """Take over a dialled descriptor and serve whoever waits longest, or wait in the pool."""
+        cdef Exchange x
+        cdef Pool pool = self.pool
+        self.open(self.gateway.loop, fd, None if tls is None else Tls(*tls, True))
+        self.born = self.idle_since = self.gateway.now
+        if pool.waiting:
+            x = <Exchange>pool.waiting.popitem(False)[0]
+            pool.active += 1
+            dispatch(x, self)
+        else:
+            self.idle = True
+            pool.idle.append(self)
+
+    cdef void on_bytes(self, const char* p, Py_ssize_t size):
+        cdef Exchange x = self.exchange
+        cdef Py_ssize_t left          # of a head that is not complete
+        if x is None:
+            # A byte that nobody asked for: the connection is not to be trusted with the next request.
+            self.abort()
+            return
+        self.answered = True
+        if self.partial.size == 0:
+            left = on_answer(x, p, size)
+            if left:
+                buf_add(&self.partial, p + size - left, left)
+            return
+        buf_add(&self.partial, p, size)
+        left = on_answer(x, self.partial.data, self.partial.size)
+        if left:
+            memmove(self.partial.data, self.partial.data + self.partial.size - left, left)
+        self.partial.size = left
+
+    cdef void on_lost(self):
+        cdef Exchange x = self.exchange
+        if x is not None:
+            self.exchange = None
+            self.pool.active -= 1
+            on_upstream_lost(x, self)
+        elif self.idle:
+            self.idle = False
+            try:
+                self.pool.idle.remove(self)
+            except ValueError:
+                pass
+
+    cdef void on_writable(self):
+        if self.exchange is not None:
+            on_upstream_writable(self.exchange)

@@ -157,7 +157,7 @@ def make_app(admin: Admin) -> web.Application:
             raise Refused(403, "Only the master key may read usage events.", "auth_error")
         admin.rings.drain()
         limit = min(int(request.query.get("limit", "100")), 1000)
-        rows = [_event(admin.snapshot, row) for row in list(admin.rings.recent)[-limit:]]
+        rows = [_event(admin.snapshot, row) for row in admin.rings.recent(limit)]
         return web.json_response({"data": rows, "total": admin.rings.total})
 
     async def counters(request: web.Request) -> web.StreamResponse:

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Any
 
-from fastproxy._shared import Block, attach
+from fastproxy._shared import EVENT_BYTES, Block, attach, decode
 
 KEEP = 1000  # newest events kept for a person to look at
 BATCH = 2048
@@ -15,15 +15,24 @@ class Rings:
     def __init__(self, path: str, workers: int) -> None:
         mapping = attach(path)
         self.blocks = [Block(mapping, index) for index in range(workers)]
-        self.recent: deque[dict[str, Any]] = deque(maxlen=KEEP)
+        self.taken: deque[bytes] = deque()
+        self.held = 0
         self.total = 0
 
     def drain(self) -> None:
         """Take what the workers have published since the last time."""
         for block in self.blocks:
-            while events := block.drain(BATCH):
-                self.recent.extend(events)
-                self.total += len(events)
+            while events := block.take(BATCH):
+                count = len(events) // EVENT_BYTES
+                self.total += count
+                self.held += count
+                self.taken.append(events)
+        while self.taken and self.held - len(self.taken[0]) // EVENT_BYTES >= KEEP:
+            self.held -= len(self.taken.popleft()) // EVENT_BYTES
+
+    def recent(self, limit: int) -> list[dict[str, Any]]:
+        """The newest events, oldest first."""
+        return [event for events in self.taken for event in decode(events)][-limit:]
 
     def counters(self) -> dict[str, int]:
         """Counters summed over the workers."""

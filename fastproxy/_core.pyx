@@ -11,6 +11,7 @@ choice, dispatch, answer, ending), core/downstream (connection, admission).
 """
 
 cimport cython
+from libc.errno cimport ETIMEDOUT
 from libc.string cimport memcmp, memcpy, memmove
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
@@ -28,7 +29,7 @@ from fastproxy._head cimport (
     H_TRANSFER_ENCODING, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
     H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
-from fastproxy._link cimport Link, Listener, Tls, iovec
+from fastproxy._link cimport Link, Listener, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
 from fastproxy._scan cimport (
@@ -93,6 +94,7 @@ cdef double HEAD_TIMEOUT = 30.0
 cdef double BODY_TIMEOUT = 60.0      # between two reads of a request body
 cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
+cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
 cdef double LINGER_TIMEOUT = 2.0      # for a peer that still sends when its connection closes
 
 # Exchange states.

@@ -29,12 +29,15 @@ cdef class Link:
     cdef Py_ssize_t lingered
     cdef bint reading, writing   # what the loop watches
     cdef bint wanted             # the owner has more to push
+    cdef bint connecting         # `connect` is under way, TLS handshake included
+    cdef int error               # errno of what ended it, 0: an orderly end
     cdef bint broken             # a write failed: reading will tell why
     cdef bint closing            # nothing more is accepted; closes when the rest is out
     cdef bint linger, lingering  # … by reading on until the peer has seen it
     cdef readonly bint congested
 
     cdef void open(self, loop, int fd, Tls tls)
+    cdef bint connect(self, loop, bytes address, Tls tls)
     cdef void send(self, const char* p, Py_ssize_t size)
     cdef void sendv(self, iovec* parts, int count)
     cdef Py_ssize_t push(self, iovec* parts, int count)
@@ -44,6 +47,7 @@ cdef class Link:
     cdef void abort(self)
     cdef int peek(self) noexcept nogil
     # what an owner overrides
+    cdef void on_connected(self)
     cdef Py_ssize_t where_to(self, char** p)
     cdef void on_bytes(self, const char* p, Py_ssize_t size)
     cdef void on_lost(self)
@@ -51,6 +55,8 @@ cdef class Link:
     cdef void on_relief(self)
     cdef void on_writable(self)
     # internal
+    cdef void settle_connect(self)
+    cdef void connected_now(self)
     cdef void read_plain(self)
     cdef void read_tls(self)
     cdef bint shake_hands(self)
@@ -61,6 +67,9 @@ cdef class Link:
     cdef void want_write(self)
     cdef void throw_away(self)
     cdef void shut(self)
+
+cdef bytes peer_address(int fd)
+cdef bytes literal_address(origin)
 
 cdef class Listener:
     cdef object loop

@@ -10,9 +10,9 @@ is told by `on_congested` and again by `on_relief`. `on_lost` comes exactly once
 """
 
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
 from libc.string cimport memcpy, memset
 
 import ssl
@@ -40,8 +40,13 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
     ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags)
     int c_shutdown "shutdown"(int fd, int how)
+    int c_socket "socket"(int family, int kind, int protocol)
+    int c_connect "connect"(int fd, const sockaddr* address, socklen_t size)
+    int c_getpeername "getpeername"(int fd, sockaddr* address, socklen_t* size)
+    int c_getsockopt "getsockopt"(int fd, int level, int name, void* value, socklen_t* size)
     int c_setsockopt "setsockopt"(int fd, int level, int name, const void* value, socklen_t size)
-    int MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, SHUT_WR, AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, SHUT_WR, AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM
+    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SOCK_NONBLOCK, SOCK_CLOEXEC
 
 cdef extern from *:
     """
@@ -56,14 +61,25 @@ cdef extern from "<netinet/in.h>" nogil:
     cdef struct in6_addr:
         unsigned char s6_addr[16]
     cdef struct sockaddr_in:
+        unsigned short sin_family
+        unsigned short sin_port
         in_addr sin_addr
     cdef struct sockaddr_in6:
+        unsigned short sin6_family
+        unsigned short sin6_port
         in6_addr sin6_addr
 
+cdef extern from "<sys/un.h>" nogil:
+    cdef struct sockaddr_un:
+        unsigned short sun_family
+        char sun_path[108]
+
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY
+    int TCP_NODELAY, TCP_KEEPIDLE
 
 cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char* text, void* address)
+    unsigned short htons(unsigned short port)
     const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
 
 cdef extern from "<unistd.h>" nogil:
@@ -74,6 +90,7 @@ cdef enum:
     TLS_CHUNK = 131072       # plaintext that one push encrypts
     ACCEPT_BATCH = 64        # connections accepted for one readiness event
     OUT_KEEP = 65536         # an output buffer up to this is kept when it is empty
+    KEEPALIVE_SECONDS = 60   # of silence before TCP asks whether the upstream is still there
 
 # Everything that is read and not placed by its owner lands here and is used up before the next read.
 cdef char INBOX[INBOX_SIZE]
@@ -97,6 +114,43 @@ def tls_over_memory(context, bint server_side, server_hostname=None):
     return connection, incoming, outgoing
 
 
+cdef bytes peer_address(int fd):
+    """The socket address that `fd` is connected to, for `Link.connect`; None if it is not."""
+    cdef sockaddr_storage address
+    cdef socklen_t size = sizeof(address)
+    if c_getpeername(fd, <sockaddr*>&address, &size) != 0:
+        return None
+    return PyBytes_FromStringAndSize(<char*>&address, size)
+
+
+cdef bytes literal_address(origin):
+    """The socket address of an origin that is named by a number or a path; None for a name."""
+    cdef sockaddr_in four
+    cdef sockaddr_in6 six
+    cdef sockaddr_un local
+    cdef bytes text
+    memset(&four, 0, sizeof(four))
+    memset(&six, 0, sizeof(six))
+    memset(&local, 0, sizeof(local))
+    if origin["scheme"] == "unix":
+        text = origin["path"].encode()
+        if not 0 < len(text) < 108:
+            return None
+        local.sun_family = AF_UNIX
+        memcpy(local.sun_path, PyBytes_AS_STRING(text), len(text))
+        return PyBytes_FromStringAndSize(<char*>&local, sizeof(local))
+    text = origin["host"].encode()
+    if inet_pton(AF_INET, text, &four.sin_addr) == 1:
+        four.sin_family = AF_INET
+        four.sin_port = htons(origin["port"])
+        return PyBytes_FromStringAndSize(<char*>&four, sizeof(four))
+    if inet_pton(AF_INET6, text, &six.sin6_addr) == 1:
+        six.sin6_family = AF_INET6
+        six.sin6_port = htons(origin["port"])
+        return PyBytes_FromStringAndSize(<char*>&six, sizeof(six))
+    return None
+
+
 cdef class Link:
     """A connected stream socket and its owner's way to be told of it."""
 
@@ -116,6 +170,49 @@ cdef class Link:
         self.poll_write = self._writable
         self.reading = True
         loop.add_reader(fd, self.poll_read)
+
+    # -- connecting
+
+    cdef bint connect(self, loop, bytes address, Tls tls):
+        """Connect to a socket address, and shake hands if `tls` is given. `on_connected` or `on_lost`
+        follows, perhaps before this returns. False: not even begun."""
+        cdef const sockaddr* to = <const sockaddr*>PyBytes_AS_STRING(address)
+        cdef int one = 1, idle = KEEPALIVE_SECONDS
+        cdef int fd = c_socket(to.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+        if fd < 0:
+            return False
+        if to.sa_family != AF_UNIX:
+            c_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+            # a long silence before an answer must not look dead to what stands between
+            c_setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
+            c_setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle))
+        if c_connect(fd, to, <socklen_t>PyBytes_GET_SIZE(address)) != 0 and errno != EINPROGRESS:
+            c_close(fd)
+            return False
+        self.connecting = True
+        self.open(loop, fd, tls)
+        if peer_address(fd) is not None:
+            self.connected_now()           # on the same machine it is done at once
+        else:
+            self.want_write()
+        return True
+
+    cdef void settle_connect(self):
+        cdef socklen_t size = sizeof(self.error)
+        if c_getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &self.error, &size) != 0 or self.error:
+            self.shut()
+        elif peer_address(self.fd) is not None:
+            self.connected_now()
+
+    cdef void connected_now(self):
+        if self.tls is not None:
+            if not self.shake_hands():
+                return
+        self.connecting = False
+        self.on_connected()
+
+    cdef void on_connected(self):
+        pass
 
     # -- reading
 
@@ -142,6 +239,8 @@ cdef class Link:
     def _readable(self):
         if self.lingering:
             self.throw_away()
+        elif self.connecting and self.tls is None:
+            self.settle_connect()
         elif self.fd >= 0:
             if self.tls is None:
                 self.read_plain()
@@ -154,7 +253,10 @@ cdef class Link:
         cdef ssize_t size = c_recv(self.fd, p, room, 0)
         if size > 0:
             self.on_bytes(p, size)
-        elif size == 0 or (errno != EAGAIN and errno != EINTR):
+        elif size == 0:
+            self.shut()
+        elif errno != EAGAIN and errno != EINTR:
+            self.error = errno
             self.shut()
 
     cdef void read_tls(self):
@@ -172,6 +274,11 @@ cdef class Link:
             self.tls.incoming.write(PyMemoryView_FromMemory(INBOX, size, PyBUF_READ))
         if not self.tls.established and not self.shake_hands():
             return
+        if self.connecting:
+            self.connecting = False
+            self.on_connected()
+            if self.fd < 0 or not self.tls.incoming.pending:
+                return
         try:
             while self.fd >= 0 and self.reading and not self.closing:
                 room = self.where_to(&p)
@@ -386,6 +493,11 @@ cdef class Link:
     def _writable(self):
         cdef Py_ssize_t left
         if self.fd < 0:
+            return
+        if self.connecting and (self.tls is None or self.out.size == 0):
+            self.writing = False
+            self.loop.remove_writer(self.fd)
+            self.settle_connect()
             return
         left = self.flush()
         if left == 0:

@@ -11,3 +11,6 @@ cdef class Pool:
     cdef readonly double max_age_seconds
     cdef readonly double connect_timeout
     cdef public object tls       # ssl.SSLContext, made at the first dial and kept for session reuse
+    cdef public bytes address    # socket address of the last connection that was made by name …
+    cdef public double address_until   # … and until when it is used without asking the resolver
+    cdef public list connecting  # Upstream objects whose connection is under way

@@ -14,6 +14,7 @@ cdef class Pool:
         host = origin.get("path") or f"{origin['host']}:{origin['port']}"
         self.label = f"{origin['scheme']}://{host}"
         self.idle = []
+        self.connecting = []
         self.waiting = OrderedDict()
         self.max_idle = settings.get("pool_max_idle", 256)
         self.max_idle_seconds = settings.get("pool_idle_timeout", 60.0)

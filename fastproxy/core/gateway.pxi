@@ -119,6 +119,11 @@ cdef class Gateway:
             self.spare.append(x)
 
     cdef void want_connection(self, Pool pool):
+        if not Upstream(self, pool).reach():
+            self.dial_slowly(pool)
+
+    cdef void dial_slowly(self, Pool pool):
+        # By the resolver, a proxy, every address: a task of its own.
         pool.dialing += 1
         task = self.loop.create_task(self._dial(pool))
         self.tasks.add(task)
@@ -140,9 +145,12 @@ cdef class Gateway:
         finally:
             pool.dialing -= 1
         if problem is not None:
-            self.block.counters[C_UPSTREAM_ERRORS] += 1
-            self.log.warning("connection to %s failed: %s", pool.label, problem)
-            fail_waiting(pool, problem)
+            self.dial_failed(pool, problem)
+
+    cdef void dial_failed(self, Pool pool, str problem):
+        self.block.counters[C_UPSTREAM_ERRORS] += 1
+        self.log.warning("connection to %s failed: %s", pool.label, problem)
+        fail_waiting(pool, problem)
 
 
 @cython.final

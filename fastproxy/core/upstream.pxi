@@ -2,6 +2,10 @@ cdef void prune(Pool pool, double now):
     # Idle connections past their time are closed; the list is ordered by the time they came back.
     cdef Upstream u
     cdef list old
+    for u in list(pool.connecting):
+        if now - u.born > pool.connect_timeout:
+            u.error = ETIMEDOUT
+            u.abort()
     if not pool.idle:
         return
     u = <Upstream>pool.idle[0]
@@ -89,11 +93,50 @@ cdef class Upstream(Link):
         self.pool = pool
 
     def connected(self, int fd, tls):
-        """Take over a dialled descriptor and serve whoever waits longest, or wait in the pool."""
+        """Take over a connection that the dialler made."""
+        self.open(self.gateway.loop, fd, None if tls is None else Tls(*tls, True))
+        self.born = self.gateway.now
+        if not self.pool.origin.get("proxy"):
+            self.pool.address = peer_address(fd)
+            self.pool.address_until = self.gateway.now + ADDRESS_SECONDS
+        self.serve()
+
+    cdef bint reach(self):
+        """Connect to the pool's known address. False: there is none, or it can't even be tried."""
+        cdef Pool pool = self.pool
+        cdef Tls tls = None
+        self.born = self.gateway.now
+        if pool.address is None and pool.address_until == 0.0 and not pool.origin.get("proxy"):
+            pool.address = literal_address(pool.origin)
+            pool.address_until = 1e300 if pool.address is not None else 1.0
+        if pool.address is None or pool.address_until < self.born:
+            return False
+        if pool.origin["scheme"] == "https":
+            if pool.tls is None:
+                return False
+            tls = Tls(*tls_over_memory(pool.tls, False, pool.origin.get("server_hostname")
+                                       or pool.origin["host"]), False)
+        pool.connecting.append(self)
+        pool.dialing += 1
+        if self.connect(self.gateway.loop, pool.address, tls):
+            return True
+        pool.connecting.remove(self)
+        pool.dialing -= 1
+        return False
+
+    cdef void on_connected(self):
+        self.pool.connecting.remove(self)
+        self.pool.dialing -= 1
+        self.gateway.block.counters[C_UPSTREAM_CONNECTS] += 1
+        if self.tls is not None:
+            self.pool.tls.newest = self.tls.connection
+        self.serve()
+
+    cdef void serve(self):
+        # Whoever waits longest, or wait in the pool.
         cdef Exchange x
         cdef Pool pool = self.pool
-        self.open(self.gateway.loop, fd, None if tls is None else Tls(*tls, True))
-        self.born = self.idle_since = self.gateway.now
+        self.idle_since = self.gateway.now
         if pool.waiting:
             x = <Exchange>pool.waiting.popitem(False)[0]
             pool.active += 1
@@ -123,7 +166,18 @@ cdef class Upstream(Link):
 
     cdef void on_lost(self):
         cdef Exchange x = self.exchange
-        if x is not None:
+        if self.connecting:
+            # The dialler has more ways to try, and words for what fails.
+            self.connecting = False
+            self.pool.connecting.remove(self)
+            self.pool.dialing -= 1
+            if self.pool.address_until < 1e300:
+                self.pool.address = None
+            if self.error == ETIMEDOUT:
+                self.gateway.dial_failed(self.pool, "timeout")
+            else:
+                self.gateway.dial_slowly(self.pool)
+        elif x is not None:
             self.exchange = None
             self.pool.active -= 1
             on_upstream_lost(x, self)

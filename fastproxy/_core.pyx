@@ -12,7 +12,7 @@ choice, dispatch, answer, ending), core/downstream (connection, admission).
 
 cimport cython
 from libc.errno cimport ETIMEDOUT
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, strlen
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastproxy._buffer cimport (
@@ -39,7 +39,7 @@ from fastproxy._scan cimport (
 )
 from fastproxy._shared cimport (
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
-    C_IN_FLIGHT, C_REQUESTS, C_RETRIES, C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
+    C_IN_FLIGHT, C_REFUSED, C_REQUESTS, C_RETRIES, C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
     E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
 from fastproxy._table cimport (
@@ -56,6 +56,13 @@ from fastproxy import errors
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body
+
+cdef extern from "<sys/socket.h>" nogil:
+    Py_ssize_t send(int fd, const void* data, size_t size, int flags)
+    int MSG_NOSIGNAL, MSG_DONTWAIT
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
 
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
@@ -90,8 +97,6 @@ cdef enum:
     TAIL_CHUNK = 1                # what follows a piece of a body: the end of its chunk,
     TAIL_LAST = 2                 # the last chunk
 
-cdef double HEAD_TIMEOUT = 30.0
-cdef double BODY_TIMEOUT = 60.0      # between two reads of a request body
 cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again

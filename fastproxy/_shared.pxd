@@ -15,6 +15,7 @@ cdef enum:
     C_BYTES_OUT
     C_UNAUTHORIZED
     C_BAD_REQUESTS
+    C_REFUSED            # connections beyond a limit
     C_COUNT
 
 cdef enum:               # Event.flags

@@ -34,7 +34,7 @@ EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
     "upstream_connects", "upstream_errors", "retries", "client_gone", "events_dropped",
-    "bytes_in", "bytes_out", "unauthorized", "bad_requests",
+    "bytes_in", "bytes_out", "unauthorized", "bad_requests", "connections_refused",
 )
 
 
@@ -136,9 +136,8 @@ cdef class Block:
 def decode(bytes events):
     """Taken events as dicts."""
     cdef Event* e = <Event*>PyBytes_AS_STRING(events)
-    cdef Py_ssize_t i
     out = []
-    for i in range(len(events) // <Py_ssize_t>sizeof(Event)):
+    for _ in range(len(events) // <Py_ssize_t>sizeof(Event)):
         out.append({
             "started_ns": e.started_ns, "duration_us": e.duration_us,
             "first_byte_us": e.first_byte_us, "overhead_us": e.overhead_us,

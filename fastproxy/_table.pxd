@@ -86,7 +86,12 @@ cdef class Table:
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
-    cdef readonly double keepalive_timeout
+    cdef readonly double keepalive_timeout   # of a connection between two requests, seconds
+    cdef readonly double head_timeout
+    cdef readonly double body_timeout        # between two reads of a request body
+    cdef readonly double write_timeout       # of a client that takes nothing
+    cdef readonly Py_ssize_t max_connections         # of one worker
+    cdef readonly Py_ssize_t max_per_address         # … from one address; 0: no limit
     cdef readonly dict keys            # digest -> KeyRecord
     cdef readonly KeyRecord anonymous  # the record of an open proxy
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan

@@ -187,6 +187,11 @@ cdef class Table:
         self.forward_openai_organization = bool(settings.get("forward_openai_org_id"))
         self.always_usage = bool(settings.get("always_include_stream_usage"))
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
+        self.head_timeout = settings.get("head_timeout", 30.0)
+        self.body_timeout = settings.get("body_timeout", 60.0)
+        self.write_timeout = settings.get("write_timeout", 300.0)
+        self.max_connections = settings.get("max_connections", 16384)
+        self.max_per_address = settings.get("max_connections_per_address", 0)
         self.control = control
         self.keys = {}
         for record in snapshot["keys"]:

@@ -51,7 +51,8 @@ GENERAL = {
         "master_key keys litellm_key_header_name allowed_ips use_x_forwarded_for trusted_proxy_ranges "
         "max_request_size_mb forward_client_headers_to_llm_api forward_openai_org_id "
         "always_include_stream_usage dangerously_permit_weak_or_unset_master_key header_profile "
-        "connect_timeout keepalive_timeout pool_idle_timeout pool_max_idle pool_max_age",
+        "connect_timeout keepalive_timeout head_timeout body_timeout write_timeout "
+        "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age",
     ),
     **_protects("requests would not be authenticated by it", "custom_auth"),
     **_protects(

@@ -244,7 +244,7 @@ cdef void on_upstream_writable(Exchange x):
 cdef void set_answer_deadline(Exchange x):
     cdef double limit = 600.0
     if x.early and not x.body_complete:
-        limit = BODY_TIMEOUT
+        limit = x.table.body_timeout
     elif x.deployment is not None:
         limit = x.deployment.stream_timeout if x.stream else x.deployment.timeout
     x.downstream.deadline = x.gateway.now + limit

@@ -24,27 +24,34 @@ cdef class Downstream(Link):
         self.gateway = gateway
         self.peer = peer
         gateway.connections.add(self)
+        gateway.count_address(peer, 1)
         gateway.block.counters[C_CONNECTIONS] += 1
-        self.deadline = gateway.now + HEAD_TIMEOUT
+        self.deadline = gateway.now + gateway.table.head_timeout
         self.open(gateway.loop, fd, tls)
 
     cdef void on_lost(self):
         cdef Exchange x = self.exchange       # held: client_gone lets go of it
         self.gateway.connections.discard(self)
+        self.gateway.count_address(self.peer, -1)
         self.gateway.block.counters[C_CONNECTIONS] -= 1
         buf_free(&self.pending)
         if x is not None:
             client_gone(x)
 
     cdef void on_congested(self):
+        self.deadline = self.gateway.now + self.gateway.table.write_timeout
         if self.exchange is not None and self.exchange.upstream is not None:
             self.exchange.upstream.pause()
 
     cdef void on_relief(self):
-        if self.exchange is None:
+        cdef Exchange x = self.exchange
+        if x is None:
+            self.deadline = self.gateway.now + self.gateway.table.keepalive_timeout
             self.serve_pending()
-        elif self.exchange.upstream is not None:
-            self.exchange.upstream.resume()
+        elif x.upstream is not None:
+            if x.deployment is not None:
+                self.deadline = self.gateway.now + x.deployment.timeout
+            x.upstream.resume()
 
     cdef Py_ssize_t where_to(self, char** p):
         cdef Py_ssize_t room
@@ -71,7 +78,7 @@ cdef class Downstream(Link):
         if x.state == S_DRAIN:
             used = self.drain(p, size)
         elif not x.body_complete:
-            self.deadline = self.gateway.now + BODY_TIMEOUT
+            self.deadline = self.gateway.now + x.table.body_timeout
             used = on_body(x, p, size)
         self.hold_back(p + used, size - used)
         if self.exchange is None:
@@ -108,8 +115,9 @@ cdef class Downstream(Link):
         return at
 
     cdef void after_exchange(self, bint close):
+        cdef Table table = self.gateway.table
         self.deadline = self.gateway.now + (
-            self.gateway.table.keepalive_timeout if self.pending.size == 0 else HEAD_TIMEOUT)
+            table.keepalive_timeout if self.pending.size == 0 else table.head_timeout)
         if close or self.gateway.draining:
             self.finish(close)
             return
@@ -143,7 +151,7 @@ cdef class Downstream(Link):
         cdef int result = parse_request(p, size, head, MAX_HEAD, MAX_TARGET)
         if result == PARSE_MORE:
             if self.pending.size == 0:
-                self.deadline = g.now + HEAD_TIMEOUT
+                self.deadline = g.now + table.head_timeout
             return 0
         if result == PARSE_ERROR:
             self.refuse_head(head)
@@ -167,7 +175,7 @@ cdef class Downstream(Link):
         if head.chunked:
             chunked_init(&x.request_chunks)
             x.content_length = -1
-        self.deadline = g.now + BODY_TIMEOUT
+        self.deadline = g.now + table.body_timeout
         size -= head.size
         result = head.size
         if not admit(self, x, head, p):
@@ -230,8 +238,8 @@ cdef class Downstream(Link):
     cdef void on_deadline(self):
         cdef Exchange x = self.exchange
         self.deadline = 0.0
-        if self.closing:
-            self.abort()               # what it was to be told it did not read in time
+        if self.closing or self.congested:
+            self.abort()               # it does not read what it is told
         elif x is None:
             if self.pending.size:
                 self.send(HEAD_TIMED_OUT, len(HEAD_TIMED_OUT))

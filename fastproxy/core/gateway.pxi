@@ -9,6 +9,7 @@ cdef class Gateway:
     cdef dict pools
     cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
     cdef set connections              # Downstream objects, for deadlines and drain
+    cdef dict addresses               # connections per client address,
     cdef list listeners
     cdef unsigned long long random_state
     cdef long long wall_offset        # wall clock minus monotonic clock, ns
@@ -43,6 +44,7 @@ cdef class Gateway:
         self.spare = []
         self.tasks = set()
         self.connections = set()
+        self.addresses = {}
         self.listeners = []
         self.random_state = int.from_bytes(os.urandom(8), "little") | 1
         self.constant_lines = f"x-litellm-version: {version}\r\n".encode()
@@ -97,6 +99,21 @@ cdef class Gateway:
             "connections": len(self.connections), "exchanges": busy,
             "pools": {p.label: p.counts() for p in self.pools.values()},
         }
+
+    cdef bint has_room(self, str peer):
+        # Whether one more connection may come in, and one more from this address.
+        cdef Table table = self.table
+        if len(self.connections) >= table.max_connections:
+            return False
+        return table.max_per_address == 0 or self.addresses.get(peer, 0) < table.max_per_address
+
+    cdef void count_address(self, str peer, int change):
+        # Counted always: a limit may come with the next reload.
+        cdef object count = self.addresses.get(peer, 0) + change
+        if count > 0:
+            self.addresses[peer] = count
+        else:
+            self.addresses.pop(peer, None)
 
     cdef unsigned long long random(self) noexcept:
         # xorshift64*: spread, not secrecy.
@@ -167,9 +184,22 @@ cdef class Door(Listener):
 
     cdef void accepted(self, int fd, str peer):
         cdef Downstream d = Downstream.__new__(Downstream)
+        if not self.gateway.has_room(peer):
+            self.gateway.block.counters[C_REFUSED] += 1
+            refuse_connection(fd, self.tls is None)
+            return
         d.connected(self.gateway, fd, peer, None if self.tls is None else Tls(
             *tls_over_memory(self.tls, True), False))
 
     cdef void exhausted(self, int error):
         self.gateway.log.error("no new connection can be accepted for now: %s", os.strerror(error))
         self.gateway.loop.call_later(ACCEPT_PAUSE, self.again)
+
+
+cdef void refuse_connection(int fd, bint plain) noexcept:
+    # One answer that fits into the empty send buffer, then the end: it may not cost a connection's memory.
+    cdef const char* text = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n" \
+                            b"content-length: 0\r\n\r\n"
+    if plain:
+        send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT)
+    close(fd)

@@ -29,7 +29,7 @@ from fastproxy._head cimport (
     H_TRANSFER_ENCODING, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
     H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
-from fastproxy._link cimport Link, Listener, Tls, iovec, literal_address, peer_address
+from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
 from fastproxy._scan cimport (
@@ -92,6 +92,7 @@ cdef enum:
     UNSENT_HIGH = 262144          # of such a body; above it the client is not read
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse
+    MODEL_MAX = 512               # bytes of a model's name
     MAX_PARTS = 8                 # of a request: head, body with its edits
     INTERIM_MAX = 16              # 1xx answers before the final one
     TAIL_CHUNK = 1                # what follows a piece of a body: the end of its chunk,

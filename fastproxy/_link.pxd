@@ -18,16 +18,25 @@ cdef class Tls:
     cdef object outgoing
     cdef bint established
 
+cdef class Link
+
+cdef class Poller:
+    cdef readonly object loop
+    cdef int fd                  # an epoll instance, watched by the loop
+    cdef void** links            # by descriptor: a reference to its Link, or NULL
+    cdef int size
+    cdef void add(self, Link link)
+    cdef void change(self, Link link) noexcept nogil
+    cdef void remove(self, int fd)
+
 cdef class Link:
-    cdef object loop
-    cdef object poll_read        # bound methods, made once: the loop holds them while it watches
-    cdef object poll_write
+    cdef Poller poller
     cdef int fd                  # -1: closed
     cdef Tls tls                 # None: plain
     cdef Buffer out              # what the kernel did not take yet, from out_at on
     cdef Py_ssize_t out_at
     cdef Py_ssize_t lingered
-    cdef bint reading, writing   # what the loop watches
+    cdef bint reading, writing   # what is watched
     cdef bint wanted             # the owner has more to push
     cdef bint connecting         # `connect` is under way, TLS handshake included
     cdef int error               # errno of what ended it, 0: an orderly end
@@ -36,8 +45,8 @@ cdef class Link:
     cdef bint linger, lingering  # … by reading on until the peer has seen it
     cdef readonly bint congested
 
-    cdef void open(self, loop, int fd, Tls tls)
-    cdef bint connect(self, loop, bytes address, Tls tls)
+    cdef void open(self, Poller poller, int fd, Tls tls)
+    cdef bint connect(self, Poller poller, bytes address, Tls tls)
     cdef void send(self, const char* p, Py_ssize_t size)
     cdef void sendv(self, iovec* parts, int count)
     cdef Py_ssize_t push(self, iovec* parts, int count)
@@ -55,6 +64,9 @@ cdef class Link:
     cdef void on_relief(self)
     cdef void on_writable(self)
     # internal
+    cdef void fault(self, error)
+    cdef void read_more(self)
+    cdef void write_more(self)
     cdef void settle_connect(self)
     cdef void connected_now(self)
     cdef void read_plain(self)

@@ -1,6 +1,8 @@
-"""One socket on the event loop's poller, without a transport in between.
+"""One socket on the event loop, without a transport in between.
 
-The loop says when a descriptor is ready; this module reads it into the place that the owner names
+One epoll instance holds the links of a process and is itself one descriptor of the event loop: a batch of
+ready sockets costs one call from it, a change of interest one system call, and a reset is told as such
+(the loop's own readers don't tell it). A ready link is read into the place that its owner names
 (`where_to`: usually one buffer for the whole process, a large body directly its own) and writes at
 once, keeping only what the kernel does not take. TLS is OpenSSL over memory BIOs, so a connection
 holds no read buffer of its own. It knows nothing of HTTP.
@@ -13,6 +15,8 @@ from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 import ssl
@@ -54,6 +58,18 @@ cdef extern from *:
     """
     int accept4(int fd, sockaddr* address, socklen_t* size, int flags) nogil
 
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    cdef struct epoll_event:
+        unsigned int events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int size, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    unsigned int EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+
 cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
     cdef struct in_addr:
@@ -88,6 +104,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     JOIN_MAX = 16384         # parts up to this are copied together instead of gathered by the kernel
     TLS_CHUNK = 131072       # plaintext that one push encrypts
+    EVENT_BATCH = 256        # ready links that one call of the loop serves
     ACCEPT_BATCH = 64        # connections accepted for one readiness event
     OUT_KEEP = 65536         # an output buffer up to this is kept when it is empty
     KEEPALIVE_SECONDS = 60   # of silence before TCP asks whether the upstream is still there
@@ -112,6 +129,80 @@ def tls_over_memory(context, bint server_side, server_hostname=None):
     connection = context.wrap_bio(
         incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
     return connection, incoming, outgoing
+
+
+cdef class Poller:
+    """The links of one process, as one descriptor of its event loop."""
+
+    def __cinit__(self, loop):
+        self.loop = loop
+        self.links = NULL
+        self.size = 0
+        self.fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(errno, "epoll_create1")
+        loop.add_reader(self.fd, self._ready)
+
+    def __dealloc__(self):
+        free(self.links)
+        if self.fd >= 0:
+            c_close(self.fd)
+
+    cdef void add(self, Link link):
+        cdef epoll_event event
+        cdef void** grown
+        cdef int size = self.size if self.size else 64
+        while size <= link.fd:
+            size *= 2
+        if size > self.size:
+            grown = <void**>realloc(self.links, size * sizeof(void*))
+            if grown == NULL:
+                raise MemoryError()
+            memset(grown + self.size, 0, (size - self.size) * sizeof(void*))
+            self.links, self.size = grown, size
+        memset(&event, 0, sizeof(event))
+        event.events = EPOLLIN
+        event.data.fd = link.fd
+        if epoll_ctl(self.fd, EPOLL_CTL_ADD, link.fd, &event) != 0:
+            raise OSError(errno, "epoll_ctl")
+        Py_INCREF(link)
+        self.links[link.fd] = <void*>link
+
+    cdef void change(self, Link link) noexcept nogil:
+        cdef epoll_event event
+        memset(&event, 0, sizeof(event))
+        event.events = (EPOLLIN if link.reading else 0) | (EPOLLOUT if link.writing else 0)
+        event.data.fd = link.fd
+        epoll_ctl(self.fd, EPOLL_CTL_MOD, link.fd, &event)
+
+    cdef void remove(self, int fd):
+        cdef void* link = self.links[fd]
+        self.links[fd] = NULL
+        epoll_ctl(self.fd, EPOLL_CTL_DEL, fd, NULL)
+        Py_DECREF(<Link>link)
+
+    def _ready(self):
+        cdef epoll_event events[EVENT_BATCH]
+        cdef int i, fd
+        cdef unsigned int what
+        cdef Link link
+        cdef int count = epoll_wait(self.fd, events, EVENT_BATCH, 0)
+        for i in range(count):
+            fd = events[i].data.fd
+            if self.links[fd] == NULL:
+                continue                     # closed by one that came before it
+            link = <Link>self.links[fd]
+            what = events[i].events
+            try:
+                if what & (EPOLLIN | EPOLLERR | EPOLLHUP):
+                    if link.reading:
+                        link.read_more()
+                    elif what & (EPOLLERR | EPOLLHUP):
+                        link.shut()          # gone, and nothing of it will be read
+                if what & EPOLLOUT and link.fd == fd:
+                    link.write_more()
+            except Exception as error:
+                link.fault(error)
 
 
 cdef bytes peer_address(int fd):
@@ -161,19 +252,17 @@ cdef class Link:
     def __dealloc__(self):
         buf_free(&self.out)
 
-    cdef void open(self, loop, int fd, Tls tls):
+    cdef void open(self, Poller poller, int fd, Tls tls):
         """Take over a connected, non-blocking descriptor."""
-        self.loop = loop
+        self.poller = poller
         self.fd = fd
         self.tls = tls
-        self.poll_read = self._readable
-        self.poll_write = self._writable
         self.reading = True
-        loop.add_reader(fd, self.poll_read)
+        poller.add(self)
 
     # -- connecting
 
-    cdef bint connect(self, loop, bytes address, Tls tls):
+    cdef bint connect(self, Poller poller, bytes address, Tls tls):
         """Connect to a socket address, and shake hands if `tls` is given. `on_connected` or `on_lost`
         follows, perhaps before this returns. False: not even begun."""
         cdef const sockaddr* to = <const sockaddr*>PyBytes_AS_STRING(address)
@@ -190,7 +279,7 @@ cdef class Link:
             c_close(fd)
             return False
         self.connecting = True
-        self.open(loop, fd, tls)
+        self.open(poller, fd, tls)
         if peer_address(fd) is not None:
             self.connected_now()           # on the same machine it is done at once
         else:
@@ -236,7 +325,7 @@ cdef class Link:
     cdef void on_writable(self):
         pass
 
-    def _readable(self):
+    cdef void read_more(self):
         if self.lingering:
             self.throw_away()
         elif self.connecting and self.tls is None:
@@ -246,6 +335,18 @@ cdef class Link:
                 self.read_plain()
             else:
                 self.read_tls()
+
+    def _read_later(self):
+        try:
+            if self.reading:
+                self.read_more()
+        except Exception as error:
+            self.fault(error)
+
+    cdef void fault(self, error):
+        """A fault of ours: this connection ends, the others go on."""
+        self.poller.loop.call_exception_handler({"message": "a connection ended by a fault", "exception": error})
+        self.shut()
 
     cdef void read_plain(self):
         cdef char* p
@@ -310,15 +411,15 @@ cdef class Link:
     cdef void pause(self):
         if self.reading and self.fd >= 0:
             self.reading = False
-            self.loop.remove_reader(self.fd)
+            self.poller.change(self)
 
     cdef void resume(self):
         if not self.reading and self.fd >= 0:
             self.reading = True
-            self.loop.add_reader(self.fd, self.poll_read)
+            self.poller.change(self)
             if self.tls is not None:
                 # plaintext may be waiting that no readiness will announce
-                self.loop.call_soon(self.poll_read)
+                self.poller.loop.call_soon(self._read_later)
 
     cdef int peek(self) noexcept nogil:
         """0: open and silent. 1: bytes, an end or an error are waiting."""
@@ -463,7 +564,7 @@ cdef class Link:
     cdef void want_write(self):
         if not self.writing:
             self.writing = True
-            self.loop.add_writer(self.fd, self.poll_write)
+            self.poller.change(self)
 
     cdef void write_failed(self):
         # Told by the read that follows, so that nobody loses the link in the middle of using it.
@@ -490,13 +591,13 @@ cdef class Link:
                     buf_clear(&self.out)
         return self.out.size - self.out_at
 
-    def _writable(self):
+    cdef void write_more(self):
         cdef Py_ssize_t left
         if self.fd < 0:
             return
         if self.connecting and (self.tls is None or self.out.size == 0):
             self.writing = False
-            self.loop.remove_writer(self.fd)
+            self.poller.change(self)
             self.settle_connect()
             return
         left = self.flush()
@@ -509,7 +610,7 @@ cdef class Link:
                 self.on_writable()
             if self.fd >= 0 and self.writing and not self.wanted and self.out.size == 0:
                 self.writing = False
-                self.loop.remove_writer(self.fd)
+                self.poller.change(self)
         if self.congested and left < WRITE_LOW:
             self.congested = False
             if self.fd >= 0:
@@ -557,24 +658,19 @@ cdef class Link:
 
     cdef void shut(self):
         # The one place that gives the descriptor back.
-        cdef Link me = self              # the loop's reference may be the last one
+        cdef Link me = self              # the poller's reference may be the last one
         cdef int fd = self.fd
         if fd < 0:
             return
         self.fd = -1
-        if self.reading:
-            self.reading = False
-            self.loop.remove_reader(fd)
-        if self.writing:
-            self.writing = False
-            self.loop.remove_writer(fd)
+        self.reading = self.writing = False
+        self.poller.remove(fd)
         c_close(fd)
         buf_free(&self.out)
         self.out_at = 0
         self.closing = True
         self.lingering = False
         self.tls = None
-        self.poll_read = self.poll_write = None
         me.on_lost()
 
 

@@ -350,7 +350,7 @@ def _upstream_head(dict origin, str target, list headers):
         host = f"[{host}]"
     if origin["port"] != default:
         host = f"{host}:{origin['port']}"
-    lines = [f"POST {target} HTTP/1.1", f"host: {host}"]
+    lines = [f"POST {target} HTTP/1.1", f"host: {host}", "via: 1.1 fastproxy"]
     lines += [f"{name}: {value}" for name, value in headers
               if name not in ("content-length", "transfer-encoding", "connection", "host",
                               "content-type", "anthropic-version")]

@@ -84,7 +84,9 @@ def upstream(
             kind, param = _text(error.get("type")), _text(error.get("param"))
         elif isinstance(error, str):
             message = error
-    message = message[:4096]
+    # once more: an escape may have hidden it from the first look
+    message = redact(message, secret)[:4096]
+    kind, param = redact(kind or "", secret) or None, redact(param or "", secret) or None
     if anthropic:
         return anthropic_body(status, message, kind)
     if status == 429:

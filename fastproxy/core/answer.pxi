@@ -75,8 +75,18 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
 
 cdef bint answer_fits(Exchange x, const char* rest, Py_ssize_t size) noexcept:
     # A chunked answer that is not a stream and lies whole in this read goes out with a length.
-    return x.answer_chunked and not x.stream and 5 <= size <= MAX_HELD_ANSWER \
-        and memcmp(rest + size - 5, b"0\r\n\r\n", 5) == 0
+    cdef Chunked ahead = x.answer_chunks
+    cdef const char* piece
+    cdef Py_ssize_t used, length
+    cdef int result = PARSE_MORE
+    if not x.answer_chunked or x.stream or not 5 <= size <= MAX_HELD_ANSWER \
+            or memcmp(rest + size - 5, b"0\r\n\r\n", 5) != 0:
+        return False
+    while size and result == PARSE_MORE:
+        result = chunked_next(&ahead, rest, size, &used, &piece, &length)
+        rest += used
+        size -= used
+    return result == PARSE_DONE
 
 
 cdef void start_tap(Exchange x):
@@ -256,8 +266,7 @@ cdef void hold_answer(Exchange x, const char* p, Py_ssize_t size):
         if x.answer_left == 0 and x.held.size == 0:
             held_complete(x, p, size)       # the rule: whole in one read, never copied
             return
-        hold_piece(x, p, size)
-        complete = x.answer_left == 0
+        complete = not hold_piece(x, p, size) or x.answer_left == 0
     elif x.answer_chunked:
         while at < size and not complete:
             result = chunked_next(&x.answer_chunks, p + at, size - at, &used, &piece, &length)
@@ -266,21 +275,23 @@ cdef void hold_answer(Exchange x, const char* p, Py_ssize_t size):
                 bad_answer(x, "the upstream's answer has a broken chunk: "
                            + (<bytes>x.answer_chunks.error).decode())
                 return
-            hold_piece(x, piece, length)
-            complete = result == PARSE_DONE
+            complete = not hold_piece(x, piece, length) or result == PARSE_DONE
         if complete and at < size:
             x.answer_keep_alive = False
     else:
-        hold_piece(x, p, size)
+        complete = not hold_piece(x, p, size)
     if complete:
         held_complete(x, x.held.data, x.held.size)
 
 
-cdef void hold_piece(Exchange x, const char* p, Py_ssize_t size) noexcept:
-    if x.held.size + size <= MAX_ERROR_BODY:
-        buf_add(&x.held, p, size)
-    else:
+cdef bint hold_piece(Exchange x, const char* p, Py_ssize_t size) noexcept:
+    """False: an error answer has grown to its bound, and is taken as it is."""
+    if x.error_answer and x.held.size + size > MAX_ERROR_BODY:
+        buf_add(&x.held, p, MAX_ERROR_BODY - x.held.size)
         x.answer_keep_alive = False
+        return False
+    buf_add(&x.held, p, size)
+    return True
 
 
 cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):

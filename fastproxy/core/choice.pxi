@@ -18,6 +18,10 @@ cdef bint choose_deployment(Exchange x):
             return False
         if field.kind == 115:                                        # 's'
             x.model_start, x.model_end = field.start + 1, field.end - 1
+            if x.model_end - x.model_start > MODEL_MAX:
+                refuse(x, 400, "invalid_request_error",
+                       f"model is longer than {MODEL_MAX} bytes: a model's name is expected", "model")
+                return False
             raw = body_slice(x, x.model_start, x.model_end)
             if field.escaped:
                 size = unescape(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), decoded, 1024)

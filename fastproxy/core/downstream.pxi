@@ -27,7 +27,7 @@ cdef class Downstream(Link):
         gateway.count_address(peer, 1)
         gateway.block.counters[C_CONNECTIONS] += 1
         self.deadline = gateway.now + gateway.table.head_timeout
-        self.open(gateway.loop, fd, tls)
+        self.open(gateway.poller, fd, tls)
 
     cdef void on_lost(self):
         cdef Exchange x = self.exchange       # held: client_gone lets go of it
@@ -135,11 +135,14 @@ cdef class Downstream(Link):
         # A fresh stack for each pipelined request: answers may complete synchronously.
         if not self.later and self.pending.size:
             self.later = True
-            self.loop.call_soon(self._serve_later)
+            self.gateway.loop.call_soon(self._serve_later)
 
     def _serve_later(self):
         self.later = False
-        self.serve_pending()
+        try:
+            self.serve_pending()
+        except Exception as error:
+            self.fault(error)
 
     cdef Py_ssize_t serve_one(self, const char* p, Py_ssize_t size):
         """One request at `p`: the bytes used of it. 0: more are needed."""
@@ -243,8 +246,7 @@ cdef class Downstream(Link):
         elif x is None:
             if self.pending.size:
                 self.send(HEAD_TIMED_OUT, len(HEAD_TIMED_OUT))
-            self.deadline = self.gateway.now + LINGER_TIMEOUT
-            self.close()
+            self.finish(False)
         elif x.state == S_DRAIN:
             self.end_drain(True)
         elif x.state == S_BODY or (x.state == S_SENT and not x.body_complete):

@@ -149,7 +149,7 @@ cdef void end_abruptly(Exchange x):
         drop_upstream(u)
     x.become(S_DONE)
     d.exchange = None
-    d.close()
+    d.finish(False)
     x.gateway.give_exchange(x)
 
 
@@ -173,6 +173,9 @@ cdef void on_timeout(Exchange x):
     x.upstream = None
     if u is not None:
         drop_upstream(u)
+    if x.deployment is None:
+        refuse(x, 504, "service_unavailable", "The control plane did not answer in time")
+        return
     limit = x.deployment.stream_timeout if x.stream else x.deployment.timeout
     refuse(x, 408, None,
            f"litellm.Timeout: APITimeoutError - Request timed out. Error_str: Request timed out. - "

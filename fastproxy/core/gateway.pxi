@@ -4,6 +4,7 @@ cdef class Gateway:
 
     cdef public Table table
     cdef readonly object loop
+    cdef Poller poller
     cdef object dial                  # async (Pool): opens one connection, see connect.py
     cdef Block block
     cdef dict pools
@@ -37,6 +38,7 @@ cdef class Gateway:
 
     def __init__(self, loop, Block block, dial, log, str version):
         self.loop = loop
+        self.poller = Poller(loop)
         self.block = block
         self.dial = dial
         self.log = log
@@ -89,7 +91,7 @@ cdef class Gateway:
             door.stop()
         for d in list(self.connections):
             if d.exchange is None:
-                d.close()
+                d.finish(False)
         return len(self.connections)
 
     def counts(self):

@@ -94,7 +94,7 @@ cdef class Upstream(Link):
 
     def connected(self, int fd, tls):
         """Take over a connection that the dialler made."""
-        self.open(self.gateway.loop, fd, None if tls is None else Tls(*tls, True))
+        self.open(self.gateway.poller, fd, None if tls is None else Tls(*tls, True))
         self.born = self.gateway.now
         if not self.pool.origin.get("proxy"):
             self.pool.address = peer_address(fd)
@@ -118,7 +118,7 @@ cdef class Upstream(Link):
                                        or pool.origin["host"]), False)
         pool.connecting.append(self)
         pool.dialing += 1
-        if self.connect(self.gateway.loop, pool.address, tls):
+        if self.connect(self.gateway.poller, pool.address, tls):
             return True
         pool.connecting.remove(self)
         pool.dialing -= 1

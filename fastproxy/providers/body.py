@@ -56,12 +56,18 @@ def rewrite(
             **(options if isinstance(options, dict) else {}),
             "include_usage": True,
         }
-    return orjson.dumps(body)
+    try:
+        return orjson.dumps(body)
+    except (TypeError, RecursionError) as error:  # nested too deep to be written
+        raise BodyError(f"Invalid JSON payload: {error}") from None
 
 
 def wants_usage(raw: bytes) -> bool:
     """Whether a raw `stream_options` value asks for the usage chunk."""
-    options = orjson.loads(raw)
+    try:
+        options = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return False  # rewrite() says what is wrong with it
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
@@ -101,6 +107,8 @@ def _zstd(raw: bytes, bound: int) -> bytes:
             out += engine.decompress(raw[at : at + 16384])
             if len(out) > bound:
                 raise BodyError(f"the zstd body is larger than {bound} bytes when decoded")
+        if not engine.eof or engine.unused_data:
+            raise BodyError("the zstd body is truncated or has bytes behind its end")
     except zstandard.ZstdError as error:
         raise BodyError(f"the zstd body is damaged: {error}") from None
     return out

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -12,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from fastproxy import __version__, feed
+from fastproxy import __version__, feed, frozen  # noqa: F401  # frozen: for packaging
 from fastproxy._core import Gateway
 from fastproxy._pool import Pool
 from fastproxy._shared import Block, attach
@@ -130,7 +131,11 @@ class Worker:
             log.error("the new TLS certificate is refused, the old one stays: %s", error)
 
     def _supervisor_gone(self) -> None:
+        # Nobody is left to tidy up: names go now, what is mapped or connected goes on for whoever has it.
         self.loop.remove_reader(self.options.alive_fd)
+        with contextlib.suppress(OSError):
+            os.unlink(self.options.shared_path)
+        shutil.rmtree(os.path.dirname(self.options.feed_path), ignore_errors=True)
         self.stopping.set()
 
     async def _drain(self) -> int:

@@ -329,13 +329,31 @@ def test_control_killed_leaves_traffic_alone(start, mock_port: int):
         until(models, 10, "a new control process")
 
 
+def unix_sockets(pids: list[int]) -> set[str]:
+    """Paths of the Unix sockets that the processes listen on."""
+    inodes = set()
+    for pid in pids:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(fd)
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {line[7] for line in lines if len(line) == 8 and line[6] in inodes}
+
+
 def test_supervisor_killed_leaves_nothing(start, mock_port: int):
     running = start(mock_config(mock_port)).wait()
     children = list(processes(running).values())
+    shared = Path(f"/dev/shm/fastproxy-{running.process.pid}")  # noqa: S108
+    runtime = [Path(link) for link in unix_sockets(children)]
+    assert shared.exists()
+    assert runtime
     running.process.kill()
     running.process.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 10, "their end")
     assert not listening(running.port)
+    assert not shared.exists()
+    assert not any(path.exists() for path in runtime)
 
 
 def test_term_finishes_requests_in_flight(start, mock_port: int):

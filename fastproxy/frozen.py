@@ -1,0 +1,27 @@
+"""Every import that compiled code makes, named once where packaging tools can see it.
+
+PyInstaller follows imports in Python files only. tests/unit/test_imports.py keeps this list complete.
+"""
+
+# ruff: noqa: F401
+import fnmatch
+import hashlib
+import mmap
+import ssl
+import struct
+import urllib.parse
+from collections import OrderedDict, deque
+
+from fastproxy import (
+    _head,
+    _link,
+    _multipart,
+    _pool,
+    _scan,
+    _shared,
+    _table,
+    _tap,
+    errors,
+)
+from fastproxy.providers import body
+from fastproxy.stages import addresses, cors

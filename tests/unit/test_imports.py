@@ -1,0 +1,135 @@
+"""Who may import whom: the planes stay apart, leaves stay leaves, and packaging sees every import.
+
+Read from the source, not from a running process: what counts is what the code says.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fastproxy"
+LEAVES = {
+    "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_pool", "_link", "_table",
+    "_mock", "_load",
+}  # fmt: skip
+STATEMENT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w., ]+))", re.MULTILINE)
+CIMPORT_ONLY = {"libc", "cpython", "cython", "posix"}
+
+
+def compiled_imports(name: str) -> set[str]:
+    """Modules that a compiled module names, in its .pyx, .pxd and included files."""
+    files = [PACKAGE / f"{name}{suffix}" for suffix in (".pyx", ".pxd")]
+    if name == "_core":
+        files += (PACKAGE / "core").glob("*.pxi")
+    text = "\n".join(path.read_text() for path in files if path.exists())
+    text = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
+    found: set[str] = set()
+    for match in STATEMENT.finditer(text):
+        names = match.group(1) or match.group(2)
+        found.update(part.split(" as ")[0].strip() for part in names.split(","))
+    return {name for name in found if name}
+
+
+def python_imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whether only for types) that a Python module imports, late imports included."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for part in branch.body
+        for node in ast.walk(part)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in typing_only
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in typing_only
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", id(node) in typing_only
+
+
+def imports(part: str) -> set[str]:
+    """Modules that a part of the package (a module or a folder) imports at run time."""
+    path = PACKAGE / part
+    files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    return {name for file in files for name, types in python_imports(file) if not types}
+
+
+def within(names: set[str], part: str) -> set[str]:
+    """Those of `names` that lie in fastproxy.<part>."""
+    full = f"fastproxy.{part}"
+    return {name for name in names if name == full or name.startswith(f"{full}.")}
+
+
+@pytest.mark.parametrize("leaf", sorted(LEAVES))
+def test_leaves_import_no_asyncio_and_only_other_leaves(leaf: str):
+    names = compiled_imports(leaf)
+    assert not {name for name in names if name.split(".")[0] in {"asyncio", "uvloop"}}
+    ours = {name for name in names if name.split(".")[0] == "fastproxy"}
+    allowed = {f"fastproxy.{other}" for other in LEAVES - {leaf}}
+    # made at load time from a snapshot's record, imported only when a policy is configured
+    if leaf == "_table":
+        allowed |= {"fastproxy.stages.cors", "fastproxy.stages.addresses"}
+    assert ours <= allowed
+
+
+def test_leaves_form_no_cycle():
+    below = {
+        leaf: {n.split(".")[1] for n in compiled_imports(leaf) if n.startswith("fastproxy._")}
+        for leaf in LEAVES
+    }
+    done: set[str] = set()
+    while len(done) < len(LEAVES):
+        ready = {leaf for leaf in LEAVES - done if below[leaf] - {leaf} <= done}
+        assert ready, f"a cycle among {sorted(LEAVES - done)}"
+        done |= ready
+
+
+def test_every_compiled_module_is_known_here():
+    assert {path.stem for path in PACKAGE.glob("*.pyx")} <= LEAVES | {"_core"}
+
+
+def test_the_core_knows_neither_control_nor_configuration():
+    names = compiled_imports("_core")
+    for part in ("control", "config", "worker", "supervisor", "cli"):
+        assert not within(names, part)
+
+
+@pytest.mark.parametrize("part", ["worker", "connect", "routing", "stages", "providers"])
+def test_the_data_plane_never_imports_control(part: str):
+    names = imports(part)
+    for other in ("control", "config", "cli", "supervisor"):
+        assert not within(names, other)
+
+
+def test_control_does_not_import_the_data_plane():
+    names = imports("control")
+    for other in ("worker", "_core", "_link", "connect", "cli"):
+        assert not within(names, other)
+
+
+def test_nothing_imports_the_command_line():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "__main__.py":
+            assert not within({name for name, _ in python_imports(path)}, "cli"), path
+
+
+def test_packaging_sees_what_compiled_code_imports():
+    """PyInstaller follows imports in Python files only."""
+    seen = {name for path in PACKAGE.rglob("*.py") for name, _ in python_imports(path)}
+    compiled = {path.stem for path in PACKAGE.glob("*.pyx")}
+    for module in compiled:
+        for name in compiled_imports(module):
+            if name.split(".")[0] in CIMPORT_ONLY or name == "fastproxy._buffer":
+                continue  # headers: nothing of them is there at run time
+            assert name in seen, f"{module} imports {name}, which no Python module of ours imports"
+
+
+def test_the_packaging_folder_is_no_package():
+    assert not (ROOT / "build" / "__init__.py").exists()

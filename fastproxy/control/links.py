@@ -46,6 +46,8 @@ class Links:
                         self.on_ready(str(message[2]))
         except ValueError:
             log.exception("a worker's link is damaged")
+        except asyncio.CancelledError:
+            pass  # control ends; Python 3.11 would log a stream's cancelled task as a fault
         finally:
             if self.writers.get(index) is writer:
                 del self.writers[index]

@@ -27,7 +27,7 @@ Path_ = tuple[str | int, ...]
 class Document:
     """One configuration: its data and where each key stands."""
 
-    data: dict[str, Any]
+    data: dict[str, Any] = field(repr=False)  # references resolved: it holds credentials
     places: dict[Path_, tuple[str, int]] = field(default_factory=dict)  # key -> file, line
     duplicates: list[tuple[Path_, str, int]] = field(default_factory=list)
     missing: dict[str, Path_] = field(

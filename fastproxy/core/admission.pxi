@@ -23,7 +23,8 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         if f.name_id == H_OTHER:
             if table.key_header is not None and f.name_size == PyBytes_GET_SIZE(table.key_header) \
                     and same_ci(p + f.name, PyBytes_AS_STRING(table.key_header), f.name_size):
-                credential, rank = f, 0
+                if rank > 0:
+                    credential, rank = f, 0
             elif all_headers and not f.hop and f.name_size > 2 and same_ci(p + f.name, b"x-", 2):
                 forward_field(d, out, p, f)
             continue
@@ -58,7 +59,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
             if 0 < f.value_size <= 128:
                 x.call_id = (p + f.value)[:f.value_size]
         elif f.name_id == H_CONTENT_ENCODING:
-            if not (f.value_size == 8 and same_ci(p + f.value, b"identity", 8)):
+            if x.content_coding is not None:
+                x.content_coding = b"a list of codings"      # which nobody accepts
+            elif not (f.value_size == 8 and same_ci(p + f.value, b"identity", 8)):
                 x.content_coding = (p + f.value)[:f.value_size].lower()
         elif f.name_id == H_ORIGIN:
             origin = f
@@ -90,6 +93,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         refuse_close(x, 413, "invalid_request_error", too_large(x))
         return False
     if plan.kind == PLAN_CONTROL:
+        # Some of its routes are open, so no credential is let through; a wrong one is not.
+        if (credential != NULL or table.open) and not authenticate(d, x, p, credential, rank):
+            return False
         control_head(d, x, head, p)
         return True
     if not authenticate(d, x, p, credential, rank):
@@ -142,14 +148,20 @@ cdef void no_route(Downstream d, Exchange x, bytes path, Head* head, const char*
 
 
 cdef void control_head(Downstream d, Exchange x, Head* head, const char* p):
-    """The request line and fields for the control plane: everything end-to-end, as it came."""
+    """The request for the control plane: what is end-to-end, and instead of the credential whose key it was."""
     cdef int i
     cdef FieldSpan* f
     cdef Buffer* out = &x.forward
+    cdef bytes own = x.table.key_header
     buf_clear(out)
     for i in range(head.n_fields):
         f = &head.fields[i]
-        if f.hop or f.name_id == H_CONTENT_LENGTH or f.name_id == H_EXPECT or f.name_id == H_X_FORWARDED_FOR:
+        if f.hop or f.name_id in (H_CONTENT_LENGTH, H_EXPECT, H_X_FORWARDED_FOR, H_AUTHORIZATION, H_X_API_KEY,
+                                  H_API_KEY, H_X_GOOG_API_KEY, H_OCP_APIM_SUBSCRIPTION_KEY, H_X_LITELLM_API_KEY):
+            continue
+        if f.name_id == H_OTHER and (
+                f.name_size > 12 and same_ci(p + f.name, b"x-fastproxy-", 12)
+                or own is not None and f.name_size == len(own) and same_ci(p + f.name, own, f.name_size)):
             continue
         forward_field(d, out, p, f)
     x.content_coding = None
@@ -157,6 +169,9 @@ cdef void control_head(Downstream d, Exchange x, Head* head, const char* p):
     x.method_line = (
         (p + head.method)[:head.method_size] + b" " + (p + head.target)[root:head.target_size]
         + b" HTTP/1.1\r\nx-forwarded-for: " + d.peer.encode("latin-1") + b"\r\n")
+    if x.key is not None:
+        x.method_line += b"x-fastproxy-key: " + x.key.digest.hex().encode() + b"\r\n"
+        x.key = None                                  # no usage of an LLM is to be settled
 
 
 cdef bint start_multipart(Downstream d, Exchange x, Head* head, const char* p):

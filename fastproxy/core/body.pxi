@@ -122,6 +122,9 @@ cdef bint decompress(Exchange x):
     try:
         raw = provider_body.decompress(whole_body(x), x.content_coding.decode("latin-1"),
                                        x.table.max_request_bytes)
+    except provider_body.TooLarge as error:
+        refuse(x, 413, "invalid_request_error", str(error), "request_body")
+        return False
     except provider_body.BodyError as error:
         unknown = str(error).startswith("unsupported")
         refuse(x, 415 if unknown else 400, "invalid_request_error", str(error), "request_body")

@@ -27,6 +27,10 @@ class BodyError(ValueError):
     """The body can't be sent on; str() is for the client."""
 
 
+class TooLarge(BodyError):
+    """The decoded body is beyond a limit."""
+
+
 def rewrite(
     raw: bytes, record: dict[str, Any], model: str, *, keep_metadata: bool, ask_usage: bool
 ) -> bytes:
@@ -91,7 +95,7 @@ def decompress(raw: bytes, coding: str, limit: int) -> bytes:
     except (zlib.error, gzip.BadGzipFile) as error:
         raise BodyError(f"the {coding} body is damaged: {error}") from None
     if len(out) > bound:
-        raise BodyError(f"the {coding} body is larger than {bound} bytes when decoded")
+        raise TooLarge(f"the {coding} body is larger than {bound} bytes when decoded")
     if not engine.eof or engine.unused_data:
         raise BodyError(f"the {coding} body is truncated or has bytes behind its end")
     return out
@@ -106,7 +110,7 @@ def _zstd(raw: bytes, bound: int) -> bytes:
         for at in range(0, len(raw), 16384):
             out += engine.decompress(raw[at : at + 16384])
             if len(out) > bound:
-                raise BodyError(f"the zstd body is larger than {bound} bytes when decoded")
+                raise TooLarge(f"the zstd body is larger than {bound} bytes when decoded")
         if not engine.eof or engine.unused_data:
             raise BodyError("the zstd body is truncated or has bytes behind its end")
     except zstandard.ZstdError as error:

@@ -57,7 +57,9 @@ class Admin:
             if record["digest"] == digest:
                 found: dict[str, Any] = record
                 return found
-        raise Refused(401, "Authentication Error, The key is no longer known.", "auth_error", "None")
+        raise Refused(
+            401, "Authentication Error, The key is no longer known.", "auth_error", "None"
+        )
 
     def visible_groups(self, record: dict[str, Any]) -> list[str]:
         """Model names that a key may use and see, in the order of the configuration."""

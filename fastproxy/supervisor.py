@@ -88,6 +88,8 @@ class Supervisor:
         self.stopping = False
         self.exit_code = 0
         self.ready = False
+        self.unpacked = unpacked_directory()
+        self.boot = os.getppid()  # of a one-file program: the process that unpacked it and will tidy up
         self.unix: socket.socket | None = None
         self.probed = False
 
@@ -152,6 +154,8 @@ class Supervisor:
 
     def _clean_up(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self._orphaned():
+            shutil.rmtree(str(self.unpacked), ignore_errors=True)
         if hasattr(self, "shared_path"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.shared_path)
@@ -242,6 +246,8 @@ class Supervisor:
             wait = self._restart_due()
             info = signal.sigtimedwait(SIGNALS, wait)
             self._note_ready()
+            if self._orphaned():
+                self._stop()
             if info is None or info.si_signo not in SIGNALS:
                 continue  # the time is up; an interrupted wait may also come back with no signal in it
             if info.si_signo == signal.SIGCHLD:
@@ -250,6 +256,9 @@ class Supervisor:
                 self._signal_children(signal.SIGHUP, {"mock"})
             else:
                 self._stop()
+
+    def _orphaned(self) -> bool:
+        return self.unpacked is not None and os.getppid() != self.boot
 
     def _restart_due(self) -> float:
         """Start what is due; seconds until the next look."""
@@ -324,6 +333,13 @@ class Supervisor:
             if child.pid and child.name not in without:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
+
+
+def unpacked_directory() -> str | None:
+    """Where a one-file program has unpacked itself; None for any other kind of installation."""
+    directory = getattr(sys, "_MEIPASS", None)
+    name = os.path.basename(directory) if isinstance(directory, str) else ""
+    return directory if name.startswith("_MEI") else None
 
 
 def _worker_runner(module: Any, options: Any) -> Callable[[], int]:

@@ -3,7 +3,8 @@
 from fastproxy.config.check import check_file
 from fastproxy.config.discover import discover
 from fastproxy.config.errors import ConfigError
-from fastproxy.config.load import CliOverrides, Config, load
+from fastproxy.config.load import load
+from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.schema import json_schema
 from fastproxy.config.secret import Secret
 from fastproxy.config.snapshot import build_snapshot

@@ -11,14 +11,16 @@ import orjson
 
 from fastproxy.config import registry, source
 from fastproxy.config.errors import ConfigError
-from fastproxy.config.load import dotted, from_document
+from fastproxy.config.load import dotted, from_document, missing
 from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.plaintext import secrets
 from fastproxy.config.protect import protecting
 from fastproxy.config.snapshot import build_snapshot
+from fastproxy.config.upstream import UNREACHABLE
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 ANY_HOST = "127.0.0.1"  # check judges the file; the address is judged at start
+SETTINGS = ("general_settings", "litellm_settings", "router_settings")
 COUNTED = ("honoured", "ignored", "not yet", "unknown")
 LIKE_A_SETTING = (
     0.84  # how near a request default may be to a setting before it is taken for a slip
@@ -48,7 +50,7 @@ def check_file(
     """The report on a file as text or JSON, and the exit code: 1 on an error (or a warning, if strict)."""
     try:
         document = source.read(path, environ)
-        findings = _sorted(document, _explain(document, allow_missing))
+        findings = _in_order(_explain(document, allow_missing))
     except ConfigError as error:
         findings = [_located(str(error), "error", ERROR, (path,))]
     levels = Counter(f.level for f in findings)
@@ -65,12 +67,30 @@ def check_file(
     return _text(path, findings, levels), code
 
 
-def _sorted(document: source.Document, findings: Iterator[Finding]) -> list[Finding]:
-    order = {file: index for index, file in enumerate(document.files)}
-    last = len(order)
-    return sorted(
-        dict.fromkeys(findings), key=lambda f: (order.get(f.file, last), f.line or 1_000_000_000)
-    )
+def _in_order(findings: Iterator[Finding]) -> list[Finding]:
+    """As the file goes: what is said of a key stands behind it, and instead of a bare `honoured`."""
+    every = list(dict.fromkeys(findings))
+    told = {(f.key, f.line) for f in every if f.status not in COUNTED or f.level == ERROR}
+    position: dict[tuple[str, str], int] = {}
+    nearest: dict[tuple[str, int], int] = {}
+    for index, f in enumerate(every):
+        if f.status in COUNTED and f.key:
+            position.setdefault((f.file, f.key), index)
+            nearest.setdefault((f.file, f.line), index)
+
+    def rank(f: Finding) -> tuple[int, int]:
+        own = position.get((f.file, f.key)) if f.key else None
+        if own is not None:
+            return own, f.status not in COUNTED
+        if not f.line:
+            return len(every), 1
+        before = [i for (file, line), i in nearest.items() if file == f.file and line <= f.line]
+        return nearest.get((f.file, f.line), max(before, default=-1)), 1
+
+    shown = [f for f in every if (f.key, f.line) not in told or f.text or f.status not in COUNTED]
+    protected = {(f.key, f.line) for f in every if f.status == "protects"}
+    shown = [f for f in shown if f.status != "not yet" or (f.key, f.line) not in protected]
+    return sorted(shown, key=rank)
 
 
 def _text(path: str, findings: list[Finding], levels: Counter[str]) -> str:
@@ -88,7 +108,9 @@ def _text(path: str, findings: list[Finding], levels: Counter[str]) -> str:
         lines.append((head + text.replace("\n", "\n" + " " * 14)).rstrip())
     counts = Counter(f.status for f in findings)
     keys = ", ".join(f"{counts[status]} {status}" for status in COUNTED if counts[status])
-    verdict = "does not start" if levels[ERROR] else "starts"
+    waits = any(f.status == "not set" and "does not start" in f.text for f in findings)
+    verdict = "starts once its variables are set" if waits else "starts"
+    verdict = "does not start" if levels[ERROR] else verdict
     lines.append(
         f"{path}: {verdict}. {_number(levels[ERROR], 'error')}, {_number(levels[WARNING], 'warning')}."
         + (f" Keys: {keys}." if keys else "")
@@ -123,10 +145,10 @@ def _explain(document: source.Document, allowed: tuple[str, ...]) -> Iterator[Fi
         yield _located(f"{place}: {name}", "honoured", INFO, document.files, "include")
     for path, place, what in document.duplicates:
         yield _located(f"{place}: {what}", "duplicate", WARNING, document.files, dotted(path))
-    for name, paths in document.missing.items():
-        for path in paths:
-            text = f"environment variable {name}{walker.consequence(path)}"
-            yield walker.finding(path, "not set", text, WARNING)
+    for name, path in missing(document):
+        text = f"environment variable {name}{walker.consequence(path)}"
+        yield walker.finding(path, "not set", text, WARNING)
+    yield from walker.placeholders(document.raw, ())
     for path in secrets(document.raw):
         advice = "a secret stands in the file; os.environ/NAME keeps it out"
         if path[:2] == ("general_settings", "keys"):
@@ -135,13 +157,9 @@ def _explain(document: source.Document, allowed: tuple[str, ...]) -> Iterator[Fi
             )
         yield walker.finding(path, "plain text", advice, WARNING)
     for item in protections:
-        yield _located(
-            f"{item.place}: {_protection(item.why, item.name, allowed)}",
-            "protects",
-            WARNING if item.name in allowed else ERROR,
-            document.files,
-            item.name,
-        )
+        level = WARNING if item.name in allowed else ERROR
+        text = _protection(item.why, item.name, allowed)
+        yield walker.finding(item.path, "protects", text, level)
     names = tuple(p.name for p in protections)
     try:
         config = from_document(document, CliOverrides(ANY_HOST, names, environment_counts=False))
@@ -180,13 +198,14 @@ def _notes(config: Config) -> Iterator[Finding]:
 
 def _deployments(config: Config, deployments: list[dict[str, Any]]) -> Iterator[Finding]:
     for entry, deployment in zip(config.entries, deployments, strict=False):
-        if deployment["problem"]:
-            path = ("model_list", entry.index, "litellm_params", "model")
-            text = f"{deployment['problem']}; it is never picked while another of {entry.name} is left, and alone answers 501"
+        problem = deployment["problem"]
+        if problem:
+            key = "api_base" if problem.startswith(UNREACHABLE) else "model"
+            path = ("model_list", entry.index, "litellm_params", key)
+            status = "unreachable" if key == "api_base" else "not yet"
+            text = f"{problem}; never picked while another of {entry.name} is left, alone it answers 501"
             place = config.document.place(path)
-            yield _located(
-                f"{place}: {text}", "not yet", WARNING, config.document.files, dotted(path)
-            )
+            yield _located(f"{place}: {text}", status, WARNING, config.document.files, dotted(path))
 
 
 class _Walker:
@@ -211,10 +230,26 @@ class _Walker:
             return "; without it the gateway does not start"
         return ""
 
+    def placeholders(self, value: Any, path: source.Path_) -> Iterator[Finding]:
+        """Values that another program would have filled in."""
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from self.placeholders(item, (*path, key))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from self.placeholders(item, (*path, index))
+        elif isinstance(value, str) and path[0] in registry.TOP:
+            if source.PLACEHOLDER.search(value):
+                text = "a placeholder stays as it is written; os.environ/NAME as the whole value is replaced"
+                yield self.finding(path, "not replaced", text, WARNING)
+            elif value.find(source.ENV_PREFIX) > 0:
+                text = "os.environ/NAME is replaced only where it is the whole value"
+                yield self.finding(path, "not replaced", text, WARNING)
+
     def file(self) -> Iterator[Finding]:
         for key, value in self.document.raw.items():
             here = (key,)
-            if key in ("environment_variables",) and isinstance(value, dict):
+            if key == "environment_variables" and isinstance(value, dict):
                 yield self.finding(here, "honoured", "")
                 yield from self._variables(value)
                 continue
@@ -223,9 +258,8 @@ class _Walker:
                 for index, entry in enumerate(value):
                     if isinstance(entry, dict):
                         yield from self._entry((key, index), entry)
-            elif key in ("general_settings", "litellm_settings", "router_settings"):
-                if isinstance(value, dict):
-                    yield from self._section(here, key, value)
+            elif key in SETTINGS and isinstance(value, dict):
+                yield from self._section(here, key, value)
 
     def _variables(self, variables: Mapping[str, Any]) -> Iterator[Finding]:
         for name in variables:
@@ -281,6 +315,8 @@ class _Walker:
     def _judge_top(self, path: source.Path_, value: Any) -> Finding:
         fate = registry.TOP.get(str(path[0]))
         if fate is None:
+            if str(path[0]).startswith(("x-", ".", "_")):
+                return self.finding(path, "ignored", "a name of this kind is a place for anchors")
             return self._unknown(path, registry.TOP)
         if value is None:
             return self.finding(path, "ignored", "null, as if the key were absent")
@@ -303,7 +339,8 @@ class _Walker:
 
 def _home(name: str, here: Mapping[str, Any]) -> str | None:
     """The section that knows this key, when it stands in another."""
-    for section in ("general_settings", "litellm_settings", "router_settings"):
+    sections = ("litellm_params", "model_info") if here is registry.MODEL else SETTINGS
+    for section in sections:
         if registry.SECTIONS[section] is not here and name in registry.SECTIONS[section]:
             return section
     return "the top level" if name in registry.TOP and here is not registry.TOP else None

@@ -37,7 +37,8 @@ def judge(config: Config, overrides: CliOverrides) -> None:
     _judge_protection(config, overrides)
     if overrides.environment_counts:
         _judge_unset(config)
-    _judge_master_key(config, overrides.host)
+    if overrides.environment_counts or config.master_key or not _reference(config, "master_key"):
+        _judge_master_key(config, overrides.host)
 
 
 def _judge_unset(config: Config) -> None:
@@ -47,18 +48,25 @@ def _judge_unset(config: Config) -> None:
         ("master_key", "requests would not be authenticated"),
         ("allowed_ips", "every address would be let in"),
     ):
-        raw = document.raw.get("general_settings")
-        value = raw.get(name) if isinstance(raw, dict) else None
-        if not isinstance(value, str) or not value.startswith(source.ENV_PREFIX):
+        variable = _reference(config, name)
+        if variable is None:
             continue
         set_ = config.master_key if name == "master_key" else config.general.allowed_ips
         if set_ or (name == "master_key" and _permitted(config)):
             continue
-        variable = value.removeprefix(source.ENV_PREFIX)
         place = document.place(("general_settings", name))
         raise ConfigError(
             f"{place}: {name}: environment variable {variable} is not set or empty: {harm}"
         )
+
+
+def _reference(config: Config, name: str) -> str | None:
+    """The environment variable that a key of general_settings names."""
+    raw = config.document.raw.get("general_settings")
+    value = raw.get(name) if isinstance(raw, dict) else None
+    if isinstance(value, str) and value.startswith(source.ENV_PREFIX):
+        return value.removeprefix(source.ENV_PREFIX)
+    return None
 
 
 def _permitted(config: Config) -> bool:
@@ -71,11 +79,14 @@ def _permitted(config: Config) -> bool:
 
 def _judge_master_key(config: Config, host: str) -> None:
     problem = None
+    text = config.master_key.reveal() if config.master_key else ""
     if config.master_key is None:
         if config.keys:
             return  # keys are asked for; there is just no master among them
         problem = "no master key is set: every request would be let in"
-    elif config.master_key.reveal() in WEAK_KEYS or len(config.master_key.reveal()) < WEAK_LENGTH:
+    elif source.PLACEHOLDER.search(text):
+        problem = "the master key is a placeholder that nothing replaces (write os.environ/NAME)"
+    elif text in WEAK_KEYS or len(text) < WEAK_LENGTH:
         problem = "the master key is a well-known or very short one"
     if problem is None:
         return

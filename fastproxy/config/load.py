@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fastproxy.config import schema, source
+from fastproxy.config import registry, schema, source
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.judge import judge
 from fastproxy.config.model import CliOverrides, Config, Entry
@@ -54,12 +54,21 @@ def from_document(document: source.Document, overrides: CliOverrides) -> Config:
             f"{place}: environment_variables: a mapping is expected, not {kind(variables)}"
         )
     judge(config, overrides)
+    for name, path in missing(document):
+        config.warn(
+            f"{document.place(path)}: {dotted(path)}: environment variable {name} is not set"
+        )
+    return config
+
+
+def missing(document: source.Document) -> list[tuple[str, source.Path_]]:
+    """Unset variables and the keys that name them, once a place: an anchor is one place of many keys."""
+    found: dict[tuple[str, str], source.Path_] = {}
     for name, paths in document.missing.items():
         for path in paths:
-            config.warn(
-                f"{document.place(path)}: {dotted(path)}: environment variable {name} is not set"
-            )
-    return config
+            if path[0] in registry.TOP:  # not what only holds anchors
+                found.setdefault((name, document.place(path)), path)
+    return [(name, path) for (name, _), path in found.items()]
 
 
 def dotted(path: source.Path_) -> str:
@@ -195,8 +204,9 @@ def _entries(
         )
     entries, left_out = [], []
     wanted = environ.get("LITELLM_ENVIRONMENT")
+    unset_paths = {path for paths in document.missing.values() for path in paths}
     for index, model in enumerate(models):
-        entry = _entry(document, index, model)
+        entry = _entry(document, index, model, unset_paths)
         environments = entry.info.get("supported_environments")
         if wanted and environments and wanted not in environments:
             left_out.append((index, f"LITELLM_ENVIRONMENT is {wanted}"))
@@ -207,7 +217,9 @@ def _entries(
     return entries, left_out
 
 
-def _entry(document: source.Document, index: int, model: Any) -> Entry:
+def _entry(
+    document: source.Document, index: int, model: Any, unset_paths: set[source.Path_]
+) -> Entry:
     path: source.Path_ = ("model_list", index)
     if not isinstance(model, dict):
         raise ConfigError(f"{document.place(path)}: model_list.{index}: a mapping is expected")
@@ -230,7 +242,8 @@ def _entry(document: source.Document, index: int, model: Any) -> Entry:
     params = {str(k): v for k, v in params.items()}
     tidy = _tidy(params, LISTS["litellm_params",], schema.LitellmParams)
     checked = convert(document, tidy, schema.LitellmParams, (*path, "litellm_params"))
-    return Entry(index, str(model["model_name"]), checked, tidy, info)
+    unset = (*path, "litellm_params", "api_key") in unset_paths
+    return Entry(index, str(model["model_name"]), checked, tidy, info, unset)
 
 
 def _credentials(document: source.Document) -> dict[str, dict[str, Any]]:

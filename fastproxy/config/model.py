@@ -6,6 +6,7 @@ from typing import Any
 
 from fastproxy.config import schema, source
 from fastproxy.config.secret import Secret
+from fastproxy.config.slop import listing
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Entry:
     params: schema.LitellmParams
     raw: dict[str, Any]  # litellm_params as they stand, references resolved
     info: dict[str, Any]
+    unset_key: bool = False  # api_key names an environment variable that is not set
 
 
 @dataclass
@@ -43,6 +45,13 @@ class Config:
     credentials: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: list[tuple[int, str]] = field(default_factory=list)  # index in model_list, why
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def custom_providers(self) -> set[str]:
+        """Providers that a custom handler would serve."""
+        settings = self.document.data.get("litellm_settings")
+        entries = settings.get("custom_provider_map") if isinstance(settings, dict) else None
+        return {str(e.get("provider")) for e in listing(entries) if isinstance(e, dict)}
 
     def warn(self, text: str) -> None:
         """Note something to tell at the start, once."""

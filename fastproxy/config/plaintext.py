@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fastproxy.config.source import ENV_PREFIX, Path_
+from fastproxy.config.slop import words
+from fastproxy.config.source import ENV_PREFIX, PLACEHOLDER, Path_
 
 NAME = re.compile(
     r"(?i)(?:^|[_-])(?:api_?key|master_?key|secret|password|passwd|token|credentials?|access_?key(?:_id)?|"
@@ -17,9 +18,9 @@ VALUE = re.compile(
     r"^(?:sk-|gsk_|xai-|hf_|ghp_|github_pat_|AIza|AKIA|Bearer |Basic |eyJ)\S{8,}|://[^/@\s:]*:[^/@\s]+@"
 )
 # What people write where a key must stand and none is needed.
-DUMMY = frozenset(
+DUMMY = words(
     "dummy none null not-needed not_needed notneeded no-key nokey anything empty fake fake-key sk-dummy sk-fake "
-    "sk-none na n/a ollama vllm lm-studio token placeholder unused sk-no-key-required ignored local".split()
+    "sk-none na n/a ollama vllm lm-studio token placeholder unused sk-no-key-required ignored local"
 )
 KEY_OF_KEYS = "key"
 MIN_LENGTH = 6
@@ -38,7 +39,12 @@ def secrets(value: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 
 def _is_secret(path: Path_, value: str) -> bool:
-    if value.startswith(ENV_PREFIX) or value.lower() in DUMMY or len(value) < MIN_LENGTH:
+    if (
+        ENV_PREFIX in value
+        or PLACEHOLDER.search(value)
+        or value.lower() in DUMMY
+        or len(value) < MIN_LENGTH
+    ):
         return False
     name = next((p for p in reversed(path) if isinstance(p, str)), "")
     if path[:2] == ("general_settings", "keys") and name == KEY_OF_KEYS:

@@ -42,7 +42,8 @@ NAMED_PROTECTION = frozenset(  # built-in callbacks of the LiteLLM proxy that lo
 class Protection:
     """A protecting setting that is in use."""
 
-    name: str
+    name: str  # for --allow-missing
+    path: Path_
     place: str
     why: str
 
@@ -56,14 +57,16 @@ def protecting(document: Document) -> list[Protection]:
         *_keys(document),
         *_deployments(document),
     ]
-    for name in ("policies", "policy_attachments"):
-        if document.data.get(name):
-            found.append(_at(document, (name,), "policies", "policies are not evaluated"))
+    found += [
+        _at(document, (name,), "policies", "policies are not evaluated")
+        for name in ("policies", "policy_attachments")
+        if document.data.get(name)
+    ]
     return list({p.name: p for p in reversed(found)}.values())[::-1]
 
 
 def _at(document: Document, path: Path_, name: str, why: str) -> Protection:
-    return Protection(name, document.place(path), why)
+    return Protection(name, path, document.place(path), why)
 
 
 def _guardrails(document: Document) -> Iterator[Protection]:
@@ -124,9 +127,10 @@ def _hook_in(document: Document, name: str) -> str | None:
             "Guardrail" in ast.unparse(b) for b in node.bases
         ):
             return f"{file.name} holds a guardrail, {node.name}"
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in HOOKS:
-            if not _is_empty(node):
-                return f"{file.name} has {node.name}, which checks or changes {HOOKS[node.name]}"
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if node.name in HOOKS and not _is_empty(node):
+            return f"{file.name} has {node.name}, which checks or changes {HOOKS[node.name]}"
     return None
 
 

@@ -6,6 +6,8 @@ The texts are for the person whose file it is: what happens instead, not what th
 
 from typing import Any, NamedTuple
 
+from fastproxy.config.slop import words
+
 
 class Fate(NamedTuple):
     """What the gateway does with a key."""
@@ -52,6 +54,10 @@ NO_CACHE = "answers are not cached"
 NO_HEALTH = "deployments are not probed"
 NO_TAGS = "tags do not steer routing"
 NO_PRICES = "costs are not computed; shown by /model/info"
+NO_DROPPING = (
+    "no parameter is dropped: each goes upstream as it was sent, and a provider that can't take one answers 400; "
+    "additional_drop_params drops by name"
+)
 LOG_LEVEL = "log lines are set by --debug or LITELLM_LOG"
 RELAYED = "requests and answers are relayed, not rebuilt: nothing to switch"
 AS_WEIGHT = (
@@ -145,6 +151,7 @@ GENERAL = {
 LITELLM = {
     **_all(HONOURED, "request_timeout ssl_verify ssl_certificate model_alias_map"),
     **_protects(NO_LOGGING, "callbacks"),
+    **_not_yet(NO_DROPPING, "drop_params"),
     **_protects("no guardrail is run", "guardrails"),
     **_ignored("requests are passed on unmodified, whatever the provider", "modify_params"),
     **_ignored(LOG_LEVEL, "set_verbose detailed_debug suppress_debug_info"),
@@ -196,6 +203,7 @@ LITELLM = {
 }
 ROUTER = {
     **_all(HONOURED, "model_group_alias timeout stream_timeout"),
+    **_honoured("simple-shuffle is; any other strategy is not yet", "routing_strategy"),
     **_not_yet(
         NO_RETRIES,
         "num_retries retry_after retry_policy model_group_retry_policy fallbacks default_fallbacks "
@@ -240,6 +248,7 @@ PARAMS = {
         "the lowest is used; as nothing cools down yet, a higher one only where no lower one can serve",
         "order",
     ),
+    **_not_yet(NO_DROPPING, "drop_params"),
     **_honoured("these fields of the body are dropped by name", "additional_drop_params"),
     **_ignored("every parameter is passed on, so all are allowed", "allowed_openai_params"),
     **_ignored("requests are passed on unmodified, whatever the provider", "modify_params"),
@@ -310,7 +319,7 @@ SECTIONS = {
 
 # Fields of the providers' APIs that stand in litellm_params as defaults of the request; other names
 # are sent too, but one that looks like a misspelt setting is pointed at.
-REQUEST_FIELDS = frozenset(
+REQUEST_FIELDS = words(
     """temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens n stop seed
     presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs response_format
     tools tool_choice parallel_tool_calls functions function_call user stream stream_options
@@ -320,7 +329,7 @@ REQUEST_FIELDS = frozenset(
     prompt_cache_key prompt_cache_retention safety_identifier safety_settings enable_thinking
     chat_template_kwargs keep_alive num_ctx guided_json guided_regex guided_choice provider transforms
     route plugins models system text output_format output_compression moderation partial_images
-    chunking_strategy timestamp_granularities return_documents top_n""".split()
+    chunking_strategy timestamp_granularities return_documents top_n"""
 )
 CLOUDS = ("aws_", "vertex_", "azure_", "s3_", "gcs_", "watsonx_", "litellm_", "bedrock_")
 PRICES = ("_cost", "_cost_per_", "cost_per_")
@@ -328,7 +337,7 @@ PRICES = ("_cost", "_cost_per_", "cost_per_")
 
 def steers(name: str) -> bool:
     """Whether a key of litellm_params is for the proxy; any other is a default of the request's body."""
-    return name in PARAMS or name == "drop_params" or name.startswith(CLOUDS) or is_price(name)
+    return name in PARAMS or name.startswith(CLOUDS) or is_price(name)
 
 
 def is_price(name: str) -> bool:
@@ -347,7 +356,7 @@ def fate(section: str, key: str, value: Any) -> Fate | None:
     if value is None and found.status != "honoured":
         return Fate("ignored", "null, as if the key were absent")
     if found.switch and _is_false(value):
-        return Fate("honoured", "off, as here")
+        return Fate("honoured", "off")
     return found
 
 
@@ -357,11 +366,7 @@ def _by_value(section: str, key: str, value: Any) -> Fate | None:
             return Fate(
                 "honoured", "no parameter is dropped; the provider refuses what it can't take"
             )
-        return Fate(
-            "not yet",
-            "no parameter is dropped: each goes upstream as it was sent, and a provider that can't take "
-            "one answers 400; additional_drop_params drops by name",
-        )
+        return Fate("not yet", NO_DROPPING)
     if key == "routing_strategy" and section == "router_settings":
         if value in (None, "simple-shuffle"):
             return Fate("honoured", "a random draw by weight")

@@ -136,11 +136,3 @@ class File(msgspec.Struct, kw_only=True):
     environment_variables: dict[str, Any] | None = None
     credential_list: list[Credential] | None = None
     include: str | Names | None = None
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a configuration, for editors."""
-    schema = msgspec.json.schema(File)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "fastproxy configuration (LiteLLM's format)"
-    return schema

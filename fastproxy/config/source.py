@@ -40,6 +40,8 @@ HINTS = (
     ("undefined alias", "a value that begins with * needs quotes"),
     ("unexpected end of stream", "a quote or bracket is not closed"),
 )
+# What other programs replace and nobody does here: ${NAME}, $NAME, {{ name }}.
+PLACEHOLDER = re.compile(r"^\$\{?[A-Za-z_]\w*\}?$|\$\{[A-Za-z_]\w*(?::?-[^}]*)?\}|^\{\{.*\}\}$")
 SECRET_LINE = re.compile(
     r"(?i)((?:key|secret|token|password|passwd|credentials?|authorization|database_url)[\"']?\s*:\s*)(\S.*)"
 )
@@ -181,7 +183,8 @@ def _bound_nesting(text: str, file: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise ConfigError(f"{file}:{event.start_mark.line + 1}: {TOO_DEEP}")
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise ConfigError(f"{file}:{line}: {TOO_DEEP}")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

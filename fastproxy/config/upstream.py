@@ -13,15 +13,17 @@ import orjson
 from fastproxy.config import registry
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
+from fastproxy.config.slop import words
 from fastproxy.providers.table import NOT_SPOKEN, OPENAI_PATHS, PROVIDERS, Provider, split_model
 
+UNREACHABLE = "api_base is not set"
 DEFAULT_TIMEOUT = 6000.0
 AZURE_API_VERSION = "2024-10-21"
 ENDPOINT_TAILS = tuple(sorted(OPENAI_PATHS.values(), key=len, reverse=True))
 # Request defaults that are numbers: a file (or an environment variable) may hold them as text.
-NUMBERS = frozenset(
+NUMBERS = words(
     "temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens n seed presence_penalty "
-    "frequency_penalty top_logprobs dimensions num_ctx".split()
+    "frequency_penalty top_logprobs dimensions num_ctx"
 )
 SECRET_WORDS = ("key", "secret", "token", "password", "credential", "headers")
 
@@ -35,18 +37,26 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
     place = config.document.place(("model_list", entry.index))
     provider, model = split_model(str(params["model"]), params.get("custom_llm_provider"))
     row = PROVIDERS.get(provider)
-    problem = None if row else f"provider {provider} is not spoken yet"
+    named = params.get("custom_llm_provider") or str(params["model"]).partition("/")[0]
+    if named in config.custom_providers:
+        provider, row = named, None
+    problem = None if row else f"provider {provider} is not spoken"
     unsupported = None if row else provider
-    if row is None and provider not in NOT_SPOKEN and params.get("api_base"):
+    if (
+        row is None
+        and provider not in (*NOT_SPOKEN, *config.custom_providers)
+        and params.get("api_base")
+    ):
         # an unknown name with an address of its own: OpenAI-compatible, as LiteLLM's openai_like
         row, unsupported, problem = PROVIDERS["openai_like"], None, None
     base = _base(params, provider, row, config.environ) if row else None
     if row is not None and base is None:
         # As LiteLLM the deployment loads: one unset variable must not stop the others of the file.
         row, unsupported = None, f"{provider} without an api_base"
-        problem = f"api_base is missing: {provider} has no default address"
+        problem = f"{UNREACHABLE}: {provider} has no default address"
     key = _api_key(params, row, config.environ)
     if row is not None:
+        _warn_of_prefix(config, entry, params, provider, model, place)
         _warn_of_key(config, entry, params, row, key, place)
     if params.get("custom_llm_provider") is None and "*" in model and "*" not in entry.name:
         config.warn(
@@ -126,22 +136,40 @@ def _api_key(params: Mapping[str, Any], row: Provider | None, environ: Mapping[s
     return str(value or "")
 
 
+def _warn_of_prefix(
+    config: Config,
+    entry: Entry,
+    params: Mapping[str, Any],
+    provider: str,
+    model: str,
+    place: str,
+) -> None:
+    prefix, slash, _ = model.partition("/")
+    guessed = provider == "openai" and model == params["model"] and slash
+    if guessed and not (params.get("api_base") or params.get("base_url")):
+        config.warn(
+            f"{place}: {entry.name}: {prefix} is no known provider: {model} is asked of OpenAI as it stands"
+        )
+
+
 def _warn_of_key(
     config: Config, entry: Entry, params: Mapping[str, Any], row: Provider, key: str, place: str
 ) -> None:
     own_address = bool(params.get("api_base") or params.get("base_url"))
-    if not key and row.needs_key:
-        names = " or ".join(row.keys)
+    used = next((name for name in row.keys if config.environ.get(name)), None)
+    if not key and row.needs_key and not entry.unset_key:  # an unset variable is told of by itself
         what = (
             "its requests carry no credential"
             if own_address
             else "its provider will refuse every request"
         )
-        config.warn(f"{place}: {entry.name}: no API key (api_key, or {names}): {what}")
-    elif key and own_address and not params.get("api_key"):
-        name = next(n for n in row.keys if config.environ.get(n))
         config.warn(
-            f"{place}: {entry.name}: no api_key beside api_base: {name} of the environment is sent there"
+            f"{place}: {entry.name}: no API key (api_key, or {' or '.join(row.keys)}): {what}"
+        )
+    elif key and used and not params.get("api_key") and (own_address or entry.unset_key):
+        where = " to its api_base" if own_address else ""
+        config.warn(
+            f"{place}: {entry.name}: {used} of the environment is sent{where}, as no api_key is given"
         )
 
 

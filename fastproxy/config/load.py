@@ -247,14 +247,11 @@ def _entry(
 
 
 def _credentials(document: source.Document) -> dict[str, dict[str, Any]]:
-    found = document.data.get("credential_list") or []
-    shape = list[schema.Credential]
-    try:
-        parsed = msgspec.convert(found, shape, strict=False)
-    except msgspec.ValidationError as error:
-        where = document.place(("credential_list",))
-        raise ConfigError(f"{where}: credential_list: {error}") from None
-    return {c.credential_name: c.credential_values for c in parsed}
+    found: dict[str, dict[str, Any]] = {}
+    for index, entry in enumerate(listing(document.data.get("credential_list"))):
+        credential = convert(document, entry, schema.Credential, ("credential_list", index))
+        found[credential.credential_name] = credential.credential_values
+    return found
 
 
 def _master_key(general: schema.GeneralSettings, environ: Mapping[str, str]) -> Secret | None:

@@ -25,6 +25,8 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a configuration."""
     found = msgspec.json.schema(schema.File)
     shape: dict[str, Any] = _lax(found)
+    dates = {"type": ["number", "string", "null"]}  # a person writes a date
+    shape["$defs"]["KeyEntry"]["properties"]["expires"] = dates
     for name, table in SECTIONS.items():
         properties = shape["$defs"][name].setdefault("properties", {})
         for key, fate in table.items():

@@ -98,6 +98,8 @@ class _Part:
 
 def _read_file(path: Path, document: Document, seen: set[Path], asked: str | None) -> _Part:
     where = f"{asked}: include: " if asked else ""
+    if "\0" in str(path):
+        raise ConfigError(f"{where}a file name can't hold a NUL")
     seen.add(path.resolve())
     if len(seen) > MAX_FILES:
         raise ConfigError(f"{where}more than {MAX_FILES} files")
@@ -119,7 +121,7 @@ def _read_file(path: Path, document: Document, seen: set[Path], asked: str | Non
             raise ConfigError(f"{file}:{line}: include: file names are expected, not {kind(name)}")
         document.includes.append((f"{file}:{line}", name))
         other = path.parent / name
-        if other.resolve() not in seen:
+        if "\0" in name or other.resolve() not in seen:
             _merge(part, _read_file(other, document, seen, f"{file}:{line}"))
     return part
 
@@ -127,6 +129,7 @@ def _read_file(path: Path, document: Document, seen: set[Path], asked: str | Non
 def _merge(part: _Part, other: _Part) -> None:
     # As LiteLLM: lists are extended, other values of the included file win. Two sections are joined key by key.
     shift: dict[str, int] = {}
+    begun = {(key,): part.places.get((key,)) for key, value in part.data.items() if value}
     for key, value in other.data.items():
         old = part.data.get(key)
         if isinstance(value, list) and isinstance(old, list):
@@ -142,7 +145,7 @@ def _merge(part: _Part, other: _Part) -> None:
         elif value is not None or old is None:
             part.data[key] = value
     for path, place in other.places.items():
-        part.places[_shifted(path, shift)] = place
+        part.places[_shifted(path, shift)] = begun.get(path) or place
     part.duplicates += [(_shifted(p, shift), place, what) for p, place, what in other.duplicates]
 
 
@@ -199,12 +202,17 @@ def _explain(error: yaml.MarkedYAMLError, text: str, file: str) -> str:
     if mark is None:
         return f"{file}: not valid YAML: {problem}"
     lines = text.splitlines()
-    shown = _masked(lines[mark.line] if mark.line < len(lines) else "").replace("\t", " ")
+    if mark.line >= len(lines) and error.context_mark is not None:
+        mark = error.context_mark  # the file ended: what is open began here
+    line, column = mark.line, mark.column
+    if line >= len(lines) > 0:
+        line, column = len(lines) - 1, len(lines[-1])
+    shown = _masked(lines[line] if lines else "").replace("\t", " ")
     context = f" ({error.context})" if error.context else ""
     hint = next((f"; {hint}" for sign, hint in HINTS if sign in problem), "")
     return (
-        f"{file}:{mark.line + 1}:{mark.column + 1}: not valid YAML: {problem}{context}{hint}\n"
-        f"    {shown[:200]}\n    {' ' * mark.column}^"
+        f"{file}:{line + 1}:{column + 1}: not valid YAML: {problem}{context}{hint}\n"
+        f"    {shown[:200]}\n    {' ' * column}^"
     )
 
 

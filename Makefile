@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
 
-.PHONY: run test lint types bench bench-quick dev clean
+.PHONY: run test lint types docs bench bench-quick dev clean
 
 run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
 	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
@@ -19,6 +19,9 @@ lint: $(VENV)/.linted
 
 types: $(VENV)/.linted $(VENV)/.built
 	$(BIN)/mypy
+
+docs: $(VENV)/.built         ## the generated pages of docs/
+	$(BIN)/python docs/make.py
 
 bench: $(VENV)/.built        ## nginx, HAProxy and fastproxy side by side; writes bench/RESULTS.md
 	bench/setup

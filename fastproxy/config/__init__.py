@@ -3,8 +3,9 @@
 from fastproxy.config.check import check_file
 from fastproxy.config.discover import discover
 from fastproxy.config.errors import ConfigError
-from fastproxy.config.load import CliOverrides, Config, load
-from fastproxy.config.schema import json_schema
+from fastproxy.config.load import load
+from fastproxy.config.model import CliOverrides, Config
+from fastproxy.config.schema_json import json_schema
 from fastproxy.config.secret import Secret
 from fastproxy.config.snapshot import build_snapshot
 from fastproxy.config.summary import summary

@@ -3,7 +3,8 @@
 import socket
 from collections.abc import Callable, Mapping
 
-from fastproxy.config.load import CliOverrides, Config, from_document
+from fastproxy.config.load import from_document
+from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.source import Document
 from fastproxy.providers.table import PROVIDERS
 
@@ -44,8 +45,10 @@ def discover(
             models.append({"model_name": f"{name}/*", "litellm_params": params})
     if not models:
         return None
-    data: dict[str, object] = {"model_list": models, "__environ__": dict(environ)}
-    return from_document(Document(data, files=["(environment)"]), overrides or CliOverrides())
+    data: dict[str, object] = {"model_list": models}
+    return from_document(
+        Document(data, environ=dict(environ), files=["(environment)"]), overrides or CliOverrides()
+    )
 
 
 def _bare(provider: str, patterns: tuple[str, ...]) -> list[dict[str, object]]:

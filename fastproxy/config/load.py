@@ -2,39 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 
-from fastproxy.config import schema, source
+from fastproxy.config import registry, schema, source
 from fastproxy.config.errors import ConfigError
-from fastproxy.config.protect import protecting
+from fastproxy.config.judge import judge
+from fastproxy.config.model import CliOverrides, Config, Entry
 from fastproxy.config.secret import Secret
-from fastproxy.config.slop import boolean, kind
+from fastproxy.config.slop import kind, listing
 
-WEAK_KEYS = frozenset(
-    [
-        "sk-1234",
-        "1234",
-        "sk-12345",
-        "sk-123",
-        "sk-test",
-        "test",
-        "password",
-        "changeme",
-        "change-me",
-        "master",
-        "sk-master",
-        "secret",
-        "sk-secret",
-        "admin",
-        "default",
-    ]
-)
-WEAK_LENGTH = 8
-PERMIT_WEAK = "dangerously_permit_weak_or_unset_master_key"
-LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|::1|\[::1\]|localhost)$")
 LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("general_settings",): ("allowed_ips", "trusted_proxy_ranges", "keys"),
     ("litellm_params",): ("additional_drop_params",),
@@ -42,46 +22,6 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("key",): ("models",),
 }
 Section = TypeVar("Section", bound=msgspec.Struct)
-
-
-@dataclass(frozen=True)
-class CliOverrides:
-    """What the command line adds to the file."""
-
-    host: str = "127.0.0.1"
-    allow_missing: tuple[str, ...] = ()
-
-
-@dataclass
-class Entry:
-    """One deployment as configured."""
-
-    index: int
-    name: str
-    params: schema.LitellmParams
-    raw: dict[str, Any]  # litellm_params as they stand, references resolved
-    info: dict[str, Any]
-
-
-@dataclass
-class Config:
-    """A loaded configuration."""
-
-    document: source.Document
-    environ: Mapping[str, str]
-    general: schema.GeneralSettings
-    litellm: schema.LitellmSettings
-    router: schema.RouterSettings
-    entries: list[Entry]
-    keys: list[schema.KeyEntry]
-    master_key: Secret | None
-    credentials: dict[str, dict[str, Any]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def deployments(self) -> list[dict[str, Any]]:
-        """Group and model of each deployment, for messages."""
-        return [{"group": e.name, "model": e.params.model} for e in self.entries]
 
 
 def load(path: str, *, environ: Mapping[str, str], overrides: CliOverrides | None = None) -> Config:
@@ -92,29 +32,67 @@ def load(path: str, *, environ: Mapping[str, str], overrides: CliOverrides | Non
 def from_document(document: source.Document, overrides: CliOverrides) -> Config:
     """A Config from data that was read already."""
     data = document.data
-    environ: Mapping[str, str] = data.pop("__environ__", {})
+    environ = document.environ
     general = _section(document, "general_settings", schema.GeneralSettings)
+    entries, left_out = _entries(document, environ)
     config = Config(
         document=document,
         environ=environ,
         general=general,
         litellm=_section(document, "litellm_settings", schema.LitellmSettings),
         router=_section(document, "router_settings", schema.RouterSettings),
-        entries=_entries(document, environ),
-        keys=general.keys or [],
+        entries=entries,
+        keys=_keys(document, general, overrides),
         master_key=_master_key(general, environ),
         credentials=_credentials(document),
+        left_out=left_out,
     )
-    _judge_protection(config, overrides)
-    _judge_master_key(config, overrides.host)
-    for name, where in document.missing.items():
-        config.warnings.append(f"{document.place(where)}: environment variable {name} is not set")
-    for entry in config.keys:
-        if not entry.key and not entry.key_hash:
-            raise ConfigError(
-                f"{document.place(('general_settings', 'keys'))}: keys: each entry needs `key` or `key_hash`"
-            )
+    variables = data.get("environment_variables")
+    if not isinstance(variables, dict | None):
+        place = document.place(("environment_variables",))
+        raise ConfigError(
+            f"{place}: environment_variables: a mapping is expected, not {kind(variables)}"
+        )
+    judge(config, overrides)
+    for name, path in missing(document):
+        config.warn(
+            f"{document.place(path)}: {dotted(path)}: environment variable {name} is not set"
+        )
     return config
+
+
+def missing(document: source.Document) -> list[tuple[str, source.Path_]]:
+    """Unset variables and the keys that name them, once a place: an anchor is one place of many keys."""
+    found: dict[tuple[str, str], source.Path_] = {}
+    for name, paths in document.missing.items():
+        for path in paths:
+            if path[0] in registry.TOP:  # not what only holds anchors
+                found.setdefault((name, document.place(path)), path)
+    return [(name, path) for (name, _), path in found.items()]
+
+
+def dotted(path: source.Path_) -> str:
+    """A key for a message: `model_list.0.litellm_params.model`."""
+    return ".".join(str(part) for part in path)
+
+
+def _keys(
+    document: source.Document, general: schema.GeneralSettings, overrides: CliOverrides
+) -> list[schema.KeyEntry]:
+    raw = document.raw.get("general_settings") or {}
+    written = listing(raw.get("keys") if isinstance(raw, dict) else None)
+    found = []
+    for index, entry in enumerate(general.keys or []):
+        if entry.key or entry.key_hash:
+            found.append(entry)
+            continue
+        mine = written[index] if index < len(written) else None
+        unset = isinstance(mine, dict) and any(mine.get(name) for name in ("key", "key_hash"))
+        if overrides.environment_counts or not unset:
+            place = document.place(("general_settings", "keys", index))
+            why = "its environment variable is not set or empty" if unset else "it is missing"
+            raise ConfigError(f"{place}: keys.{index}: `key` or `key_hash` is expected: {why}")
+    return found
 
 
 def _section(document: source.Document, name: str, shape: type[Section]) -> Section:
@@ -125,15 +103,35 @@ def _section(document: source.Document, name: str, shape: type[Section]) -> Sect
         raise ConfigError(
             f"{document.place((name,))}: {name}: a mapping is expected, not {kind(value)}"
         )
-    value = _tidy(value, LISTS.get((name,), ()))
+    value = _tidy(value, LISTS.get((name,), ()), shape)
     if isinstance(value.get("keys"), list):
         value["keys"] = [
-            _tidy(k, LISTS["key",]) if isinstance(k, dict) else k for k in value["keys"]
+            _tidy(_with_expiry(document, i, k), LISTS["key",], schema.KeyEntry)
+            if isinstance(k, dict)
+            else k
+            for i, k in enumerate(value["keys"])
         ]
     return convert(document, value, shape, (name,))
 
 
-def _tidy(value: Mapping[str, Any], lists: tuple[str, ...]) -> dict[str, Any]:
+def _with_expiry(document: source.Document, index: int, key: dict[str, Any]) -> dict[str, Any]:
+    """`expires` as seconds since 1970: a person writes a date."""
+    text = key.get("expires")
+    if not isinstance(text, str) or text.replace(".", "", 1).isdigit():
+        return key
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        place = document.place(("general_settings", "keys", index, "expires"))
+        raise ConfigError(
+            f"{place}: keys.{index}.expires: a date such as 2027-01-31 or 2027-01-31T12:00:00Z is expected"
+        ) from None
+    return {**key, "expires": (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()}
+
+
+def _tidy(
+    value: Mapping[str, Any], lists: tuple[str, ...], shape: type[msgspec.Struct]
+) -> dict[str, Any]:
     tidy = dict(value)
     for key in lists:
         if tidy.get(key) is not None and not isinstance(tidy[key], list):
@@ -141,7 +139,16 @@ def _tidy(value: Mapping[str, Any], lists: tuple[str, ...]) -> dict[str, Any]:
     for key, item in tidy.items():
         if isinstance(item, str) and item.strip().lower() in ("true", "false"):
             tidy[key] = item.strip().lower() == "true"
+        elif item == "" and key in _not_text(shape):
+            tidy[key] = None  # what an empty environment variable leaves
     return tidy
+
+
+@cache
+def _not_text(shape: type[msgspec.Struct]) -> frozenset[str]:
+    """Fields where an empty text can't be meant."""
+    fields = msgspec.structs.fields(shape)
+    return frozenset(f.name for f in fields if "str" not in str(f.type))
 
 
 def convert(
@@ -157,11 +164,37 @@ def convert(
             for part in re.findall(r"\[\d+\]|[^.\[\]`]+", where)
         )
         full = (*path, *inner)
-        name = ".".join(str(p) for p in full)
-        raise ConfigError(f"{document.place(full)}: {name}: {text}") from None
+        raise ConfigError(f"{document.place(full)}: {dotted(full)}: {_in_words(text)}") from None
 
 
-def _entries(document: source.Document, environ: Mapping[str, str]) -> list[Entry]:
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+
+
+def _in_words(text: str) -> str:
+    """msgspec's message as a person who writes YAML says it. Neither holds the value: it could be a secret."""
+    expected = re.fullmatch(r"Expected `([^`]+)`(?:, got `([^`]+)`| ([<>]=?) (\S+))", text)
+    if expected is None:
+        return re.sub(r"Object missing required field `([^`]+)`", r"`\1` is missing", text)
+    types = [t for t in expected[1].split(" | ") if t != "null"]
+    wanted = " or ".join(
+        dict.fromkeys(WORDS.get(t, t) for t in types if t != "int" or "float" not in types)
+    )
+    if expected[3]:
+        return f"{wanted} {expected[3]} {expected[4]} is expected"
+    return f"{wanted} is expected, not {WORDS.get(expected[2], expected[2])}"
+
+
+def _entries(
+    document: source.Document, environ: Mapping[str, str]
+) -> tuple[list[Entry], list[tuple[int, str]]]:
     models = document.data.get("model_list")
     if models is None:
         models = []
@@ -169,20 +202,24 @@ def _entries(document: source.Document, environ: Mapping[str, str]) -> list[Entr
         raise ConfigError(
             f"{document.place(('model_list',))}: model_list: a list is expected, not {kind(models)}"
         )
-    entries = []
+    entries, left_out = [], []
+    wanted = environ.get("LITELLM_ENVIRONMENT")
+    unset_paths = {path for paths in document.missing.values() for path in paths}
     for index, model in enumerate(models):
-        entry = _entry(document, index, model)
-        wanted = environ.get("LITELLM_ENVIRONMENT")
+        entry = _entry(document, index, model, unset_paths)
         environments = entry.info.get("supported_environments")
         if wanted and environments and wanted not in environments:
-            continue
-        if entry.info.get("blocked") is True:
-            continue
-        entries.append(entry)
-    return entries
+            left_out.append((index, f"LITELLM_ENVIRONMENT is {wanted}"))
+        elif entry.info.get("blocked") is True:
+            left_out.append((index, "blocked"))
+        else:
+            entries.append(entry)
+    return entries, left_out
 
 
-def _entry(document: source.Document, index: int, model: Any) -> Entry:
+def _entry(
+    document: source.Document, index: int, model: Any, unset_paths: set[source.Path_]
+) -> Entry:
     path: source.Path_ = ("model_list", index)
     if not isinstance(model, dict):
         raise ConfigError(f"{document.place(path)}: model_list.{index}: a mapping is expected")
@@ -200,67 +237,23 @@ def _entry(document: source.Document, index: int, model: Any) -> Entry:
         raise ConfigError(
             f"{document.place(path)}: model_list.{index}.model_info: a mapping is expected"
         )
-    info = _tidy(info, LISTS["model_info",])
+    info = _tidy(info, LISTS["model_info",], schema.ModelInfo)
     convert(document, info, schema.ModelInfo, (*path, "model_info"))
     params = {str(k): v for k, v in params.items()}
-    tidy = _tidy(params, LISTS["litellm_params",])
+    tidy = _tidy(params, LISTS["litellm_params",], schema.LitellmParams)
     checked = convert(document, tidy, schema.LitellmParams, (*path, "litellm_params"))
-    return Entry(index, str(model["model_name"]), checked, tidy, info)
+    unset = (*path, "litellm_params", "api_key") in unset_paths
+    return Entry(index, str(model["model_name"]), checked, tidy, info, unset)
 
 
 def _credentials(document: source.Document) -> dict[str, dict[str, Any]]:
-    found = document.data.get("credential_list") or []
-    shape = list[schema.Credential]
-    try:
-        parsed = msgspec.convert(found, shape, strict=False)
-    except msgspec.ValidationError as error:
-        where = document.place(("credential_list",))
-        raise ConfigError(f"{where}: credential_list: {error}") from None
-    return {c.credential_name: c.credential_values for c in parsed}
+    found: dict[str, dict[str, Any]] = {}
+    for index, entry in enumerate(listing(document.data.get("credential_list"))):
+        credential = convert(document, entry, schema.Credential, ("credential_list", index))
+        found[credential.credential_name] = credential.credential_values
+    return found
 
 
 def _master_key(general: schema.GeneralSettings, environ: Mapping[str, str]) -> Secret | None:
     value = general.master_key or environ.get("LITELLM_MASTER_KEY")
     return Secret(str(value)) if value else None
-
-
-def _judge_master_key(config: Config, host: str) -> None:
-    permitted = config.general.dangerously_permit_weak_or_unset_master_key or boolean(
-        config.environ.get("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"),
-        "environment",
-        PERMIT_WEAK,
-    )
-    problem = None
-    if config.master_key is None:
-        problem = "no master key is set: every request would be let in"
-    elif config.master_key.reveal() in WEAK_KEYS or len(config.master_key.reveal()) < WEAK_LENGTH:
-        problem = "the master key is a well-known or very short one"
-    if problem is None:
-        return
-    advice = "set general_settings.master_key or LITELLM_MASTER_KEY to a long random value"
-    if permitted or LOOPBACK.match(host):
-        config.warnings.append(
-            f"{problem} (allowed {'by setting' if permitted else f'on {host}'}): {advice}"
-        )
-        return
-    raise ConfigError(
-        f"{problem}, and {host} is not a loopback address: {advice} "
-        f"(or general_settings.{PERMIT_WEAK}: true to start all the same)"
-    )
-
-
-def _judge_protection(config: Config, overrides: CliOverrides) -> None:
-    found = protecting(config.document)
-    wanted = [p for p in found if p.name not in overrides.allow_missing]
-    for item in found:
-        if item.name in overrides.allow_missing:
-            config.warnings.append(
-                f"{item.place}: {item.name} is NOT applied (--allow-missing): {item.why}"
-            )
-    if wanted:
-        lines = "\n".join(f"  {p.place}: {p.name}: {p.why}" for p in wanted)
-        names = " ".join(f"--allow-missing {p.name}" for p in wanted)
-        raise ConfigError(
-            "these settings protect requests and are not honoured yet, so the gateway does not start "
-            f"without them:\n{lines}\nTo start unprotected all the same: {names}"
-        )

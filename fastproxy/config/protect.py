@@ -9,9 +9,15 @@ from typing import Any
 from fastproxy.config.slop import boolean, listing
 from fastproxy.config.source import Document, Path_
 
-HOOKS = frozenset(
-    ("async_pre_call_hook", "async_moderation_hook", "async_pre_call_deployment_hook")
-)
+HOOKS = {  # methods of LiteLLM's CustomLogger that can stop or change something
+    "async_pre_call_hook": "requests before they go out",
+    "async_moderation_hook": "requests before they go out",
+    "async_pre_call_deployment_hook": "requests before they go out",
+    "async_post_call_success_hook": "answers before they reach the client",
+    "async_post_call_streaming_hook": "answers before they reach the client",
+    "async_post_call_streaming_iterator_hook": "answers before they reach the client",
+}
+KEY_PROTECTIONS = ("guardrails", "enforced_params", "policies")
 CALLBACK_KEYS = ("callbacks", "success_callback", "failure_callback")
 NAMED_PROTECTION = frozenset(  # built-in callbacks of the LiteLLM proxy that look at requests first
     [
@@ -36,7 +42,8 @@ NAMED_PROTECTION = frozenset(  # built-in callbacks of the LiteLLM proxy that lo
 class Protection:
     """A protecting setting that is in use."""
 
-    name: str
+    name: str  # for --allow-missing
+    path: Path_
     place: str
     why: str
 
@@ -48,14 +55,18 @@ def protecting(document: Document) -> list[Protection]:
         *_callbacks(document),
         *_general(document),
         *_keys(document),
+        *_deployments(document),
     ]
-    if document.data.get("policies"):
-        found.append(_at(document, ("policies",), "policies", "policies are not evaluated"))
+    found += [
+        _at(document, (name,), "policies", "policies are not evaluated")
+        for name in ("policies", "policy_attachments")
+        if document.data.get(name)
+    ]
     return list({p.name: p for p in reversed(found)}.values())[::-1]
 
 
 def _at(document: Document, path: Path_, name: str, why: str) -> Protection:
-    return Protection(name, document.place(path), why)
+    return Protection(name, path, document.place(path), why)
 
 
 def _guardrails(document: Document) -> Iterator[Protection]:
@@ -64,16 +75,21 @@ def _guardrails(document: Document) -> Iterator[Protection]:
         if not isinstance(guardrail, dict):
             continue
         params = guardrail.get("litellm_params")
-        params = params if isinstance(params, dict) else guardrail
         path = ("guardrails", index)
-        if boolean(params.get("default_on"), document.place(path), "default_on"):
-            yield _at(
-                document, path, "guardrails", "a guardrail with default_on: true is not applied"
-            )
+        for holder in (guardrail, params):
+            if isinstance(holder, dict) and boolean(
+                holder.get("default_on"), document.place(path), "default_on"
+            ):
+                yield _at(
+                    document, path, "guardrails", "a guardrail with default_on: true is not applied"
+                )
+                break
     old = _section(document, "litellm_settings").get("guardrails")
     for item in listing(old):
         if isinstance(item, dict) and any(
-            isinstance(v, dict) and v.get("default_on") for v in item.values()
+            isinstance(v, dict)
+            and boolean(v.get("default_on"), document.place(("litellm_settings",)), "default_on")
+            for v in item.values()
         ):
             path = ("litellm_settings", "guardrails")
             yield _at(
@@ -104,14 +120,35 @@ def _hook_in(document: Document, name: str) -> str | None:
     file = Path(document.files[0]).parent / (module.replace(".", "/") + ".py")
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return f"{file.name} can't be read, so it may hold a hook that checks requests"
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return f"{file.name} beside the config can't be read, so it may hold a hook that checks requests"
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in HOOKS:
-            return (
-                f"{file.name} has {node.name}, which checks or changes requests before they go out"
-            )
+        if isinstance(node, ast.ClassDef) and any(
+            "Guardrail" in ast.unparse(b) for b in node.bases
+        ):
+            return f"{file.name} holds a guardrail, {node.name}"
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if node.name in HOOKS and not _is_empty(node):
+            return f"{file.name} has {node.name}, which checks or changes {HOOKS[node.name]}"
     return None
+
+
+def _is_empty(hook: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """The empty hook of a template: docstring, `pass`, `return`, an argument returned as it came."""
+    arguments = {a.arg for a in (*hook.args.args, *hook.args.kwonlyargs)}
+
+    def does_nothing(statement: ast.stmt) -> bool:
+        if isinstance(statement, ast.Return):
+            value = statement.value
+            if isinstance(value, ast.Name):
+                return value.id in arguments
+            # a text would refuse the request with it
+            return value is None or (isinstance(value, ast.Constant) and value.value is None)
+        docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        return docstring or isinstance(statement, ast.Pass)
+
+    return all(map(does_nothing, hook.body))
 
 
 def _general(document: Document) -> Iterator[Protection]:
@@ -123,8 +160,7 @@ def _general(document: Document) -> Iterator[Protection]:
         ("enable_oauth2_auth", "OAuth2 tokens are not checked"),
         ("enable_oauth2_proxy_auth", "OAuth2 proxy headers are not checked"),
     ):
-        value = general.get(name)
-        if value and str(value).lower() != "false":
+        if not _is_off(general.get(name)):
             yield _at(document, ("general_settings", name), name, why)
 
 
@@ -137,17 +173,35 @@ def _keys(document: Document) -> Iterator[Protection]:
         "default_internal_user_params",
     ):
         value = settings.get(holder)
-        if isinstance(value, dict) and (value.get("guardrails") or value.get("enforced_params")):
-            path = ("litellm_settings", holder)
-            yield _at(
-                document, path, holder, "guardrails or enforced_params of keys are not applied"
-            )
+        for name in KEY_PROTECTIONS:
+            if isinstance(value, dict) and not _is_off(value.get(name)):
+                path = ("litellm_settings", holder, name)
+                yield _at(
+                    document, path, f"{holder}.{name}", f"{name} of keys and teams are not applied"
+                )
     general = _section(document, "general_settings")
     for index, key in enumerate(listing(general.get("keys"))):
-        for name in ("guardrails", "enforced_params", "policies"):
-            if isinstance(key, dict) and key.get(name):
+        for name in KEY_PROTECTIONS:
+            if isinstance(key, dict) and not _is_off(key.get(name)):
                 path = ("general_settings", "keys", index, name)
                 yield _at(document, path, f"keys.{name}", f"{name} of a key are not applied")
+
+
+def _deployments(document: Document) -> Iterator[Protection]:
+    for index, model in enumerate(listing(document.data.get("model_list"))):
+        params = model.get("litellm_params") if isinstance(model, dict) else None
+        if isinstance(params, dict) and not _is_off(params.get("guardrails")):
+            path: Path_ = ("model_list", index, "litellm_params", "guardrails")
+            yield _at(
+                document,
+                path,
+                "litellm_params.guardrails",
+                "guardrails of a deployment are not applied",
+            )
+
+
+def _is_off(value: Any) -> bool:
+    return not value or str(value).strip().lower() in ("false", "no", "off", "none", "null", "0")
 
 
 def _section(document: Document, name: str) -> dict[str, Any]:

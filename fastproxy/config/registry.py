@@ -1,9 +1,12 @@
 """What becomes of every known key: honoured, ignored (and why), not yet, or protecting.
 
 One table per section. A key that is in none of them is unknown; `check` then looks for a near name.
+The texts are for the person whose file it is: what happens instead, not what the code lacks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from fastproxy.config.slop import words
 
 
 class Fate(NamedTuple):
@@ -11,227 +14,299 @@ class Fate(NamedTuple):
 
     status: str  # honoured | ignored | not yet | protects
     why: str = ""
+    switch: bool = False  # `false` asks for what happens anyway
 
 
 HONOURED = Fate("honoured")
+Table = dict[str, Fate]
 
 
-def _all(fate: Fate, names: str) -> dict[str, Fate]:
+def _all(fate: Fate, names: str) -> Table:
     return dict.fromkeys(names.split(), fate)
 
 
-def _ignored(why: str, names: str) -> dict[str, Fate]:
+def _honoured(why: str, names: str) -> Table:
+    return _all(Fate("honoured", why), names)
+
+
+def _ignored(why: str, names: str) -> Table:
     return _all(Fate("ignored", why), names)
 
 
-def _not_yet(why: str, names: str) -> dict[str, Fate]:
+def _not_yet(why: str, names: str) -> Table:
     return _all(Fate("not yet", why), names)
 
 
-def _protects(why: str, names: str) -> dict[str, Fate]:
-    return _all(Fate("protects", why), names)
+def _switches(why: str, names: str) -> Table:
+    return _all(Fate("not yet", why, True), names)
 
+
+def _protects(why: str, names: str) -> Table:
+    return _all(Fate("protects", why, True), names)
+
+
+NO_STORE = "there is no key database yet: keys are those of the file (master_key, keys)"
+NO_SPEND = "tokens are metered, spend and budgets are not kept"
+NO_RETRIES = "each request is tried once; no retry, fallback or cooldown"
+NO_LIMITS = "no rate or concurrency limit is enforced"
+NO_LOGGING = "no callback is called, nothing is logged to it"
+NO_CACHE = "answers are not cached"
+NO_HEALTH = "deployments are not probed"
+NO_TAGS = "tags do not steer routing"
+NO_PRICES = "costs are not computed; shown by /model/info"
+NO_DROPPING = (
+    "no parameter is dropped: each goes upstream as it was sent, and a provider that can't take one answers 400; "
+    "additional_drop_params drops by name"
+)
+LOG_LEVEL = "log lines are set by --debug or LITELLM_LOG"
+RELAYED = "requests and answers are relayed, not rebuilt: nothing to switch"
+AS_WEIGHT = (
+    "a share of the group's requests (the first of weight, rpm, tpm that is set in it), not a limit"
+)
 
 TOP = {
     **_all(
         HONOURED,
         "model_list general_settings litellm_settings router_settings environment_variables include credential_list",
     ),
-    **_protects("guardrails with default_on are not applied", "guardrails"),
+    **_protects("no guardrail is run; a request that names one is answered 400", "guardrails"),
     **_protects("policies are not evaluated", "policies policy_attachments"),
+    **_not_yet("no MCP server is reached", "mcp_servers mcp_tools mcp_aliases"),
     **_not_yet(
-        "not served",
-        "mcp_servers search_tools files_settings finetune_settings assistant_settings "
-        "vector_store_registry prompts sandbox_tools callback_settings agent_list",
+        "its routes are not served",
+        "search_tools files_settings finetune_settings assistant_settings vector_store_registry "
+        "vector_store_indexes prompts sandbox_tools agent_list",
     ),
+    **_not_yet(NO_LOGGING, "callback_settings"),
 }
 GENERAL = {
     **_all(
         HONOURED,
-        "master_key keys litellm_key_header_name allowed_ips use_x_forwarded_for trusted_proxy_ranges "
+        "master_key litellm_key_header_name allowed_ips use_x_forwarded_for trusted_proxy_ranges "
         "max_request_size_mb forward_client_headers_to_llm_api forward_openai_org_id "
         "always_include_stream_usage dangerously_permit_weak_or_unset_master_key header_profile "
         "connect_timeout keepalive_timeout head_timeout body_timeout write_timeout "
         "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age",
     ),
+    **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
     **_protects("requests would not be authenticated by it", "custom_auth"),
     **_protects(
-        "tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
+        "its tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
     ),
     **_protects("required request parameters are not enforced", "enforced_params"),
     **_not_yet(
-        "keys, spend and budgets need the store",
-        "database_url database_connection_pool_limit database_connection_timeout "
-        "allow_requests_on_db_unavailable store_model_in_db store_prompts_in_spend_logs disable_spend_logs "
-        "maximum_spend_logs_retention_period proxy_batch_write_at proxy_budget_rescheduler_min_time "
-        "proxy_budget_rescheduler_max_time user_api_key_cache_ttl database_type database_args "
-        "litellm_jwtauth custom_key_generate use_redis_transaction_buffer disable_adding_master_key_hash_to_db "
-        "enable_redis_auth_cache max_parallel_requests global_max_parallel_requests",
+        NO_STORE,
+        "database_url database_connection_pool_limit database_connection_timeout database_type "
+        "database_args proxy_batch_write_at user_api_key_cache_ttl custom_key_generate "
+        "custom_key_update use_redis_transaction_buffer disable_adding_master_key_hash_to_db "
+        "litellm_jwtauth default_team_disabled",
+    ),
+    **_switches(
+        NO_STORE,
+        "store_model_in_db allow_requests_on_db_unavailable enable_redis_auth_cache "
+        "disable_prisma_schema_update",
     ),
     **_not_yet(
-        "health checks",
-        "background_health_checks health_check_interval health_check_details health_check_concurrency "
-        "use_shared_health_check enable_drain_endpoint",
+        NO_SPEND,
+        "maximum_spend_logs_retention_period maximum_spend_logs_retention_interval "
+        "proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time spend_report_frequency "
+        "disable_spend_logs disable_error_logs disable_reset_budget disable_spend_updates",
+    ),
+    **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
+    **_not_yet(
+        NO_LIMITS,
+        "max_parallel_requests global_max_parallel_requests max_in_flight_requests_per_worker "
+        "max_queued_requests_per_worker admission_queue_timeout_seconds",
+    ),
+    **_not_yet("answers of any size are relayed", "max_response_size_mb"),
+    **_not_yet(NO_HEALTH, "health_check_interval health_check_concurrency health_check_details"),
+    **_switches(
+        NO_HEALTH, "background_health_checks use_shared_health_check enable_drain_endpoint"
+    ),
+    **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
+    **_switches(NO_HEALTH, "enable_health_check_routing"),
+    **_not_yet("these routes are not served", "pass_through_endpoints"),
+    **_not_yet(
+        "no alert is sent",
+        "alerting alerting_threshold alert_types alerting_args alert_to_webhook_url",
     ),
     **_not_yet(
-        "traffic",
-        "pass_through_endpoints max_in_flight_requests_per_worker max_queued_requests_per_worker "
-        "admission_queue_timeout_seconds max_response_size_mb",
+        "secrets come from the environment or the file only",
+        "key_management_system key_management_settings",
     ),
     **_not_yet(
-        "alerting",
-        "alerting alerting_threshold alert_types alerting_args alert_to_webhook_url spend_report_frequency",
+        "every key may call every route that is served",
+        "public_routes admin_only_routes allowed_routes role_permissions",
     ),
-    **_not_yet("secret managers", "key_management_system key_management_settings"),
-    **_not_yet(
-        "routes and roles",
-        "public_routes admin_only_routes allowed_routes enable_public_model_hub role_permissions "
-        "user_header_name user_header_mappings custom_ui_sso_sign_in_handler ui_access_mode proxy_config "
-        "default_team_disabled reject_clientside_metadata_tags",
+    **_not_yet("there is no admin UI", "ui_access_mode custom_ui_sso_sign_in_handler"),
+    **_switches("there is no model hub", "enable_public_model_hub"),
+    **_not_yet("end users are not told apart", "user_header_name user_header_mappings"),
+    **_honoured(
+        "clients' tags are not sent to a chat provider and steer nothing",
+        "reject_clientside_metadata_tags",
     ),
-    **_ignored(
-        "the gateway is told by its flags",
-        "completion_model disable_reset_budget infer_model_from_keys",
-    ),
-    **_ignored(
-        "no such switch is needed here",
-        "enable_health_check_routing health_check_staleness_threshold",
-    ),
+    **_ignored("models are taken from model_list alone", "completion_model infer_model_from_keys"),
+    **_ignored("every setting stands in this file", "proxy_config"),
 }
 LITELLM = {
     **_all(HONOURED, "request_timeout ssl_verify ssl_certificate model_alias_map"),
-    **_protects("a callback may check requests before they go out", "callbacks"),
-    **_protects("guardrails with default_on are not applied", "guardrails"),
-    **_ignored(
-        "request bodies are passed on as they are; list params in additional_drop_params",
-        "drop_params modify_params",
-    ),
-    **_ignored(
-        "log lines are set by --debug or LITELLM_LOG",
-        "set_verbose json_logs detailed_debug suppress_debug_info",
-    ),
+    **_protects(NO_LOGGING, "callbacks"),
+    **_not_yet(NO_DROPPING, "drop_params"),
+    **_protects("no guardrail is run", "guardrails"),
+    **_ignored("requests are passed on unmodified, whatever the provider", "modify_params"),
+    **_ignored(LOG_LEVEL, "set_verbose detailed_debug suppress_debug_info"),
+    **_switches("log lines are plain text", "json_logs"),
     **_not_yet(
-        "retries and fallbacks",
+        NO_RETRIES,
         "num_retries fallbacks default_fallbacks context_window_fallbacks content_policy_fallbacks "
-        "allowed_fails cooldown_time max_fallbacks disable_cooldowns",
+        "allowed_fails cooldown_time max_fallbacks num_retries_per_request",
+    ),
+    **_switches(NO_CACHE, "cache"),
+    **_not_yet(NO_CACHE, "cache_params enable_caching_on_provider_specific_optional_params"),
+    **_not_yet(
+        NO_LOGGING,
+        "success_callback failure_callback service_callbacks service_callback audit_log_callbacks "
+        "langfuse_default_tags datadog_params s3_callback_params gcs_bucket_name store_audit_logs "
+        "redact_messages_in_exceptions turn_off_message_logging redact_user_api_key_info "
+        "global_disable_no_log_param",
     ),
     **_not_yet(
-        "the response cache",
-        "cache cache_params enable_caching_on_provider_specific_optional_params",
-    ),
-    **_not_yet(
-        "logging and metrics",
-        "success_callback failure_callback service_callbacks audit_log_callbacks redact_messages_in_exceptions "
-        "turn_off_message_logging redact_user_api_key_info global_disable_no_log_param "
+        "there is no /metrics",
         "require_auth_for_metrics_endpoint prometheus_metrics_config custom_prometheus_metadata_labels "
-        "custom_prometheus_tags prometheus_emit_stream_label langfuse_default_tags "
-        "prometheus_initialize_budget_metrics enable_end_user_cost_tracking_prometheus_only "
-        "disable_end_user_cost_tracking datadog_params s3_callback_params gcs_bucket_name",
+        "custom_prometheus_tags prometheus_emit_stream_label prometheus_initialize_budget_metrics "
+        "enable_end_user_cost_tracking_prometheus_only",
     ),
     **_not_yet(
-        "budgets and spend",
-        "max_budget budget_duration budget_exceeded_status_code default_key_generate_params "
-        "upperbound_key_generate_params default_internal_user_params default_team_settings "
-        "default_team_params max_internal_user_budget internal_user_budget_duration "
-        "max_end_user_budget cost_discount_config cost_margin_config timezone "
-        "default_max_internal_user_budget throttle_on_budget_exceeded",
+        NO_SPEND,
+        "max_budget budget_duration budget_exceeded_status_code max_internal_user_budget "
+        "internal_user_budget_duration max_end_user_budget max_end_user_budget_id cost_discount_config "
+        "cost_margin_config timezone default_max_internal_user_budget throttle_on_budget_exceeded "
+        "disable_end_user_cost_tracking",
     ),
-    **_not_yet("custom providers", "custom_provider_map"),
+    **_not_yet(
+        NO_STORE,
+        "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
+        "default_team_settings default_team_params key_generation_settings",
+    ),
+    **_not_yet("custom handlers are not loaded; their models answer 501", "custom_provider_map"),
     **_ignored(
-        "answers are relayed, not rebuilt",
+        RELAYED,
         "return_response_headers add_function_to_prompt merge_reasoning_content_in_choices "
-        "disable_copilot_system_to_assistant force_ipv4 telemetry use_aiohttp_transport "
-        "disable_aiohttp_transport disable_token_counter enable_preview_features "
-        "use_chat_completions_url_for_anthropic_messages model_group_settings enable_json_schema_validation "
-        "disable_responses_id_security drop_unsupported",
+        "disable_copilot_system_to_assistant use_aiohttp_transport disable_aiohttp_transport "
+        "disable_token_counter enable_preview_features enable_json_schema_validation "
+        "use_chat_completions_url_for_anthropic_messages disable_responses_id_security",
     ),
+    **_ignored("nothing is reported to anybody", "telemetry"),
+    **_ignored("both address families are tried", "force_ipv4"),
+    **_not_yet("settings by model group are not applied", "model_group_settings"),
+    **_ignored("see the keys of the provider's deployments", "openai_key organization api_base"),
 }
 ROUTER = {
     **_all(HONOURED, "model_group_alias timeout stream_timeout"),
-    **_all(
-        Fate("honoured", "simple-shuffle is what is done; other strategies are not yet"),
-        "routing_strategy",
-    ),
+    **_honoured("simple-shuffle is; any other strategy is not yet", "routing_strategy"),
     **_not_yet(
-        "retries, fallbacks and cooldowns",
+        NO_RETRIES,
         "num_retries retry_after retry_policy model_group_retry_policy fallbacks default_fallbacks "
         "context_window_fallbacks content_policy_fallbacks max_fallbacks allowed_fails allowed_fails_policy "
-        "cooldown_time disable_cooldowns enable_weighted_failover",
+        "cooldown_time",
     ),
+    **_switches(NO_RETRIES, "enable_weighted_failover"),
+    **_honoured("nothing cools down", "disable_cooldowns"),
+    **_not_yet("deployments are picked by weight alone", "routing_strategy_args"),
+    **_switches("requests are not judged by size before they are sent", "enable_pre_call_checks"),
     **_not_yet(
-        "routing",
-        "routing_strategy_args enable_pre_call_checks optional_pre_call_checks enable_tag_filtering "
-        "tag_filtering_match_any default_max_parallel_requests enable_health_check_routing "
-        "health_check_staleness_threshold health_check_ignore_transient_errors provider_budget_config "
-        "default_priority polling_interval priority_reservation alerting_config model_group_affinity_config",
+        "none of them is made; rpm and tpm stay shares, not limits", "optional_pre_call_checks"
     ),
+    **_switches(NO_TAGS, "enable_tag_filtering tag_filtering_match_any"),
+    **_not_yet(NO_LIMITS, "default_max_parallel_requests"),
+    **_switches(NO_HEALTH, "enable_health_check_routing health_check_ignore_transient_errors"),
+    **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
+    **_not_yet(NO_SPEND, "provider_budget_config"),
     **_not_yet(
-        "several instances",
-        "redis_host redis_port redis_password redis_url redis_db redis_ssl "
-        "cache_responses cache_kwargs caching_groups client_ttl",
+        "requests are served as they come", "default_priority polling_interval priority_reservation"
     ),
-    **_ignored("log lines are set by --debug or LITELLM_LOG", "set_verbose debug_level"),
-    **_ignored("sent on each request instead", "default_litellm_params"),
+    **_not_yet("no alert is sent", "alerting_config"),
+    **_not_yet("requests are not kept on one deployment", "model_group_affinity_config"),
+    **_not_yet(
+        "nothing is shared through Redis",
+        "redis_host redis_port redis_password redis_url redis_db redis_ssl",
+    ),
+    **_switches(NO_CACHE, "cache_responses"),
+    **_not_yet(NO_CACHE, "cache_kwargs caching_groups client_ttl"),
+    **_ignored(LOG_LEVEL, "set_verbose debug_level"),
+    **_not_yet("set them in each deployment's litellm_params instead", "default_litellm_params"),
+    **_ignored("see model_list and its model_info", "assistants_config"),
 }
 PARAMS = {
     **_all(
         HONOURED,
-        "model api_key api_base base_url api_version custom_llm_provider organization timeout stream_timeout rpm tpm "
-        "weight additional_drop_params extra_headers headers extra_body ssl_verify http_proxy "
-        "litellm_credential_name",
+        "model api_key api_base base_url api_version custom_llm_provider organization timeout stream_timeout "
+        "extra_headers headers extra_body ssl_verify http_proxy litellm_credential_name",
     ),
+    **_honoured(AS_WEIGHT, "weight rpm tpm"),
+    **_honoured(
+        "the lowest is used; as nothing cools down yet, a higher one only where no lower one can serve",
+        "order",
+    ),
+    **_not_yet(NO_DROPPING, "drop_params"),
+    **_honoured("these fields of the body are dropped by name", "additional_drop_params"),
+    **_ignored("every parameter is passed on, so all are allowed", "allowed_openai_params"),
+    **_ignored("requests are passed on unmodified, whatever the provider", "modify_params"),
     **_ignored(
-        "request bodies are passed on as they are",
-        "drop_params allowed_openai_params modify_params",
+        RELAYED,
+        "merge_reasoning_content_in_choices rust use_litellm_proxy litellm_session_id litellm_trace_id "
+        "litellm_request_debug hf_model_name max_file_size_mb output_vector_size",
     ),
-    **_ignored(
-        "answers are relayed, not rebuilt",
-        "merge_reasoning_content_in_choices rust use_litellm_proxy",
-    ),
-    **_not_yet("order of deployments", "order"),
-    **_not_yet("retries", "max_retries num_retries fallbacks"),
-    **_not_yet("limits", "max_parallel_requests max_budget budget_duration budget_limits"),
-    **_not_yet("tags", "tags tag_regex"),
+    **_protects("no guardrail is run on the deployment's requests", "guardrails"),
+    **_not_yet(NO_RETRIES, "max_retries num_retries fallbacks cooldown_time"),
     **_not_yet(
-        "prices",
-        "input_cost_per_token output_cost_per_token input_cost_per_second output_cost_per_second "
-        "input_cost_per_image output_cost_per_image input_cost_per_character cache_read_input_token_cost "
-        "cache_creation_input_token_cost input_cost_per_audio_token",
+        NO_LIMITS, "max_parallel_requests default_api_key_tpm_limit default_api_key_rpm_limit"
     ),
-    **_not_yet("mocked answers", "mock_response"),
-    **_not_yet("client credentials", "configurable_clientside_auth_params"),
-    **_not_yet("pass-through", "use_in_pass_through"),
+    **_not_yet(NO_SPEND, "max_budget budget_duration budget_limits"),
+    **_not_yet(NO_TAGS, "tags tag_regex"),
+    **_not_yet("a real request is sent instead", "mock_response"),
     **_not_yet(
-        "this provider",
-        "region_name aws_access_key_id aws_secret_access_key aws_session_token aws_region_name aws_profile_name "
-        "aws_role_name aws_session_name aws_bedrock_runtime_endpoint vertex_project vertex_location "
-        "vertex_credentials tenant_id client_id client_secret azure_ad_token azure_scope watsonx_region_name",
+        "a request that names its own api_key or api_base is answered 400",
+        "configurable_clientside_auth_params",
     ),
+    **_switches("there are no pass-through routes", "use_in_pass_through"),
+    **_not_yet("nothing is added to the messages", "cache_control_injection_points"),
+    **_not_yet("it is not sent and not kept", "metadata"),
+    **_not_yet("requests are not routed by content", "auto_router_config complexity_router_config"),
+    **_not_yet("regions do not steer routing", "region_name"),
+    **_not_yet(
+        "only an api_key is sent to Azure",
+        "tenant_id client_id client_secret azure_ad_token azure_ad_token_provider azure_scope "
+        "azure_username azure_password",
+    ),
+    **_ignored("model_info belongs beside litellm_params, not in it", "model_info"),
 }
 INFO = {
     **_all(HONOURED, "id supported_environments blocked"),
-    **_all(
-        Fate("honoured", "shown by /model/info"),
-        "mode base_model max_tokens max_input_tokens max_output_tokens input_cost_per_token output_cost_per_token "
-        "input_cost_per_second output_cost_per_second input_cost_per_image cache_read_input_token_cost "
-        "cache_creation_input_token_cost supports_vision supports_function_calling "
-        "supports_response_schema supports_reasoning litellm_provider description version",
+    **_honoured(
+        "shown by /model/info",
+        "mode base_model max_tokens max_input_tokens max_output_tokens supports_vision "
+        "supports_function_calling supports_response_schema supports_reasoning litellm_provider "
+        "description version",
     ),
-    **_not_yet("access groups and teams", "access_groups team_id team_public_model_name"),
     **_not_yet(
-        "health and cooldowns",
-        "health_check_model disable_background_health_check health_check_timeout cooldown_time "
-        "allowed_fails allowed_fails_policy",
+        "every key may use the deployment (keys' models name groups)",
+        "access_groups team_id team_public_model_name",
     ),
+    **_not_yet(
+        NO_HEALTH, "health_check_model disable_background_health_check health_check_timeout"
+    ),
+    **_not_yet(NO_RETRIES, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {
     **_all(HONOURED, "key key_hash alias models aliases expires blocked metadata"),
     **_protects("not applied to the key's requests", "guardrails enforced_params policies"),
-    **_not_yet(
-        "limits and budgets of keys",
-        "max_budget budget_duration rpm_limit tpm_limit max_parallel_requests team_id user_id tags",
-    ),
+    **_not_yet(NO_LIMITS, "rpm_limit tpm_limit max_parallel_requests"),
+    **_not_yet(NO_SPEND, "max_budget budget_duration"),
+    **_not_yet("it is not recorded", "team_id user_id tags"),
 }
+CREDENTIAL = _all(HONOURED, "credential_name credential_values credential_info")
+MODEL = _all(HONOURED, "model_name litellm_params model_info")
 SECTIONS = {
     "general_settings": GENERAL,
     "litellm_settings": LITELLM,
@@ -239,4 +314,82 @@ SECTIONS = {
     "litellm_params": PARAMS,
     "model_info": INFO,
     "keys": KEY,
+    "credential_list": CREDENTIAL,
 }
+
+# Fields of the providers' APIs that stand in litellm_params as defaults of the request; other names
+# are sent too, but one that looks like a misspelt setting is pointed at.
+REQUEST_FIELDS = words(
+    """temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens n stop seed
+    presence_penalty frequency_penalty repetition_penalty logit_bias logprobs top_logprobs response_format
+    tools tool_choice parallel_tool_calls functions function_call user stream stream_options
+    reasoning_effort reasoning thinking service_tier store modalities audio prediction web_search_options
+    verbosity encoding_format dimensions input_type voice speed size quality style background language
+    prompt suffix echo best_of instructions truncation include previous_response_id max_tool_calls
+    prompt_cache_key prompt_cache_retention safety_identifier safety_settings enable_thinking
+    chat_template_kwargs keep_alive num_ctx guided_json guided_regex guided_choice provider transforms
+    route plugins models system text output_format output_compression moderation partial_images
+    chunking_strategy timestamp_granularities return_documents top_n"""
+)
+CLOUDS = ("aws_", "vertex_", "azure_", "s3_", "gcs_", "watsonx_", "litellm_", "bedrock_")
+PRICES = ("_cost", "_cost_per_", "cost_per_")
+
+
+def steers(name: str) -> bool:
+    """Whether a key of litellm_params is for the proxy; any other is a default of the request's body."""
+    return name in PARAMS or name.startswith(CLOUDS) or is_price(name)
+
+
+def is_price(name: str) -> bool:
+    """Whether a key of litellm_params or model_info is a price."""
+    return any(part in name for part in PRICES)
+
+
+def fate(section: str, key: str, value: Any) -> Fate | None:
+    """What becomes of this key with this value; None: the section has no such key."""
+    special = _by_value(section, key, value)
+    found = special or SECTIONS[section].get(key)
+    if found is None and section in ("litellm_params", "model_info"):
+        found = _open_section(section, key)
+    if found is None:
+        return None
+    if value is None and found.status != "honoured":
+        return Fate("ignored", "null, as if the key were absent")
+    if found.switch and _is_false(value):
+        return Fate("honoured", "off")
+    return found
+
+
+def _by_value(section: str, key: str, value: Any) -> Fate | None:
+    if key == "drop_params" and section in ("litellm_settings", "litellm_params"):
+        if value is None or _is_false(value):
+            return Fate(
+                "honoured", "no parameter is dropped; the provider refuses what it can't take"
+            )
+        return Fate("not yet", NO_DROPPING)
+    if key == "routing_strategy" and section == "router_settings":
+        if value in (None, "simple-shuffle"):
+            return Fate("honoured", "a random draw by weight")
+        return Fate("not yet", "simple-shuffle, a random draw by weight, is done instead")
+    if key == "num_retries" and value in (0, "0"):
+        return Fate("honoured", "nothing is retried")
+    return None
+
+
+def _open_section(section: str, key: str) -> Fate | None:
+    if is_price(key):
+        return Fate("not yet", NO_PRICES)
+    if section == "model_info":
+        return Fate("honoured", "shown by /model/info")
+    if key.startswith(CLOUDS):
+        return Fate("not yet", "this cloud's own sign-in is not spoken")
+    return None
+
+
+def _is_false(value: Any) -> bool:
+    return value in (False, None, "", 0) or str(value).strip().lower() in (
+        "false",
+        "0",
+        "no",
+        "off",
+    )

@@ -11,6 +11,9 @@ from msgspec import Meta
 
 Text = str | int | float  # names and versions that YAML reads as numbers
 Positive = Annotated[float, Meta(ge=0, le=1e15)]
+Megabytes = Annotated[float, Meta(ge=0, le=1e6)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Order = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Flag = bool
 Names = list[str]
 
@@ -30,7 +33,7 @@ class LitellmParams(msgspec.Struct, kw_only=True):
     rpm: Positive | None = None
     tpm: Positive | None = None
     weight: Positive | None = None
-    order: int | None = None
+    order: Order | None = None
     drop_params: Flag | None = None
     additional_drop_params: Names | None = None
     extra_headers: dict[str, Any] | None = None
@@ -82,7 +85,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     allowed_ips: Names | None = None
     use_x_forwarded_for: Flag | None = None
     trusted_proxy_ranges: Names | None = None
-    max_request_size_mb: Positive | None = None
+    max_request_size_mb: Megabytes | None = None
     forward_client_headers_to_llm_api: Flag | None = None
     forward_openai_org_id: Flag | None = None
     always_include_stream_usage: Flag | None = None
@@ -96,7 +99,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     max_connections: int | None = None
     max_connections_per_address: int | None = None
     pool_idle_timeout: Positive | None = None
-    pool_max_idle: int | None = None
+    pool_max_idle: Count | None = None
     pool_max_age: Positive | None = None
 
 
@@ -136,11 +139,3 @@ class File(msgspec.Struct, kw_only=True):
     environment_variables: dict[str, Any] | None = None
     credential_list: list[Credential] | None = None
     include: str | Names | None = None
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a configuration, for editors."""
-    schema = msgspec.json.schema(File)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "fastproxy configuration (LiteLLM's format)"
-    return schema

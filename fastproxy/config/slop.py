@@ -34,3 +34,8 @@ def kind(value: Any) -> str:
         return "a boolean"
     names = {dict: "a mapping", list: "a list", str: "a string", int: "a number", float: "a number"}
     return names.get(type(value), "nothing" if value is None else type(value).__name__)
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for tables of names."""
+    return frozenset(text.split())

@@ -1,133 +1,67 @@
 """From a Config to the snapshot: plain data that workers compile. The only maker of snapshots."""
 
-import base64
-import hashlib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # not in the stubs
-
-import orjson
 
 from fastproxy.config.errors import ConfigError
-from fastproxy.config.load import Config, Entry
+from fastproxy.config.model import Config
+from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.secret import Secret
 from fastproxy.config.slop import boolean
-from fastproxy.providers.table import NOT_SPOKEN, OPENAI_PATHS, PROVIDERS, Provider, split_model
+from fastproxy.config.upstream import make_deployment
 
-DEFAULT_TIMEOUT = 6000.0
 DEFAULT_BODY_MB = 100.0
-AZURE_API_VERSION = "2024-10-21"
-ENDPOINT_TAILS = tuple(sorted(OPENAI_PATHS.values(), key=len, reverse=True))
-# litellm_params that steer the proxy; everything else is a default for the request's body.
-STEERING = frozenset(
-    [
-        "model",
-        "api_key",
-        "api_base",
-        "base_url",
-        "api_version",
-        "custom_llm_provider",
-        "organization",
-        "timeout",
-        "stream_timeout",
-        "max_retries",
-        "rpm",
-        "tpm",
-        "weight",
-        "order",
-        "max_parallel_requests",
-        "tags",
-        "tag_regex",
-        "drop_params",
-        "additional_drop_params",
-        "allowed_openai_params",
-        "extra_headers",
-        "headers",
-        "extra_body",
-        "input_cost_per_token",
-        "output_cost_per_token",
-        "input_cost_per_second",
-        "output_cost_per_second",
-        "max_budget",
-        "budget_duration",
-        "mock_response",
-        "region_name",
-        "configurable_clientside_auth_params",
-        "use_in_pass_through",
-        "litellm_credential_name",
-        "merge_reasoning_content_in_choices",
-        "rust",
-        "ssl_verify",
-        "http_proxy",
-        "tenant_id",
-        "client_id",
-        "client_secret",
-        "azure_username",
-        "azure_password",
-        "azure_ad_token",
-        "azure_ad_token_provider",
-        "azure_scope",
-        "use_litellm_proxy",
-        "litellm_session_id",
-        "litellm_trace_id",
-        "model_info",
-        "cache_control_injection_points",
-        "default_api_key_tpm_limit",
-        "default_api_key_rpm_limit",
-        "num_retries",
-        "fallbacks",
-        "metadata",
-        "vertex_project",
-        "vertex_location",
-        "vertex_credentials",
-        "max_file_size_mb",
-        "auto_router_config",
-        "litellm_request_debug",
-        "hf_model_name",
-        "output_vector_size",
-        "complexity_router_config",
-        "budget_limits",
-        "input_cost_per_character",
-        "input_cost_per_image",
-        "cache_read_input_token_cost",
-        "cache_creation_input_token_cost",
-        "input_cost_per_audio_token",
-        "output_cost_per_image",
-    ]
-)
-SECRET_WORDS = ("key", "secret", "token", "password", "credential", "headers")
 
 
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
     """The snapshot of a configuration. Raises ConfigError where a deployment can't be made."""
-    deployments = [_deployment(config, entry) for entry in config.entries]
+    deployments = [make_deployment(config, entry) for entry in config.entries]
     groups: dict[str, list[int]] = {}
     for index, deployment in enumerate(deployments):
         groups.setdefault(deployment["group"], []).append(index)
     _weigh(config, deployments, groups)
-    plain = {name: members for name, members in groups.items() if "*" not in name}
-    patterns = sorted(
-        (name for name in groups if "*" in name), key=lambda n: (-len(n.replace("*", "")), n)
-    )
-    general = config.general
+    hidden = _expand(config, deployments, groups)
+    aliases = _aliases(config, deployments, groups)
+    patterns = by_precision([name for name in groups if "*" in name])
     return {
         "version": version,
         "settings": _settings(config),
-        "open": config.master_key is None,
+        "open": config.master_key is None and not config.keys,
         "keys": _keys(config),
         "deployments": deployments,
-        "groups": [{"name": n, "deployments": m} for n, m in plain.items()],
-        "aliases": _aliases(config, plain),
-        "wildcards": [{"pattern": n, "deployments": groups[n]} for n in patterns],
-        "weak": general.master_key is None,
+        "groups": [{"name": n, "deployments": m} for n, m in groups.items() if "*" not in n],
+        "aliases": aliases,
+        "wildcards": [
+            {"pattern": n, "deployments": groups[n], "hidden": n in hidden} for n in patterns
+        ],
     }
+
+
+def _expand(
+    config: Config, deployments: list[dict[str, Any]], groups: dict[str, list[int]]
+) -> set[str]:
+    """Patterns by provider for a catch-all; the file's own patterns stay as they are."""
+    added: set[str] = set()
+    for name, members in list(groups.items()):
+        if name.count("*") > 1:
+            place = config.document.place(("model_list", config.entries[members[0]].index))
+            config.warn(f"{place}: {name}: only the first * of a pattern is understood")
+        if name != "*":
+            continue
+        for pattern, deployment in catch_all(config, config.entries[members[0]]):
+            if pattern not in groups:
+                groups[pattern] = [len(deployments)]
+                deployments.append(deployment)
+                added.add(pattern)
+    return added
 
 
 # -- settings
 
 
 def _settings(config: Config) -> dict[str, Any]:
+    _judge_addresses(config)
     general, environ = config.general, config.environ
     profile = general.header_profile or "full"
     if profile not in ("full", "min"):
@@ -160,6 +94,30 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
+def _judge_addresses(config: Config) -> None:
+    general = config.general
+    for name in ("allowed_ips", "trusted_proxy_ranges"):
+        place = config.document.place(("general_settings", name))
+        for index, address in enumerate(getattr(general, name) or []):
+            try:
+                ip_network(address, strict=False)
+            except ValueError:
+                raise ConfigError(
+                    f"{place}: {name}.{index}: an address or a network such as 10.0.0.0/8 is expected"
+                ) from None
+    place = config.document.place(("general_settings", "allowed_ips"))
+    if general.allowed_ips == []:
+        raise ConfigError(
+            f"{place}: allowed_ips: an empty list lets nobody in; leave the key out to let everybody in"
+        )
+    if general.allowed_ips and general.use_x_forwarded_for and not general.trusted_proxy_ranges:
+        place = config.document.place(("general_settings", "use_x_forwarded_for"))
+        config.warn(
+            f"{place}: use_x_forwarded_for without trusted_proxy_ranges: any client can write the header "
+            "and so pass allowed_ips"
+        )
+
+
 def _cors(environ: Mapping[str, str]) -> dict[str, Any] | None:
     origins = environ.get("LITELLM_CORS_ORIGINS")
     if origins is None:
@@ -180,13 +138,17 @@ def _keys(config: Config) -> list[dict[str, Any]]:
         )
     for index, entry in enumerate(config.keys):
         place = config.document.place(("general_settings", "keys", index))
-        digest = (entry.key_hash or "").lower()
+        digest = str(entry.key_hash or "").lower()
         name = "sk-…"
         if entry.key:
             secret = Secret(str(entry.key))
             digest, name = secret.digest(), str(secret)
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise ConfigError(f"{place}: key_hash: a SHA-256 in hex (64 digits) is expected")
+        if any(known["digest"] == digest for known in keys):
+            raise ConfigError(
+                f"{place}: keys: this key stands in the file twice (master_key is one too)"
+            )
         keys.append(
             {
                 "digest": digest,
@@ -203,321 +165,56 @@ def _keys(config: Config) -> list[dict[str, Any]]:
     return keys
 
 
-def _aliases(config: Config, groups: Mapping[str, list[int]]) -> list[dict[str, Any]]:
+def _aliases(
+    config: Config, deployments: list[dict[str, Any]], groups: dict[str, list[int]]
+) -> list[dict[str, Any]]:
     found = []
     for name, target in (config.router.model_group_alias or {}).items():
         hidden = False
         model = target
         if isinstance(target, dict):
-            hidden = bool(target.get("hidden"))
+            place = config.document.place(("router_settings", "model_group_alias", name))
+            hidden = boolean(target.get("hidden"), place, "hidden")
             model = target.get("model")
-        found.append({"name": str(name), "group": str(model), "hidden": hidden})
-    for name, target in (config.litellm.model_alias_map or {}).items():
-        found.append({"name": str(name), "group": str(target), "hidden": False})
-    for alias in found:
-        if alias["group"] not in groups:
-            config.warnings.append(
-                f"alias {alias['name']} names an unknown model group {alias['group']}"
+        found.append(("router_settings", "model_group_alias", str(name), str(model), hidden))
+    for name, model in (config.litellm.model_alias_map or {}).items():
+        found.append(("litellm_settings", "model_alias_map", str(name), str(model), False))
+    reach_through_patterns(config, [f[3] for f in found], deployments, groups)
+    for section, key, name, model, _ in found:
+        place = config.document.place((section, key, name))
+        if "*" in name:
+            config.warn(f"{place}: alias {name}: an alias is one name, * has no meaning in it")
+        elif "*" in model:
+            config.warn(f"{place}: alias {name} names the pattern {model}: name one model of it")
+        elif model not in groups:
+            config.warn(
+                f"{place}: alias {name} names an unknown model group {model}: requests answer 400"
             )
-    return found
+    return [{"name": n, "group": m, "hidden": h} for _, _, n, m, h in found]
 
 
 def _weigh(
     config: Config, deployments: list[dict[str, Any]], groups: Mapping[str, list[int]]
 ) -> None:
-    """simple-shuffle: the first of weight, rpm, tpm that any deployment of the group has; missing is 0."""
-    for members in groups.values():
+    """simple-shuffle: the first of weight, rpm, tpm that any deployment of the group has; missing is 0.
+
+    Only the lowest `order` that can serve takes part; the others weigh nothing until something cools down.
+    """
+    for group, members in groups.items():
+        usable = [i for i in members if deployments[i]["unsupported"] is None] or members
+        lowest = min(deployments[i]["order"] for i in usable)
+        drawn = [i for i in usable if deployments[i]["order"] == lowest]
+        for i in members:
+            deployments[i]["weight"] = float(i in drawn)
         for name in ("weight", "rpm", "tpm"):
-            values = [getattr(config.entries[i].params, name) or 0.0 for i in members]
-            if any(values):
-                for i, value in zip(members, values, strict=True):
-                    deployments[i]["weight"] = value
-                break
-
-
-# -- one deployment
-
-
-def _deployment(config: Config, entry: Entry) -> dict[str, Any]:
-    params = _with_credential(config, entry)
-    place = config.document.place(("model_list", entry.index))
-    provider, model = split_model(str(params["model"]), params.get("custom_llm_provider"))
-    row = PROVIDERS.get(provider)
-    unsupported = provider if row is None else None
-    if row is None and provider not in NOT_SPOKEN and params.get("api_base"):
-        # an unknown name with an address of its own: OpenAI-compatible, as LiteLLM's openai_like
-        row, unsupported = PROVIDERS["openai_like"], None
-    base = _base(params, provider, row, config.environ) if row else None
-    if row is not None and base is None:
-        raise ConfigError(
-            f"{place}: {entry.name}: api_base is missing: {provider} has no default address"
-        )
-    key = _api_key(params, row, config.environ)
-    if row is not None and row.needs_key and not key:
-        config.warnings.append(
-            f"{place}: {entry.name}: no API key (set api_key or {' or '.join(row.keys)}); its requests will fail"
-        )
-    origin, path = _origin(config, params, base or "https://invalid.invalid", place, entry.name)
-    targets = _targets(params, provider, model, path, config.environ) if row else {}
-    headers = _headers(params, row, provider, key, place, entry.name) if row else []
-    identity = entry.info.get("id")
-    hashed = orjson.dumps(
-        params, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str
-    )
-    number = f"{entry.name}\0".encode() + hashed
-    shown_base = base or ""
-    return {
-        "id": str(identity) if identity else hashlib.sha256(number).hexdigest(),
-        "group": entry.name,
-        "provider": provider,
-        "model": model,
-        "litellm_model": str(params["model"]),
-        "api_base": _without_userinfo(shown_base),
-        "origin": origin,
-        "targets": targets,
-        "headers": headers,
-        "defaults": {
-            k: v
-            for k, v in params.items()
-            if k not in STEERING and not _belongs_to_cloud(k) and v is not None
-        },
-        "extra_body": params.get("extra_body") or {},
-        "drop_params": _drop_params(config, entry),
-        "strip": True,
-        "stream_usage": bool(row and row.stream_usage),
-        "timeout": _first(
-            entry.params.timeout, config.router.timeout, config.litellm.request_timeout
-        )
-        or DEFAULT_TIMEOUT,
-        "stream_timeout": _first(entry.params.stream_timeout, config.router.stream_timeout),
-        "weight": 1.0,
-        "order": entry.params.order or 0,
-        "unsupported": unsupported,
-        "info": {
-            **_plain(entry.info),
-            "id": str(identity) if identity else hashlib.sha256(number).hexdigest(),
-        },
-        "params": _shown(params, shown_base),
-    }
-
-
-def _first(*values: float | None) -> float | None:
-    return next((v for v in values if v is not None), None)
-
-
-def _with_credential(config: Config, entry: Entry) -> dict[str, Any]:
-    params = dict(entry.raw)
-    name = params.get("litellm_credential_name")
-    if name:
-        values = config.credentials.get(str(name))
-        if values is None:
-            place = config.document.place(("model_list", entry.index))
-            raise ConfigError(f"{place}: litellm_credential_name: {name} is not in credential_list")
-        params = {**values, **{k: v for k, v in params.items() if v is not None}}
-    return params
-
-
-def _api_key(params: Mapping[str, Any], row: Provider | None, environ: Mapping[str, str]) -> str:
-    value = params.get("api_key")
-    if value is None and row is not None:
-        value = next((environ[name] for name in row.keys if environ.get(name)), "")
-    return str(value or "")
-
-
-def _base(
-    params: Mapping[str, Any], provider: str, row: Provider, environ: Mapping[str, str]
-) -> str | None:
-    """The base URL, whatever way it was written: with or without /v1, or with a whole endpoint path."""
-    given = params.get("api_base") or params.get("base_url")
-    if not given:
-        given = next((environ[name] for name in row.bases if environ.get(name)), None)
-    if not given:
-        return row.base
-    base = str(given).strip().rstrip("/")
-    if provider == "azure":
-        return base.partition("/openai/")[0]
-    base, question, query = base.partition("?")
-    for tail in ENDPOINT_TAILS:
-        base = base.removesuffix(tail)
-    if provider == "anthropic":
-        return base.removesuffix("/v1/messages").removesuffix("/v1")
-    if provider in ("ollama", "ollama_chat"):
-        base = base.removesuffix("/api/chat").removesuffix("/api/generate")
-    if urlsplit(base).path in ("", "/"):
-        base = base.rstrip("/") + "/v1"
-    return base + question + query
-
-
-def _origin(
-    config: Config, params: Mapping[str, Any], base: str, place: str, name: str
-) -> tuple[dict[str, Any], str]:
-    try:
-        url = urlsplit(base)
-        port = url.port
-    except ValueError as error:
-        raise ConfigError(f"{place}: {name}: api_base: {error}") from None
-    host = url.hostname
-    if url.scheme not in ("http", "https") or not host or any(c.isspace() for c in base):
-        raise ConfigError(
-            f"{place}: {name}: api_base: a URL such as https://host/v1 is expected "
-            f"(scheme {url.scheme or 'missing'})"
-        )
-    if not host.isascii():
-        host = host.encode("idna").decode()
-    verify, ca_file = _verification(config, params)
-    origin = {
-        "scheme": url.scheme,
-        "host": host,
-        "port": port or (443 if url.scheme == "https" else 80),
-        "verify": verify,
-        "ca_file": ca_file,
-        "cert_file": config.litellm.ssl_certificate,
-        "key_file": None,
-        "server_hostname": None,
-        "proxy": _proxy(config, params, url.scheme, host, place),
-    }
-    return origin, url.path.rstrip("/")
-
-
-def _verification(config: Config, params: Mapping[str, Any]) -> tuple[bool, str | None]:
-    for value in (
-        params.get("ssl_verify"),
-        config.litellm.ssl_verify,
-        config.environ.get("SSL_VERIFY"),
-    ):
-        if value is None:
-            continue
-        if isinstance(value, bool) or str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true", config.environ.get("SSL_CERT_FILE")
-        return True, str(value)  # a path: the CAs to trust
-    return True, config.environ.get("SSL_CERT_FILE")
-
-
-def _proxy(
-    config: Config, params: Mapping[str, Any], scheme: str, host: str, place: str
-) -> dict[str, Any] | None:
-    """The HTTP proxy to this host, by the deployment's own setting or the usual variables."""
-    chosen = params.get("http_proxy")
-    if chosen is None:
-        proxies = _proxy_variables(config.environ)
-        chosen = proxies.get(scheme) or proxies.get("all")
-        bypass: dict[str, str] = {"no": proxies.get("no", "")}
-        if not chosen or (bypass["no"] and proxy_bypass_environment(host, bypass)):
-            return None
-    if not chosen or str(chosen).lower() in ("none", "direct"):
-        return None
-    text = str(chosen) if "://" in str(chosen) else f"http://{chosen}"
-    url = urlsplit(text)
-    if url.scheme != "http" or not url.hostname:
-        raise ConfigError(
-            f"{place}: the proxy for {host} must be an http:// URL; {url.scheme} proxies are not supported"
-        )
-    authorization = None
-    if url.username is not None:
-        pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
-        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-    return {"host": url.hostname, "port": url.port or 3128, "authorization": authorization}
-
-
-def _proxy_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in environ.items():  # lower case wins, as everywhere
-        if name.lower().endswith("_proxy") and value:
-            scheme = name.lower().removesuffix("_proxy")
-            if name.islower() or scheme not in found:
-                found[scheme] = value
-    return found
-
-
-def _targets(
-    params: Mapping[str, Any], provider: str, model: str, path: str, environ: Mapping[str, str]
-) -> dict[str, str]:
-    if provider == "azure":
-        version = params.get("api_version") or environ.get("AZURE_API_VERSION") or AZURE_API_VERSION
-        name = quote(model, safe="*")
-        query = f"?api-version={quote(str(version), safe='')}"
-        targets = {
-            endpoint: f"{path}/openai/deployments/{name}{tail}{query}"
-            for endpoint, tail in OPENAI_PATHS.items()
-            if endpoint not in ("responses", "moderations", "rerank")
-        }
-        targets["responses"] = f"{path}/openai/v1/responses?api-version=preview"
-        return targets
-    if provider == "anthropic":
-        return {
-            "messages": f"{path}/v1/messages",
-            "count_tokens": f"{path}/v1/messages/count_tokens",
-            "chat": f"{path}/v1/chat/completions",
-        }
-    return {endpoint: path + tail for endpoint, tail in OPENAI_PATHS.items()}
-
-
-def _headers(
-    params: Mapping[str, Any], row: Provider, provider: str, key: str, place: str, name: str
-) -> list[list[str]]:
-    headers: dict[str, str] = {}
-    if key:
-        if row.auth == "bearer":
-            headers["authorization"] = f"Bearer {key}"
-        else:
-            headers[row.auth] = key
-    if provider == "anthropic":
-        headers["anthropic-version"] = "2023-06-01"
-    if params.get("organization") and provider == "openai":
-        headers["openai-organization"] = str(params["organization"])
-    extra = {**(params.get("headers") or {}), **(params.get("extra_headers") or {})}
-    for field, value in extra.items():
-        headers[str(field).lower()] = str(value)
-    for field, value in headers.items():
-        allowed = "!#$%&'*+-.^_`|~"
-        if not field or not all(c.isascii() and (c.isalnum() or c in allowed) for c in field):
-            raise ConfigError(f"{place}: {name}: {field!r} is not a header name")
-        if any(ord(c) < 32 or 126 < ord(c) < 160 or ord(c) > 255 for c in value):
-            raise ConfigError(
-                f"{place}: {name}: the value of {field} holds a character that a header can't carry"
-            )
-    return [[field, value.strip()] for field, value in headers.items()]
-
-
-def _drop_params(config: Config, entry: Entry) -> list[str]:
-    return [p for p in entry.params.additional_drop_params or [] if "." not in p and "[" not in p]
-
-
-def _belongs_to_cloud(name: str) -> bool:
-    return name.startswith(("aws_", "vertex_", "azure_", "s3_", "gcs_", "litellm_", "watsonx_"))
-
-
-def _shown(params: Mapping[str, Any], base: str) -> dict[str, Any]:
-    """litellm_params as /model/info shows them: nothing that could be a credential."""
-    shown = {
-        k: v
-        for k, v in params.items()
-        if not any(word in k.lower() for word in SECRET_WORDS)
-        and k not in ("http_proxy", "extra_body")
-    }
-    shown["model"] = params["model"]
-    if base:
-        shown["api_base"] = _without_userinfo(base)
-    for name in (
-        "max_tokens",
-        "max_completion_tokens",
-        "output_cost_per_token",
-        "input_cost_per_token",
-    ):
-        if params.get(name) is not None:
-            shown[name] = params[name]
-    shown.pop("base_url", None)
-    return _plain(shown)
-
-
-def _without_userinfo(base: str) -> str:
-    url = urlsplit(base)
-    return url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    # Dates and other YAML values become text, so that the snapshot is plain JSON.
-    result: dict[str, Any] = orjson.loads(
-        orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
-    )
-    return result
+            values = [getattr(config.entries[i].params, name) or 0.0 for i in drawn]
+            if not any(values):
+                continue
+            for i, value in zip(drawn, values, strict=True):
+                deployments[i]["weight"] = value
+                if not value:
+                    place = config.document.place(("model_list", config.entries[i].index))
+                    config.warn(
+                        f"{place}: {group}: never picked: others of the group have {name}, this one has none"
+                    )
+            break

@@ -1,6 +1,6 @@
 """What a person wants to read when the gateway starts."""
 
-from fastproxy.config.load import Config
+from fastproxy.config.model import Config
 from fastproxy.config.snapshot import build_snapshot
 
 SHOWN_MODELS = 20
@@ -8,18 +8,21 @@ SHOWN_MODELS = 20
 
 def summary(config: Config) -> list[str]:
     """Lines for the start: models with their upstreams, what is off, warnings."""
-    kept = list(config.warnings)
     snapshot = build_snapshot(config, 0)
-    config.warnings[:] = kept
     lines = []
     rows = [(d["group"], d["litellm_model"], d) for d in snapshot["deployments"]]
+    by_prefix = rows[len(config.entries) :]
+    rows = rows[: len(config.entries)]
     width = min(40, max((len(name) for name, _, _ in rows), default=0))
     for name, model, deployment in rows[:SHOWN_MODELS]:
-        where = f"({deployment['unsupported']} is not supported yet: answers 501)"
-        where = where if deployment["unsupported"] else deployment["api_base"]
+        problem = deployment["problem"]
+        where = f"({problem}: answers 501)" if problem else deployment["api_base"]
         lines.append(f"{name:<{width}}  ->  {model}  {where}")
     if len(rows) > SHOWN_MODELS:
         lines.append(f"… and {len(rows) - SHOWN_MODELS} more")
+    ready = [name for name, _, d in by_prefix if d["problem"] is None and name.endswith("/*")]
+    if ready:
+        lines.append(f"*  ->  by the provider in the name: {' '.join(ready)}; others answer 501")
     if not rows:
         lines.append("no models: add some to model_list")
     if snapshot["open"]:
@@ -28,5 +31,5 @@ def summary(config: Config) -> list[str]:
         )
     if snapshot["settings"]["cors"] is None:
         lines.append("CORS is off (LITELLM_CORS_ORIGINS turns it on)")
-    lines += [f"warning: {warning}" for warning in kept]
+    lines += [f"warning: {warning}" for warning in config.warnings]
     return lines

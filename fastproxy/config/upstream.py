@@ -1,0 +1,413 @@
+"""One deployment of the snapshot: where it is reached, with which credential, by which heads."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # not in the stubs
+
+import orjson
+
+from fastproxy.config import registry
+from fastproxy.config.errors import ConfigError
+from fastproxy.config.model import Config, Entry
+from fastproxy.config.slop import words
+from fastproxy.providers.table import NOT_SPOKEN, OPENAI_PATHS, PROVIDERS, Provider, split_model
+
+UNREACHABLE = "api_base is not set"
+DEFAULT_TIMEOUT = 6000.0
+AZURE_API_VERSION = "2024-10-21"
+ENDPOINT_TAILS = tuple(sorted(OPENAI_PATHS.values(), key=len, reverse=True))
+# Request defaults that are numbers: a file (or an environment variable) may hold them as text.
+NUMBERS = words(
+    "temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens n seed presence_penalty "
+    "frequency_penalty top_logprobs dimensions num_ctx"
+)
+SECRET_WORDS = ("key", "secret", "token", "password", "credential", "headers")
+
+
+def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
+    """The snapshot's record of an entry. One that can't be reached is `unsupported`, with `problem` saying why.
+
+    Raises ConfigError where the entry contradicts itself.
+    """
+    params = _with_credential(config, entry)
+    place = config.document.place(("model_list", entry.index))
+    provider, model = split_model(str(params["model"]), params.get("custom_llm_provider"))
+    row = PROVIDERS.get(provider)
+    named = params.get("custom_llm_provider") or str(params["model"]).partition("/")[0]
+    if named in config.custom_providers:
+        provider, row = named, None
+    problem = None if row else f"provider {provider} is not spoken"
+    unsupported = None if row else provider
+    if (
+        row is None
+        and provider not in (*NOT_SPOKEN, *config.custom_providers)
+        and params.get("api_base")
+    ):
+        # an unknown name with an address of its own: OpenAI-compatible, as LiteLLM's openai_like
+        row, unsupported, problem = PROVIDERS["openai_like"], None, None
+    base = _base(params, provider, row, config.environ) if row else None
+    if row is not None and base is None:
+        # As LiteLLM the deployment loads: one unset variable must not stop the others of the file.
+        row, unsupported = None, f"{provider} without an api_base"
+        problem = f"{UNREACHABLE}: {provider} has no default address"
+    key = _api_key(params, row, config.environ)
+    if row is not None:
+        _warn_of_prefix(config, entry, params, provider, model, place)
+        _warn_of_key(config, entry, params, row, key, place)
+    if params.get("custom_llm_provider") is None and "*" in model and "*" not in entry.name:
+        config.warn(
+            f"{place}: {entry.name}: model is a pattern and model_name is not: * is sent as it stands"
+        )
+    for dropped in entry.params.additional_drop_params or []:
+        if not _is_plain_name(dropped):
+            config.warn(
+                f"{place}: {entry.name}: additional_drop_params: {dropped} lies inside a field: not dropped yet"
+            )
+    origin, path = _origin(config, params, base or "https://invalid.invalid", place, entry.name)
+    targets = _targets(params, provider, model, path, config.environ) if row else {}
+    headers = _headers(params, row, provider, key, place, entry.name) if row else []
+    if row and origin["proxy"] and origin["scheme"] == "http":
+        targets, headers = _by_plain_proxy(origin, targets, headers)
+    identity = entry.info.get("id")
+    hashed = orjson.dumps(
+        params, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str
+    )
+    number = f"{entry.name}\0".encode() + hashed
+    shown_base = base or ""
+    return {
+        "id": str(identity) if identity else hashlib.sha256(number).hexdigest(),
+        "group": entry.name,
+        "provider": provider,
+        "model": model,
+        "litellm_model": str(params["model"]),
+        "api_base": _without_userinfo(shown_base),
+        "origin": origin,
+        "targets": targets,
+        "headers": headers,
+        "defaults": {
+            k: _number(v) if k in NUMBERS else v
+            for k, v in _plain(params).items()
+            if not registry.steers(k) and v is not None
+        },
+        "extra_body": _plain(params.get("extra_body") or {}),
+        "drop_params": [p for p in entry.params.additional_drop_params or [] if _is_plain_name(p)],
+        "stream_usage": bool(row and row.stream_usage),
+        "timeout": _first(
+            entry.params.timeout, config.router.timeout, config.litellm.request_timeout
+        )
+        or DEFAULT_TIMEOUT,
+        "stream_timeout": _first(entry.params.stream_timeout, config.router.stream_timeout),
+        "weight": 1.0,
+        "order": entry.params.order or 0,
+        "unsupported": unsupported,
+        "problem": problem,
+        "info": {
+            **_plain(entry.info),
+            "id": str(identity) if identity else hashlib.sha256(number).hexdigest(),
+        },
+        "params": _shown(params, shown_base),
+    }
+
+
+def _first(*values: float | None) -> float | None:
+    return next((v for v in values if v is not None), None)
+
+
+def _with_credential(config: Config, entry: Entry) -> dict[str, Any]:
+    params = dict(entry.raw)
+    name = params.get("litellm_credential_name")
+    if name:
+        values = config.credentials.get(str(name))
+        if values is None:
+            place = config.document.place(("model_list", entry.index))
+            raise ConfigError(f"{place}: litellm_credential_name: {name} is not in credential_list")
+        params = {**values, **{k: v for k, v in params.items() if v is not None}}
+    return params
+
+
+def _api_key(params: Mapping[str, Any], row: Provider | None, environ: Mapping[str, str]) -> str:
+    value = params.get("api_key")
+    if value is None and row is not None:
+        value = next((environ[name] for name in row.keys if environ.get(name)), "")
+    return str(value or "")
+
+
+def _warn_of_prefix(
+    config: Config,
+    entry: Entry,
+    params: Mapping[str, Any],
+    provider: str,
+    model: str,
+    place: str,
+) -> None:
+    prefix, slash, _ = model.partition("/")
+    guessed = provider == "openai" and model == params["model"] and slash
+    if guessed and not (params.get("api_base") or params.get("base_url")):
+        config.warn(
+            f"{place}: {entry.name}: {prefix} is no known provider: {model} is asked of OpenAI as it stands"
+        )
+
+
+def _warn_of_key(
+    config: Config, entry: Entry, params: Mapping[str, Any], row: Provider, key: str, place: str
+) -> None:
+    own_address = bool(params.get("api_base") or params.get("base_url"))
+    used = next((name for name in row.keys if config.environ.get(name)), None)
+    if not key and row.needs_key and not entry.unset_key:  # an unset variable is told of by itself
+        what = (
+            "its requests carry no credential"
+            if own_address
+            else "its provider will refuse every request"
+        )
+        config.warn(
+            f"{place}: {entry.name}: no API key (api_key, or {' or '.join(row.keys)}): {what}"
+        )
+    elif key and used and not params.get("api_key") and (own_address or entry.unset_key):
+        where = " to its api_base" if own_address else ""
+        config.warn(
+            f"{place}: {entry.name}: {used} of the environment is sent{where}, as no api_key is given"
+        )
+
+
+def _base(
+    params: Mapping[str, Any], provider: str, row: Provider, environ: Mapping[str, str]
+) -> str | None:
+    """The base URL, whatever way it was written: with or without /v1, or with a whole endpoint path."""
+    given = params.get("api_base") or params.get("base_url")
+    if not given:
+        given = next((environ[name] for name in row.bases if environ.get(name)), None)
+    if not given:
+        return row.base
+    base = str(given).strip().rstrip("/")
+    if provider == "azure":
+        base = base.partition("?")[0].rstrip("/")
+        return base.partition("/openai/")[0].removesuffix("/openai")
+    base = base.partition("?")[0].rstrip("/")
+    for tail in ENDPOINT_TAILS:
+        base = base.removesuffix(tail)
+    if provider == "anthropic":
+        return base.removesuffix("/v1/messages").removesuffix("/v1")
+    if provider in ("ollama", "ollama_chat"):
+        base = base.removesuffix("/api/chat").removesuffix("/api/generate")
+    if urlsplit(base).path in ("", "/"):
+        base = base.rstrip("/") + "/v1"
+    return base
+
+
+def _origin(
+    config: Config, params: Mapping[str, Any], base: str, place: str, name: str
+) -> tuple[dict[str, Any], str]:
+    try:
+        url = urlsplit(base)
+        port = url.port
+        host = url.hostname
+        if host and not host.isascii():
+            host = host.encode("idna").decode()
+    except ValueError:  # what it says could quote a password of the URL
+        raise ConfigError(
+            f"{place}: {name}: api_base: a URL such as https://host/v1 is expected, this one can't be read"
+        ) from None
+    if url.scheme not in ("http", "https") or not host or any(c.isspace() for c in base):
+        raise ConfigError(
+            f"{place}: {name}: api_base: a URL such as https://host/v1 is expected "
+            f"(scheme {url.scheme or 'missing'})"
+        )
+    verify, ca_file = _verification(config, params)
+    cert_file = config.litellm.ssl_certificate or config.environ.get("SSL_CERTIFICATE")
+    for file, setting in ((ca_file, "ssl_verify or SSL_CERT_FILE"), (cert_file, "ssl_certificate")):
+        if file and url.scheme == "https" and not Path(file).is_file():
+            raise ConfigError(f"{place}: {name}: {setting}: {file}: no such file")
+    if url.scheme == "https" and not verify:
+        config.warn(
+            f"{place}: {name}: ssl_verify is off: whoever answers at {host} is believed and gets the key"
+        )
+    origin = {
+        "scheme": url.scheme,
+        "host": host,
+        "port": port or (443 if url.scheme == "https" else 80),
+        "verify": verify,
+        "ca_file": ca_file,
+        "cert_file": cert_file or None,
+        "key_file": None,
+        "server_hostname": None,
+        "proxy": _proxy(config, params, url.scheme, host, place),
+    }
+    return origin, url.path.rstrip("/")
+
+
+def _verification(config: Config, params: Mapping[str, Any]) -> tuple[bool, str | None]:
+    for value in (
+        params.get("ssl_verify"),
+        config.litellm.ssl_verify,
+        config.environ.get("SSL_VERIFY"),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true", config.environ.get("SSL_CERT_FILE")
+        return True, str(value)  # a path: the CAs to trust
+    return True, config.environ.get("SSL_CERT_FILE")
+
+
+def _proxy(
+    config: Config, params: Mapping[str, Any], scheme: str, host: str, place: str
+) -> dict[str, Any] | None:
+    """The HTTP proxy to this host, by the deployment's own setting or the usual variables."""
+    chosen = params.get("http_proxy")
+    if chosen is None:
+        proxies = _proxy_variables(config.environ)
+        chosen = proxies.get(scheme) or proxies.get("all")
+        bypass: dict[str, str] = {"no": proxies.get("no", "")}
+        if not chosen or (bypass["no"] and proxy_bypass_environment(host, bypass)):
+            return None
+    if not chosen or str(chosen).lower() in ("none", "direct"):
+        return None
+    text = str(chosen) if "://" in str(chosen) else f"http://{chosen}"
+    try:
+        url = urlsplit(text)
+        port = url.port or 3128
+    except ValueError:
+        raise ConfigError(f"{place}: the URL of the proxy for {host} can't be read") from None
+    if url.scheme != "http" or not url.hostname:
+        raise ConfigError(
+            f"{place}: the proxy for {host} must be an http:// URL; {url.scheme} proxies are not supported"
+        )
+    authorization = None
+    if url.username is not None:
+        pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+    return {"host": url.hostname, "port": port, "authorization": authorization}
+
+
+def _by_plain_proxy(
+    origin: dict[str, Any], targets: dict[str, str], headers: list[list[str]]
+) -> tuple[dict[str, str], list[list[str]]]:
+    # Without TLS there is no tunnel: the proxy reads the request, which names the whole URL (RFC 9112 3.2.2).
+    host = f"[{origin['host']}]" if ":" in origin["host"] else origin["host"]
+    start = f"http://{host}:{origin['port']}"
+    if origin["proxy"]["authorization"]:
+        headers = [*headers, ["proxy-authorization", origin["proxy"]["authorization"]]]
+    return {endpoint: start + target for endpoint, target in targets.items()}, headers
+
+
+def _proxy_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in environ.items():  # lower case wins, as everywhere
+        if name.lower().endswith("_proxy") and value:
+            scheme = name.lower().removesuffix("_proxy")
+            if name.islower() or scheme not in found:
+                found[scheme] = value
+    return found
+
+
+def _targets(
+    params: Mapping[str, Any], provider: str, model: str, path: str, environ: Mapping[str, str]
+) -> dict[str, str]:
+    if provider == "azure":
+        given = str(params.get("api_base") or params.get("base_url") or "")
+        in_url = parse_qs(given.partition("?")[2]).get("api-version", [None])[0]
+        version = (
+            params.get("api_version")
+            or in_url
+            or environ.get("AZURE_API_VERSION")
+            or AZURE_API_VERSION
+        )
+        name = quote(model, safe="*")
+        query = f"?api-version={quote(str(version), safe='')}"
+        targets = {
+            endpoint: f"{path}/openai/deployments/{name}{tail}{query}"
+            for endpoint, tail in OPENAI_PATHS.items()
+            if endpoint not in ("responses", "moderations", "rerank")
+        }
+        targets["responses"] = f"{path}/openai/v1/responses?api-version=preview"
+        return targets
+    if provider == "anthropic":
+        return {
+            "messages": f"{path}/v1/messages",
+            "count_tokens": f"{path}/v1/messages/count_tokens",
+            "chat": f"{path}/v1/chat/completions",
+        }
+    return {endpoint: path + tail for endpoint, tail in OPENAI_PATHS.items()}
+
+
+def _headers(
+    params: Mapping[str, Any], row: Provider, provider: str, key: str, place: str, name: str
+) -> list[list[str]]:
+    headers: dict[str, str] = {}
+    if key:
+        if row.auth == "bearer":
+            headers["authorization"] = f"Bearer {key}"
+        else:
+            headers[row.auth] = key
+    if provider == "anthropic":
+        headers["anthropic-version"] = "2023-06-01"
+    if params.get("organization") and provider == "openai":
+        headers["openai-organization"] = str(params["organization"])
+    extra = {**(params.get("headers") or {}), **(params.get("extra_headers") or {})}
+    for field, value in extra.items():
+        headers[str(field).lower()] = str(value)
+    for field, value in headers.items():
+        allowed = "!#$%&'*+-.^_`|~"
+        if not field or not all(c.isascii() and (c.isalnum() or c in allowed) for c in field):
+            raise ConfigError(f"{place}: {name}: {field!r} is not a header name")
+        if any(ord(c) < 32 or 126 < ord(c) < 160 or ord(c) > 255 for c in value):
+            raise ConfigError(
+                f"{place}: {name}: the value of {field} holds a character that a header can't carry"
+            )
+    return [[field, value.strip()] for field, value in headers.items()]
+
+
+def _is_plain_name(parameter: str) -> bool:
+    return "." not in parameter and "[" not in parameter
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+
+
+def _shown(params: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """litellm_params as /model/info shows them: nothing that could be a credential."""
+    shown = {
+        k: v
+        for k, v in params.items()
+        if not any(word in k.lower() for word in SECRET_WORDS)
+        and k not in ("http_proxy", "extra_body")
+    }
+    shown["model"] = params["model"]
+    if base:
+        shown["api_base"] = _without_userinfo(base)
+    for name in (
+        "max_tokens",
+        "max_completion_tokens",
+        "output_cost_per_token",
+        "input_cost_per_token",
+    ):
+        if params.get(name) is not None:
+            shown[name] = params[name]
+    shown.pop("base_url", None)
+    return _plain(shown)
+
+
+def _without_userinfo(base: str) -> str:
+    url = urlsplit(base)
+    return url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    # Dates and other YAML values become text, so that the snapshot is plain JSON.
+    result: dict[str, Any] = orjson.loads(
+        orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    )
+    return result

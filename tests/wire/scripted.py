@@ -4,12 +4,18 @@ A test queues one script for each request it expects; what arrives is kept by co
 waits for time to pass: `Wire.barrier` tells when the gateway has read what was sent before it.
 """
 
+import array
 import contextlib
+import fcntl
+import os
 import queue
+import signal
 import socket
 import struct
+import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from harness import MASTER, UPSTREAM_KEY, Client, Gateway, until
 
@@ -25,6 +31,18 @@ def ok(body: bytes = b"{}", *lines: bytes, kind: bytes = b"application/json") ->
     head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\n"
     head += b"".join(line + b"\r\n" for line in lines)
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def arrive(sock: socket.socket, data: bytes) -> None:
+    """Send, and return when the peer's kernel has it all: fixes the order between two sockets."""
+    sock.sendall(data)
+    unacknowledged = array.array("i", [0])
+
+    def all_there() -> bool:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, unacknowledged)
+        return unacknowledged[0] == 0
+
+    until(all_there, what="the arrival")
 
 
 class Connection:
@@ -71,6 +89,15 @@ class Upstream:
     def play(self, *steps: Step) -> None:
         """The answer to the next request that has none: bytes go out in pieces as given."""
         self.scripts.put(steps)
+
+    def unplayed(self) -> int:
+        """How many scripts nobody asked for; they are thrown away."""
+        count = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.scripts.get_nowait()
+                count += 1
+        return count
 
     def close(self) -> None:
         self.listener.close()
@@ -136,6 +163,7 @@ class Upstream:
                 step(connection)
             elif step == HOLD:
                 connection.go.wait(20)
+                connection.go.clear()
             elif step == RESET:
                 connection.reset()
                 return False
@@ -172,6 +200,23 @@ class Wire:
         """
         self._side.send(b"GET /health/liveness HTTP/1.1\r\nHost: g\r\n\r\n")
         assert self._side.answer().status == 200
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The worker stands still inside; what is sent meanwhile is read in one turn of its loop."""
+        pid = self.worker()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            stat = Path(f"/proc/{pid}/stat")
+            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", what="the stop")
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def worker(self) -> int:
+        """The pid of the worker: the younger child of the supervisor."""
+        pid = self.gateway.process.pid
+        return max(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
     def pieces(self, client: Client, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
         """Send so that the gateway reads each piece by itself; ends early if it has closed."""

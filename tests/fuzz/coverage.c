@@ -19,6 +19,10 @@ __attribute__((visibility("hidden"))) NOT_TRACED void __sanitizer_cov_trace_pc(v
     counters[(at ^ at >> 13) & (SIZE - 1)]++;
 }
 
+/* gcc also shows comparisons of floating point numbers; libFuzzer has no use for them. */
+__attribute__((visibility("hidden"))) NOT_TRACED void __sanitizer_cov_trace_cmpf(float a, float b) {}
+__attribute__((visibility("hidden"))) NOT_TRACED void __sanitizer_cov_trace_cmpd(double a, double b) {}
+
 __attribute__((constructor)) NOT_TRACED static void show(void) {
     if (!__sanitizer_cov_8bit_counters_init || !__sanitizer_cov_pcs_init)
         return; /* not under libFuzzer */

@@ -9,6 +9,8 @@ An input that fails is left in .build/fuzz as crash-… and named at the end; th
 import argparse
 import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,11 @@ def where(library: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def newer(source: str, made: str) -> bool:
+    """Whether a source has changed since something was made of it."""
+    return (ROOT / source).stat().st_mtime > (BUILD / made).stat().st_mtime
+
+
 def build() -> None:
     """The instrumented extensions, and libFuzzer as a library to be preloaded."""
     spec = importlib.util.find_spec("atheris")
@@ -35,6 +42,8 @@ def build() -> None:
         sys.exit("atheris is missing: pip install atheris")
     BUILD.mkdir(parents=True, exist_ok=True)
     compiler, counters = os.environ.get("CC", "gcc"), str(BUILD / "coverage.o")
+    if not BUILD.joinpath("built").exists() or newer("tests/fuzz/coverage.c", "built"):
+        shutil.rmtree(BUILD / "lib", ignore_errors=True)  # else it would not be linked anew
     say(compiler, "-O2", "-fPIC", "-Wall", "-c", "tests/fuzz/coverage.c", "-o", counters)
     archive = Path(spec.origin).parent.parent / "libclang_rt.fuzzer_no_main.a"
     whole = ["-Wl,--whole-archive", str(archive), "-Wl,--no-whole-archive"]
@@ -48,6 +57,7 @@ def build() -> None:
         env={**os.environ, **flags, "FASTPROXY_SANITIZE": "1"},
         stderr=subprocess.DEVNULL,
     )
+    BUILD.joinpath("built").touch()
 
 
 def fuzz(target: str, seconds: int) -> bool:
@@ -78,7 +88,7 @@ def fuzz(target: str, seconds: int) -> bool:
         text=True,
         errors="replace",
     )
-    last = [line for line in done.stderr.splitlines() if line.startswith(("#", "left out"))][-1:]
+    last = [line for line in done.stderr.splitlines() if re.match(r"#\d|left out", line)][-1:]
     print(
         f"{target:10} {'held' if done.returncode == 0 else 'FAILED'}  {''.join(last)}", flush=True
     )

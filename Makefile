@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
 
-.PHONY: run test lint types bench bench-quick dev clean
+.PHONY: run test lint types bench bench-quick fuzz asan dev clean
 
 run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
 	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
@@ -28,6 +28,15 @@ bench-quick: $(VENV)/.built  ## under a minute, prints only
 	bench/setup
 	$(BIN)/python bench/compare.py --quick
 
+SECONDS ?= 60
+LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py tap.py multipart.py)
+
+fuzz: $(VENV)/.fuzzed        ## coverage-guided, SECONDS for each target; TARGETS="head tap" for some
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
+
+asan: $(VENV)/.sanitized     ## the leaves' and the wire tests under AddressSanitizer and UBSan
+	tests/fuzz/asan.sh $(BIN)/python $(LEAVES) tests/fuzz tests/wire
+
 dev: $(VENV)/.tested $(VENV)/.linted
 
 $(VENV)/bin/pip:
@@ -46,6 +55,15 @@ $(VENV)/.tested: $(VENV)/.built pyproject.toml
 
 $(VENV)/.linted: $(VENV)/bin/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --group lint
+	@touch $@
+
+# setup.py by hand, as these builds need switches that pip does not pass
+$(VENV)/.sanitized: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet "setuptools>=80" "Cython>=3.3,<3.4"
+	@touch $@
+
+$(VENV)/.fuzzed: $(VENV)/.sanitized
+	$(BIN)/python -m pip install --quiet "atheris>=3"
 	@touch $@
 
 clean:

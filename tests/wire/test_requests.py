@@ -172,6 +172,10 @@ HEADS: list[tuple[str, bytes, int]] = [
     ("method-long", sized(start=START.replace(b"POST", b"A" * 1000)), 501),
     ("fields-many", sized(*(b"A%d: b" % i for i in range(200))), 431),
     ("field-long", sized(b"A: " + b"b" * 33000), 431),
+    ("target-256k", sized(start=START.replace(b"/v1", b"/v1?" + b"a" * 262144)), 414),
+    ("method-100k", sized(start=START.replace(b"POST", b"A" * 100_000)), 501),
+    ("fields-20000", sized(*(b"A%d: b" % i for i in range(20_000))), 431),
+    ("field-256k", sized(b"A: " + b"b" * 262144), 431),
     ("name-long", sized(b"A" * 33000 + b": b"), 431),
 ]  # fmt: skip
 

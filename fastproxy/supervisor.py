@@ -89,7 +89,9 @@ class Supervisor:
         self.exit_code = 0
         self.ready = False
         self.unpacked = unpacked_directory()
-        self.boot = os.getppid()  # of a one-file program: the process that unpacked it and will tidy up
+        self.boot = (
+            os.getppid()
+        )  # of a one-file program: the process that unpacked it and will tidy up
         self.unix: socket.socket | None = None
         self.probed = False
 

@@ -221,7 +221,9 @@ def test_a_cut_stream_says_so(wire: Wire, steps: tuple[Step, ...]) -> None:
         assert client.buffer.startswith(b"HTTP/1.1 200") or client.buffer == b""
     assert b"[DONE]" not in answer.body
     last = answer.body.decode().strip().rpartition("data: ")[2]
-    assert json.loads(last)["error"]["code"] == "500"
+    # what is broken in its first read can still be refused as a whole
+    code = json.loads(last)["error"]["code"]
+    assert (answer.status, code) in ((200, "500"), (502, "502"))
     until(connection.gone, what="the end of the connection")
     next_is_good(wire, connection.number)
 

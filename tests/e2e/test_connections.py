@@ -286,7 +286,7 @@ def test_provider_not_supported(start, mock_port: int):
         {"model_name": "gpt-4o-mini", "litellm_params": bedrock},
     ]
     running = start(config).wait()
-    assert "bedrock is not supported yet" in running.log
+    assert "provider bedrock is not spoken" in running.log
     with running.client() as client:
         answer = client.post(CHAT, {**BODY, "model": "only-bedrock"})
         assert answer.status == 501

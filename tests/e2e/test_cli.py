@@ -31,7 +31,7 @@ def fastproxy(*arguments: str, directory: Path, **env: str) -> subprocess.Comple
     ("text", "message"),
     [
         (None, "nope.yaml: no such file"),
-        ("model_list:\n  - model_name: [a\n", "nope.yaml:3:1: not valid YAML"),
+        ("model_list:\n  - model_name: [a\n", "nope.yaml:2:17: not valid YAML"),
         ("model_list: 7\n", "model_list"),
         ("model_list:\n- model_name: a\n", "litellm_params"),
     ],

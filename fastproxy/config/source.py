@@ -133,7 +133,9 @@ def _read_file(path: Path, document: Document, seen: set[Path], asked: str | Non
 def _merge(part: _Part, other: _Part) -> None:
     # As LiteLLM: lists are extended, other values of the included file win. Two sections are joined key by key.
     shift: dict[str, int] = {}
-    begun = {(key,): part.places.get((key,)) for key, value in part.data.items() if value}
+    begun: dict[Path_, tuple[str, int] | None] = {
+        (key,): part.places.get((key,)) for key, value in part.data.items() if value
+    }
     for key, value in other.data.items():
         old = part.data.get(key)
         if isinstance(value, list) and isinstance(old, list):

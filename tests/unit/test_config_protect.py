@@ -125,7 +125,7 @@ def test_callbacks_of_the_user_are_read_and_never_run(
     files.write(source, "hooks/mine.py")
     text = "litellm_settings: {callbacks: hooks.mine.handler}\n" + MASTER
     if protects:
-        with pytest.raises(ConfigError, match="--allow-missing hooks.mine.handler"):
+        with pytest.raises(ConfigError, match=r"--allow-missing hooks\.mine\.handler"):
             files.load(text)
     else:
         assert files.load(text).warnings == []

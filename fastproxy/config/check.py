@@ -128,11 +128,12 @@ def _located(
     """A finding from a message that begins with `file:line: `, perhaps followed by `key: `."""
     for file in sorted(files, key=len, reverse=True):
         if message.startswith(f"{file}:"):
-            found = re.match(r":(\d+)(?::\d+)?: (?=\S)", message[len(file) :])
+            found = re.match(r":(\d+)(?::(\d+))?: (?=\S)", message[len(file) :])
             rest = message[len(file) + 1 :].lstrip()
             line = 0
             if found:
                 line, rest = int(found[1]), message[len(file) + found.end() :]
+                rest = f"column {found[2]}: {rest}" if found[2] else rest
             return Finding(file, line, key, status, rest, level)
     return Finding(files[0], 0, key, status, message, level)
 

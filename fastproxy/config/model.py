@@ -24,8 +24,8 @@ class Entry:
 
     index: int
     name: str
-    params: schema.LitellmParams
-    raw: dict[str, Any]  # litellm_params as they stand, references resolved
+    params: schema.LitellmParams = field(repr=False)
+    raw: dict[str, Any] = field(repr=False)  # litellm_params as they stand, references resolved
     info: dict[str, Any]
     unset_key: bool = False  # api_key names an environment variable that is not set
 
@@ -35,14 +35,14 @@ class Config:
     """A loaded configuration."""
 
     document: source.Document
-    environ: Mapping[str, str]
-    general: schema.GeneralSettings
+    environ: Mapping[str, str] = field(repr=False)
+    general: schema.GeneralSettings = field(repr=False)
     litellm: schema.LitellmSettings
     router: schema.RouterSettings
     entries: list[Entry]
-    keys: list[schema.KeyEntry]
+    keys: list[schema.KeyEntry] = field(repr=False)
     master_key: Secret | None
-    credentials: dict[str, dict[str, Any]] = field(default_factory=dict)
+    credentials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     left_out: list[tuple[int, str]] = field(default_factory=list)  # index in model_list, why
     warnings: list[str] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 Text = str | int | float  # names and versions that YAML reads as numbers
 Positive = Annotated[float, Meta(ge=0, le=1e15)]
 Megabytes = Annotated[float, Meta(ge=0, le=1e6)]
+Connections = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Order = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Flag = bool
@@ -96,8 +97,8 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     head_timeout: Positive | None = None
     body_timeout: Positive | None = None
     write_timeout: Positive | None = None
-    max_connections: int | None = None
-    max_connections_per_address: int | None = None
+    max_connections: Connections | None = None
+    max_connections_per_address: Connections | None = None
     pool_idle_timeout: Positive | None = None
     pool_max_idle: Count | None = None
     pool_max_age: Positive | None = None

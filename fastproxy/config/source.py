@@ -53,8 +53,12 @@ class Document:
     """One configuration: its data and where each key stands."""
 
     data: dict[str, Any] = field(repr=False)  # references resolved: it holds credentials
-    raw: dict[str, Any] = field(default_factory=dict)  # `data` before references were resolved
-    environ: Mapping[str, str] = field(default_factory=dict)  # with environment_variables
+    raw: dict[str, Any] = field(
+        default_factory=dict, repr=False
+    )  # `data` before references were resolved
+    environ: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # with environment_variables
     places: dict[Path_, tuple[str, int]] = field(default_factory=dict)  # key -> file, line
     duplicates: list[tuple[Path_, str, str]] = field(default_factory=list)  # key, place, what
     includes: list[tuple[str, str]] = field(default_factory=list)  # place, file name
@@ -91,7 +95,7 @@ def read(path: str, environ: Mapping[str, str]) -> Document:
 class _Part:
     """One file with what it includes."""
 
-    data: dict[str, Any] = field(repr=False)  # references resolved: it holds credentials
+    data: dict[str, Any] = field(repr=False)
     places: dict[Path_, tuple[str, int]] = field(default_factory=dict)
     duplicates: list[tuple[Path_, str, str]] = field(default_factory=list)
 

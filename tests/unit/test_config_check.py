@@ -15,6 +15,7 @@ from fastproxy.config import check_file, json_schema, registry, source
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "tests" / "fixtures" / "configs").glob("[a-k]_*.yaml"))
+P = "model_list.0.litellm_params."
 LOCAL = {"model": "openai/x", "api_base": "http://h/v1", "api_key": "os.environ/KEY"}
 ENV = {"KEY": "value-of-key", "LITELLM_MASTER_KEY": "sk-0123456789abcdef"}
 
@@ -113,14 +114,14 @@ def test_unknown_keys(files: Files, text: str, key: str, advice: str) -> None:
         ("litellm_settings: {num_retries: 2}", "litellm_settings.num_retries", "not yet", "tried once"),
         ("litellm_settings:", "litellm_settings", "ignored", "null"),
         ("x-anchors: {a: b}", "x-anchors", "ignored", "anchors"),
-        (one({**LOCAL, "rpm": 3}), "model_list.0.litellm_params.rpm", "honoured", "not a limit"),
-        (one({**LOCAL, "order": 3}), "model_list.0.litellm_params.order", "honoured", "the lowest is used"),
-        (one({**LOCAL, "temperature": 0}), "model_list.0.litellm_params.temperature", "honoured", "request's body"),
-        (one({**LOCAL, "frobnicate": 0}), "model_list.0.litellm_params.frobnicate", "honoured", "request's body"),
-        (one({**LOCAL, "input_cost_per_token_above_200k_tokens": 0}), "model_list.0.litellm_params.input_cost_per_token_above_200k_tokens", "not yet", "costs"),
-        (one({"model": "bedrock/x", "aws_profile_name": "p"}), "model_list.0.litellm_params.aws_profile_name", "not yet", "sign-in"),
-        (one({"model": "bedrock/x"}), "model_list.0.litellm_params.model", "not yet", "alone it answers 501"),
-        (one({"model": "azure/x", "api_base": None, "api_key": "os.environ/KEY"}), "model_list.0.litellm_params.api_base", "unreachable", "no default address"),
+        (one({**LOCAL, "rpm": 3}), P + "rpm", "honoured", "not a limit"),
+        (one({**LOCAL, "order": 3}), P + "order", "honoured", "the lowest is used"),
+        (one({**LOCAL, "temperature": 0}), P + "temperature", "honoured", "request's body"),
+        (one({**LOCAL, "frobnicate": 0}), P + "frobnicate", "honoured", "request's body"),
+        (one({**LOCAL, "input_cost_per_token_batches": 0}), P + "input_cost_per_token_batches", "not yet", "costs"),
+        (one({"model": "bedrock/x", "aws_profile_name": 1}), P + "aws_profile_name", "not yet", "sign-in"),
+        (one({"model": "bedrock/x"}), P + "model", "not yet", "alone it answers 501"),
+        (one({"model": "azure/x", "api_key": "os.environ/KEY"}), P + "api_base", "unreachable", "no default address"),
         (one(LOCAL, environment_variables={"PATH": "/x"}), "environment_variables.PATH", "ignored", "how programs are loaded"),
     ],
 )  # fmt: skip
@@ -334,3 +335,29 @@ def test_the_page_of_outputs_is_fresh() -> None:
     spec.loader.exec_module(make)
     fresh = make.config_check()
     assert (ROOT / "docs" / "config-check.md").read_text() == fresh, "stale: run `make docs`"
+
+
+def test_the_examples_of_the_page_load_and_hold_no_unknown_key(files: Files) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 5
+    for name in ("models.yaml", "secrets/keys.yaml"):
+        files.write("general_settings:\n", name)
+    for block in blocks:
+        report = json.loads(files.check(block, env=ENV, fmt="json")[0])
+        assert report["starts"], block
+        assert not [f for f in report["findings"] if f["status"] == "unknown"], block
+
+
+def test_the_page_tells_every_honoured_key() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    for table in (
+        registry.GENERAL,
+        registry.LITELLM,
+        registry.ROUTER,
+        registry.PARAMS,
+        registry.KEY,
+    ):
+        for key, fate in table.items():
+            if fate == registry.HONOURED:
+                assert f"`{key}`" in page, key

@@ -10,33 +10,14 @@ from fastproxy._table import Table
 from fastproxy.config import CliOverrides, Config, ConfigError, build_snapshot, load
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
+SET = (
+    "OPENAI_API_KEY OPENAI_API_KEY_2 OPENAI_GPT4_KEY GEMINI_API_KEY GROQ_API_KEY ANTHROPIC_API_KEY",
+    "TOGETHER_API_KEY OPENROUTER_API_KEY XAI_API_KEY ELEVENLABS_API_KEY AZURE_API_KEY AZURE_EU_API_KEY",
+    "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY EU_KEY TEAM_KEY PROXY_MASTER_KEY LITELLM_MASTER_KEY",
+    "REDIS_HOST REDIS_PORT REDIS_PASSWORD GOOGLE_APPLICATION_CREDENTIALS",
+)
 ENV = {
-    name: f"value-of-{name}"
-    for name in [
-        "OPENAI_API_KEY",
-        "OPENAI_API_KEY_2",
-        "OPENAI_GPT4_KEY",
-        "GEMINI_API_KEY",
-        "GROQ_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "TOGETHER_API_KEY",
-        "OPENROUTER_API_KEY",
-        "XAI_API_KEY",
-        "ELEVENLABS_API_KEY",
-        "AZURE_API_KEY",
-        "AZURE_EU_API_KEY",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "EU_KEY",
-        "TEAM_KEY",
-        "PROXY_MASTER_KEY",
-        "LITELLM_MASTER_KEY",
-        "REDIS_HOST",
-        "REDIS_PORT",
-        "REDIS_PASSWORD",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-    ]
-} | {
+    **{name: f"value-of-{name}" for name in " ".join(SET).split()},
     "AZURE_API_BASE": "https://contoso.openai.azure.com/",
     "AZURE_API_VERSION": "2024-10-21",
     "INTERNAL_OPENAI": "http://llm.internal:9000",

@@ -203,6 +203,21 @@ def test_what_stands_in_the_snapshot_holds_no_credential_where_it_is_shown(files
     assert row["params"]["api_base"] == "http://h/v1"
 
 
+def test_a_config_that_is_printed_shows_no_credential(files: Files) -> None:
+    text = one(
+        {**LOCAL, "api_key": "os.environ/K", "extra_headers": {"x-a": "printed-secret"}},
+        general_settings={
+            "master_key": "printed-secret-master",
+            "keys": [{"key": "printed-secret-2"}],
+        },
+        credential_list=[
+            {"credential_name": "c", "credential_values": {"api_key": "printed-secret"}}
+        ],
+        environment_variables={"Z": "printed-secret"},
+    )
+    assert "printed-secret" not in repr(files.load(text, K="printed-secret-3"))
+
+
 def test_model_ids_are_stable_and_differ(files: Files) -> None:
     ids = [d["id"] for d in files.snapshot(group({}, {"weight": 2}))["deployments"]]
     assert ids == [d["id"] for d in files.snapshot(group({}, {"weight": 2}))["deployments"]]

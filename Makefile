@@ -50,7 +50,10 @@ wheel: $(VENV)/.packaging    ## dist/: source distribution and a wheel for this 
 	$(BIN)/python -m build --outdir dist .
 
 release: binary wheel        ## the above, a software bill of materials and checksums
-	$(BIN)/python build/sbom.py $(BIN)/python dist/fastproxy.cdx.json
+	$(PYTHON) -m venv --clear .build/released
+	.build/released/bin/python -m pip install --quiet dist/*.whl
+	.build/released/bin/fastproxy --version
+	$(BIN)/cyclonedx-py environment --of JSON -o dist/fastproxy.cdx.json .build/released/bin/python
 	cd dist && sha256sum fastproxy *.whl *.tar.gz *.json > SHA256SUMS
 
 dev: $(VENV)/.tested $(VENV)/.linted

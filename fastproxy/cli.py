@@ -1,4 +1,4 @@
-"""The command line: serve (default), check, mock, bench, init. Each command imports what it needs, late."""
+"""The command line: serve (default), check, mock, bench, init, health. Each command imports what it needs, late."""
 
 import argparse
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastproxy import __version__
 
-COMMANDS = ("serve", "check", "mock", "bench", "init")
+COMMANDS = ("serve", "check", "mock", "bench", "init", "health")
 
 # LiteLLM's flags that we know and don't act on: name -> whether a value follows.
 IGNORED_FLAGS = {
@@ -70,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
         return check(arguments)
     if command == "init":
         return init(arguments)
+    if command == "health":
+        return health(arguments)
     return serve(arguments)
 
 
@@ -89,7 +91,7 @@ def serve_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastproxy",
         description="An LLM gateway: OpenAI and Anthropic APIs in, your providers out.",
-        epilog="Other commands: check, mock, bench, init (each with --help).",
+        epilog="Other commands: check, mock, bench, init, health (each with --help).",
         allow_abbrev=False,
     )
     env = os.environ
@@ -242,6 +244,33 @@ def init(arguments: list[str]) -> int:
         return 1
     print(f"wrote {path}. Start it with: fastproxy --config {path}")
     return 0
+
+
+def health(arguments: list[str]) -> int:
+    """`fastproxy health`: exit 0 if the gateway on this machine is ready; for containers."""
+    parser = argparse.ArgumentParser(
+        prog="fastproxy health", description="Exit 0 if the gateway is ready, else 1."
+    )
+    port = os.environ.get("PORT", "4000")
+    parser.add_argument("--url", default=f"http://127.0.0.1:{port}/health/readiness")
+    parser.add_argument("--timeout", type=float, default=2.0, help="seconds (default 2)")
+    args = parser.parse_args(arguments)
+    import ssl
+    import urllib.request
+
+    # our own listener, by its address: its certificate names something else
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        if not args.url.startswith(("http://", "https://")):
+            parser.error("--url must begin with http:// or https://")
+        with urllib.request.urlopen(args.url, timeout=args.timeout, context=context) as answer:  # noqa: S310
+            print(answer.read(4096).decode("utf-8", "replace"))
+            return 0
+    except OSError as error:
+        print(f"fastproxy: not ready: {error}", file=sys.stderr)
+        return 1
 
 
 FIRST_CONFIG = """\

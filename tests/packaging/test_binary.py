@@ -1,0 +1,98 @@
+"""The one-file program (`make binary`), started and used like by somebody who downloaded it."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import MASTER, Client, free_port, mock_config, until
+
+ROOT = Path(__file__).parents[2]
+BINARY = Path(os.environ.get("FASTPROXY_BINARY", ROOT / "dist" / "fastproxy"))
+BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+SIZE_MAX = 20 << 20
+
+pytestmark = pytest.mark.skipif(
+    not BINARY.exists(), reason=f"{BINARY} is not there: `make binary` builds it"
+)
+
+
+class Program:
+    """The binary, serving the mock; its unpacked files go where the test can see them."""
+
+    def __init__(self, directory: Path, mock_port: int) -> None:
+        self.port = free_port()
+        self.unpacked = directory / "tmp"
+        self.unpacked.mkdir()
+        config = directory / "proxy.yaml"
+        config.write_text(yaml.safe_dump(mock_config(mock_port)))
+        self.log_path = directory / "log"
+        environ = {"PATH": "/usr/bin:/bin", "TMPDIR": str(self.unpacked)}
+        command = [str(BINARY), "--config", str(config), "--port", str(self.port)]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--num_workers", "1"], stdout=log, stderr=log, env=environ
+            )
+        until(lambda: "is ready on" in self.log_path.read_text(), 20, "the start")
+
+    def left(self) -> list[str]:
+        """What lies in the directory for temporary files."""
+        return sorted(path.name for path in self.unpacked.iterdir())
+
+
+@pytest.fixture
+def program(tmp_path: Path, mock_port: int):
+    running = Program(tmp_path, mock_port)
+    yield running
+    if running.process.poll() is None:
+        running.process.terminate()
+        running.process.wait(15)
+
+
+def test_size():
+    assert BINARY.stat().st_size <= SIZE_MAX
+
+
+def test_serves_and_leaves_nothing(program: Program):
+    with Client(program.port) as client:
+        answer = client.post("/v1/chat/completions", BODY)
+        assert answer.status == 200
+        assert answer.json()["model"] == "gpt-4o-mini"
+        stream = client.post("/v1/chat/completions", {**BODY, "stream": True})
+        assert stream.body.endswith(b"data: [DONE]\n\n")
+        client.send(
+            f"GET /v1/models HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {MASTER}\r\n\r\n".encode()
+        )
+        assert client.answer().status == 200
+    ready = subprocess.run(
+        [BINARY, "health", "--url", f"http://127.0.0.1:{program.port}/health/readiness"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert ready.returncode == 0
+    program.process.terminate()
+    assert program.process.wait(15) == 0
+    assert program.left() == []
+
+
+def test_killed_boot_process_leaves_nothing(program: Program):
+    os.kill(program.process.pid, signal.SIGKILL)
+    program.process.wait(15)
+    until(lambda: program.left() == [], 15, "the others to end and tidy up")
+
+
+@pytest.mark.parametrize(
+    "command", [["--version"], ["--help"], ["check", "--schema"], ["mock", "--help"]]
+)
+def test_commands(command: list[str], tmp_path: Path):
+    done = subprocess.run([BINARY, *command], capture_output=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert done.stdout
+
+
+def test_bench(tmp_path: Path):
+    arguments = ["bench", "--qps", "100", "--duration", "1", "--rounds", "1", "--json"]
+    done = subprocess.run([BINARY, *arguments], capture_output=True, cwd=tmp_path, check=False)
+    assert done.returncode in (0, 1)  # 1: this machine is too busy for a measurement
+    assert b'"cpu_us_per_request"' in done.stdout

@@ -36,7 +36,7 @@ from fastproxy.loadtest import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import FEATURES, PEERS, Peer, installed
+from peers import FEATURES, PEERS, TLS, Peer, certificate, installed
 from report import markdown, text_table
 
 HERE = Path(__file__).resolve().parent
@@ -67,6 +67,7 @@ def scenarios(options: argparse.Namespace) -> list[Scenario]:
         # 400 events of 10 ms: a stream takes 4 s, so that the events are what is measured.
         Scenario("sse", streams, model="mock-gap10-tokens400", stream=True, gap=gap),
         Scenario("body100k", 16, size=100_000),
+        Scenario("body10m", 4, size=10_000_000),
     ]
 
 
@@ -139,6 +140,8 @@ def measure(
     for number in range(options.rounds):
         for scenario in wanted:
             for peer in machine.peers:
+                if peer.only and scenario.name not in peer.only:
+                    continue
                 note(f"round {number + 1}/{options.rounds} {scenario.name} {peer.name}")
                 if peer.child:
                     peer.child.signal(signal.SIGCONT)
@@ -224,6 +227,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         folder.chmod(0o755)
         mock, mock_port = start_mock(own_cpus, folder)
         stack.callback(mock.stop)
+        tls_port = 0
+        if any(one in TLS and installed(one) for one in options.peers):
+            tls_mock, tls_port = start_mock(own_cpus, folder, certificate(folder))
+            stack.callback(tls_mock.stop)
         direct = Peer("direct", "", "the generator on the mock", mock_port, UPSTREAM_KEY)
         peers = [direct]
         skipped = []
@@ -232,7 +239,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 skipped.append(f"{one}: not installed (bench/setup)")
                 continue
             try:
-                peer = (PEERS | FEATURES)[one](mock_port, models, peer_cpus, folder)
+                starter = (PEERS | TLS | FEATURES)[one]
+                peer = starter(tls_port if one in TLS else mock_port, models, peer_cpus, folder)
             except BenchError as error:
                 skipped.append(f"{one}: {error}")
                 continue
@@ -271,7 +279,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 "idle": idle[peer.name],
                 "loaded": loaded[peer.name],
                 "scenarios": {
-                    scenario: summary(by_peer[peer.name]) for scenario, by_peer in rows.items()
+                    scenario: summary(by_peer[peer.name])
+                    for scenario, by_peer in rows.items()
+                    if by_peer[peer.name]
                 },
             }
             for peer in peers
@@ -282,7 +292,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    known = ["closed", "open", "sse", "body100k"]
+    known = ["closed", "open", "sse", "body100k", "body10m"]
     parser = argparse.ArgumentParser(prog="bench/compare.py", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute, only prints")
     parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds (5; quick: 1)")
@@ -293,13 +303,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         nargs="+",
-        choices=[*PEERS, *FEATURES],
-        default=list(PEERS),
+        choices=[*PEERS, *TLS, *FEATURES],
+        default=[*PEERS, *TLS, *FEATURES],
         help="who is measured; no-cors and min-headers are fastproxy with a feature off",
     )
     parser.add_argument("--scenarios", nargs="+", choices=known, default=known)
     parser.add_argument("--render", type=Path, help="only render RESULTS.md from this JSON")
     options = parser.parse_args(argv)
+    if options.quick and options.peers == [*PEERS, *TLS, *FEATURES]:
+        options.peers = list(PEERS)
+        options.scenarios = [one for one in options.scenarios if one != "body10m"]
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (2.0 if options.quick else 5.0)
     return options

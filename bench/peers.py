@@ -16,6 +16,7 @@ from fastproxy import __version__
 from fastproxy.loadtest import (
     CLIENT_KEY,
     UPSTREAM_KEY,
+    BenchError,
     Child,
     free_port,
     start_gateway,
@@ -35,6 +36,7 @@ class Peer:
     key: str
     child: Child | None = None
     start_seconds: float = 0.0
+    only: tuple[str, ...] = ()  # scenarios that it takes part in; none: all
 
     @property
     def url(self) -> str:
@@ -49,9 +51,10 @@ class Peer:
 Starter = Callable[[int, list[str], set[int] | None, Path], Peer]
 
 
-def _config(template: str, folder: Path, mock_port: int, port: int) -> Path:
+def _config(template: str, folder: Path, mock_port: int, port: int, scheme: str = "http") -> Path:
     """A config made from a template: its @NAME@ replaced."""
-    values = {"PORT": port, "MOCK_PORT": mock_port, "FOLDER": folder}
+    values: dict[str, object] = {"PORT": port, "MOCK_PORT": mock_port, "FOLDER": folder}
+    values["SCHEME"] = scheme
     values |= {"CLIENT_KEY": CLIENT_KEY, "UPSTREAM_KEY": UPSTREAM_KEY}
     text = (HERE / template).read_text()
     text = re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), text)
@@ -117,10 +120,61 @@ def min_headers(mock_port: int, models: list[str], cpus: set[int] | None, folder
     return Peer("fastproxy, min headers", __version__, notes, port, CLIENT_KEY, child, took)
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key. Raises BenchError without openssl."""
+    files = folder / "cert.pem", folder / "key.pem"
+    if not files[0].exists():
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ]
+        command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+        command += ["-out", str(files[0]), "-keyout", str(files[1])]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise BenchError(f"no certificate: {error}") from error
+    return files
+
+
+def nginx_tls(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
+    """nginx with an https upstream; `mock_port` is the mock's TLS port."""
+    own = folder / "nginx-tls"
+    own.mkdir()
+    port = free_port()
+    config = _config("nginx.conf.tmpl", own, mock_port, port, "https")
+    child = Child("nginx-tls", ["nginx", "-p", str(own), "-c", str(config)], cpus, folder)
+    took = child.wait_ready(port, "/bench-ready")
+    version = _version(["nginx", "-v"], r"nginx/(\S+)")
+    notes = "as nginx, https upstream with keep-alive"
+    return Peer("nginx, https", version, notes, port, CLIENT_KEY, child, took, TLS_SCENARIOS)
+
+
+def fastproxy_tls(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
+    """This gateway with an https upstream, its certificate checked."""
+    own = folder / "fastproxy-tls"
+    own.mkdir()
+    child, port, took = start_gateway(
+        mock_port, models, cpus, own, certificate=certificate(folder)[0]
+    )
+    notes = "as fastproxy, https upstream with keep-alive, certificate checked"
+    name = "fastproxy, https"
+    return Peer(name, __version__, notes, port, CLIENT_KEY, child, took, TLS_SCENARIOS)
+
+
+TLS_SCENARIOS = ("closed", "open")
+TLS: dict[str, Starter] = {"nginx-tls": nginx_tls, "fastproxy-tls": fastproxy_tls}
 PEERS: dict[str, Starter] = {"nginx": nginx, "haproxy": haproxy, "fastproxy": fastproxy}
 FEATURES: dict[str, Starter] = {"no-cors": without_cors, "min-headers": min_headers}
 
 
 def installed(name: str) -> bool:
     """Whether the peer's program is on this machine."""
-    return name not in ("nginx", "haproxy") or shutil.which(name) is not None
+    program = name.removesuffix("-tls")
+    return program not in ("nginx", "haproxy") or shutil.which(program) is not None

@@ -72,6 +72,8 @@ def columns(found: Json) -> list[tuple[str, Cell]]:
         ("SSE CPU µs/chunk", _value("sse", "cpu_us_per_chunk", 1)),
         ("SSE event late p50 / p99 ms", _late),
         ("100 KB body CPU µs/request", _value("body100k", "cpu_us", 1)),
+        ("10 MB body CPU µs/request", _value("body10m", "cpu_us")),
+        ("10 MB bodies/s, 4 conn", _value("body10m", "throughput", 1)),
         ("Pss idle / loaded MB", _memory),
         ("first answer s", _start),
     ]

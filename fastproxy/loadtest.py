@@ -104,6 +104,17 @@ class Child:
                 raise BenchError(f"{self.name} was not ready in {within:g} s:\n{self.tail()}")
             time.sleep(0.01)
 
+    def wait_listening(self, port: int, within: float = READY_WITHIN) -> None:
+        """Wait until the port takes connections."""
+        begun = time.monotonic()
+        while True:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            if self.process.poll() is not None or time.monotonic() - begun > within:
+                raise BenchError(f"{self.name} does not listen:\n{self.tail()}")
+            time.sleep(0.01)
+
     def tail(self) -> str:
         """The end of what it printed."""
         with contextlib.suppress(OSError):
@@ -143,18 +154,37 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def start_mock(cpus: set[int] | None, folder: Path) -> tuple[Child, int]:
-    """Start the mock upstream; gives it and its port."""
+def start_mock(
+    cpus: set[int] | None, folder: Path, certificate: tuple[Path, Path] | None = None
+) -> tuple[Child, int]:
+    """Start the mock upstream, on https if a certificate and its key are given; gives it and its port."""
     port = free_port()
     command = own_command("mock", "--port", str(port), "--key", UPSTREAM_KEY)
-    child = Child("mock", command, cpus, folder)
-    child.wait_ready(port, "/")
+    name = "mock"
+    if certificate is not None:
+        name = "mock-tls"
+        command += ["--certificate", str(certificate[0]), "--private-key", str(certificate[1])]
+    child = Child(name, command, cpus, folder)
+    if certificate is None:
+        child.wait_ready(port, "/")
+    else:
+        child.wait_listening(port)
     return child, port
 
 
-def gateway_config(mock_port: int, models: list[str], general: dict[str, Any] | None = None) -> str:
+def gateway_config(
+    mock_port: int,
+    models: list[str],
+    general: dict[str, Any] | None = None,
+    certificate: Path | None = None,
+) -> str:
     """A config with some models on the mock. JSON is YAML, and quoting is not our trouble."""
     upstream = {"api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY}
+    if certificate is not None:
+        upstream |= {
+            "api_base": f"https://127.0.0.1:{mock_port}/v1",
+            "ssl_verify": str(certificate),
+        }
     config = {
         "model_list": [
             {"model_name": name, "litellm_params": {"model": f"openai/{name}", **upstream}}
@@ -172,10 +202,11 @@ def start_gateway(
     folder: Path,
     general: dict[str, Any] | None = None,
     extra: dict[str, str] | None = None,
+    certificate: Path | None = None,
 ) -> tuple[Child, int, float]:
     """Start fastproxy in front of the mock; gives it, its port and the seconds to readiness."""
     config = folder / "gateway.yaml"
-    config.write_text(gateway_config(mock_port, models, general))
+    config.write_text(gateway_config(mock_port, models, general, certificate))
     port = free_port()
     flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     command = own_command(*flags, "--num_workers", "1")

@@ -12,6 +12,7 @@ import hashlib
 import re
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -326,6 +327,7 @@ async def start(
     key: str | None = None,
     sock: socket.socket | None = None,
     app: App | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> asyncio.Server:
     """Serve the mock in the running loop, on an address or on a socket that is bound already."""
     loop = asyncio.get_running_loop()
@@ -335,21 +337,26 @@ async def start(
         return MockProtocol(shared, loop)
 
     if sock is not None:
-        return await loop.create_server(protocol, sock=sock, backlog=4096)
-    return await loop.create_server(protocol, host, port, backlog=4096, reuse_address=True)
+        return await loop.create_server(protocol, sock=sock, backlog=4096, ssl=tls)
+    return await loop.create_server(protocol, host, port, backlog=4096, reuse_address=True, ssl=tls)
 
 
 async def _serve(
-    host: str | None, port: int, key: str | None, sock: socket.socket | None, say: bool
+    host: str | None,
+    port: int,
+    key: str | None,
+    sock: socket.socket | None,
+    say: bool,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await start(host, port, key=key, sock=sock)
+    server = await start(host, port, key=key, sock=sock, tls=tls)
     if say:
         address = server.sockets[0].getsockname()
-        print(f"mock LLM on http://{address[0]}:{address[1]}/v1", flush=True)
+        print(f"mock LLM on http{'s' if tls else ''}://{address[0]}:{address[1]}/v1", flush=True)
     await stop.wait()
     server.close()
 
@@ -370,9 +377,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=4010)
     parser.add_argument("--key", help="the only credential accepted; without it every request is")
+    parser.add_argument("--certificate", metavar="FILE", help="serve https with this certificate")
+    parser.add_argument("--private-key", metavar="FILE", help="… and this key")
     options = parser.parse_args(argv)
     try:
-        uvloop.run(_serve(options.host, options.port, options.key, None, True))
+        tls = None
+        if options.certificate:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(options.certificate, options.private_key)
+        uvloop.run(_serve(options.host, options.port, options.key, None, True, tls))
     except OSError as error:
         print(
             f"fastproxy mock: cannot listen on {options.host}:{options.port}: {error.strerror}",

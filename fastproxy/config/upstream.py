@@ -168,9 +168,8 @@ def _warn_of_key(
         )
     elif key and used and not params.get("api_key") and (own_address or entry.unset_key):
         where = " to its api_base" if own_address else ""
-        config.warn(
-            f"{place}: {entry.name}: {used} of the environment is sent{where}, as no api_key is given"
-        )
+        why = "the variable of api_key is not set" if entry.unset_key else "no api_key is given"
+        config.warn(f"{place}: {entry.name}: {used} of the environment is sent{where}, as {why}")
 
 
 def _base(
@@ -193,7 +192,7 @@ def _base(
         return base.removesuffix("/v1/messages").removesuffix("/v1")
     if provider in ("ollama", "ollama_chat"):
         base = base.removesuffix("/api/chat").removesuffix("/api/generate")
-    if urlsplit(base).path in ("", "/"):
+    if not base.partition("://")[2].partition("/")[2]:
         base = base.rstrip("/") + "/v1"
     return base
 

@@ -149,6 +149,7 @@ def test_internationalised_hosts(files: Files) -> None:
         ({**BASE, "extra_headers": "x: y"}, "extra_headers: a mapping is expected, not text"),
         ({"api_key": "k"}, "litellm_params: `model` is missing"),
         ({**BASE, "api_base": "h:8080/v1"}, "api_base: a URL such as https://host/v1 is expected"),
+        ({**BASE, "api_base": "http://["}, "api_base: a URL"),
         ({**BASE, "api_base": "ftp://h"}, "api_base: a URL"),
         ({**BASE, "api_base": "http://me:pass/word@h"}, "api_base: a URL"),
         ({**BASE, "api_base": "http://h ost/v1"}, "api_base: a URL"),

@@ -48,6 +48,7 @@ class Peer:
         return self.child.pids() if self.child else []
 
 
+REQUEST_SCENARIOS = ("closed", "open")
 Starter = Callable[[int, list[str], set[int] | None, Path], Peer]
 
 
@@ -107,7 +108,8 @@ def without_cors(mock_port: int, models: list[str], cpus: set[int] | None, folde
     env = {"LITELLM_CORS_ORIGINS": ""}
     child, port, took = start_gateway(mock_port, models, cpus, own, extra=env)
     notes = "as fastproxy, LITELLM_CORS_ORIGINS empty: no CORS"
-    return Peer("fastproxy, no CORS", __version__, notes, port, CLIENT_KEY, child, took)
+    name = "fastproxy, no CORS"
+    return Peer(name, __version__, notes, port, CLIENT_KEY, child, took, REQUEST_SCENARIOS)
 
 
 def min_headers(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
@@ -117,7 +119,8 @@ def min_headers(mock_port: int, models: list[str], cpus: set[int] | None, folder
     general = {"header_profile": "min"}
     child, port, took = start_gateway(mock_port, models, cpus, own, general)
     notes = "as fastproxy, header_profile: min"
-    return Peer("fastproxy, min headers", __version__, notes, port, CLIENT_KEY, child, took)
+    name = "fastproxy, min headers"
+    return Peer(name, __version__, notes, port, CLIENT_KEY, child, took, REQUEST_SCENARIOS)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -153,7 +156,7 @@ def nginx_tls(mock_port: int, models: list[str], cpus: set[int] | None, folder: 
     took = child.wait_ready(port, "/bench-ready")
     version = _version(["nginx", "-v"], r"nginx/(\S+)")
     notes = "as nginx, https upstream with keep-alive"
-    return Peer("nginx, https", version, notes, port, CLIENT_KEY, child, took, TLS_SCENARIOS)
+    return Peer("nginx, https", version, notes, port, CLIENT_KEY, child, took, REQUEST_SCENARIOS)
 
 
 def fastproxy_tls(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
@@ -165,10 +168,9 @@ def fastproxy_tls(mock_port: int, models: list[str], cpus: set[int] | None, fold
     )
     notes = "as fastproxy, https upstream with keep-alive, certificate checked"
     name = "fastproxy, https"
-    return Peer(name, __version__, notes, port, CLIENT_KEY, child, took, TLS_SCENARIOS)
+    return Peer(name, __version__, notes, port, CLIENT_KEY, child, took, REQUEST_SCENARIOS)
 
 
-TLS_SCENARIOS = ("closed", "open")
 TLS: dict[str, Starter] = {"nginx-tls": nginx_tls, "fastproxy-tls": fastproxy_tls}
 PEERS: dict[str, Starter] = {"nginx": nginx, "haproxy": haproxy, "fastproxy": fastproxy}
 FEATURES: dict[str, Starter] = {"no-cors": without_cors, "min-headers": min_headers}

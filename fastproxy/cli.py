@@ -208,6 +208,14 @@ def check(arguments: list[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="exit 1 on warnings too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the config")
+    flag(
+        parser,
+        "allow_missing",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="judge as if this protecting setting were allowed to be missing",
+    )
     args = parser.parse_args(arguments)
     from fastproxy import config
 
@@ -218,7 +226,13 @@ def check(arguments: list[str]) -> int:
         return 0
     if args.config is None:
         parser.error("which file? fastproxy check proxy.yaml")
-    text, code = config.check_file(args.config, os.environ, strict=args.strict, fmt=args.format)
+    text, code = config.check_file(
+        args.config,
+        os.environ,
+        strict=args.strict,
+        fmt=args.format,
+        allow_missing=tuple(args.allow_missing),
+    )
     print(text, end="" if text.endswith("\n") else "\n")
     return code
 

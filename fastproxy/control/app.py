@@ -66,7 +66,7 @@ class Admin:
         snapshot = self.snapshot
         names = [group["name"] for group in snapshot["groups"]]
         names += [a["name"] for a in snapshot.get("aliases", ()) if not a.get("hidden")]
-        names += [w["pattern"] for w in snapshot.get("wildcards", ())]
+        names += [w["pattern"] for w in snapshot.get("wildcards", ()) if not w.get("hidden")]
         allowed = record.get("models") or []
         names = list(dict.fromkeys(names))
         if not allowed or "all-proxy-models" in allowed or "*" in allowed:

@@ -1,5 +1,6 @@
 """One gateway and one scripted upstream per module; known faults are marked in one place."""
 
+import fnmatch
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,9 @@ def wire(
     """At the end nothing may be in flight, and the log shows no fault of ours."""
     module = request.path.name
     upstream = Upstream()
-    gateway = Gateway(tmp_path_factory.mktemp("wire"), config(upstream.port)).wait()
+    settings = config(upstream.port)
+    settings["general_settings"].update(getattr(request.module, "GENERAL", {}))
+    gateway = Gateway(tmp_path_factory.mktemp("wire"), settings).wait()
     running = Wire(gateway, upstream)
     try:
         yield running
@@ -45,6 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.nodeid.rpartition("/wire/")[2]
         for start, reason in KNOWN.items():
-            if name.startswith(start):
+            if fnmatch.fnmatchcase(name, start):
                 strict = not reason.startswith("race:")
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=strict))

@@ -16,6 +16,7 @@ import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import MASTER, UPSTREAM_KEY, Client, Gateway, until
 
@@ -43,6 +44,15 @@ def arrive(sock: socket.socket, data: bytes) -> None:
         return unacknowledged[0] == 0
 
     until(all_there, what="the arrival")
+
+
+def connected(sock: socket.socket) -> bool:
+    """Whether a connect without waiting has come about."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 class Connection:
@@ -79,6 +89,9 @@ class Upstream:
         self.scripts: queue.SimpleQueue[Sequence[Step]] = queue.SimpleQueue()
         self.journal: list[tuple[Connection, bytes]] = []  # every request, in the order of arrival
         self.stray: list[bytes] = []  # what came and was no request
+        self.always: Step | None = None  # what is answered where nothing is queued
+        self.open = threading.Event()
+        self.open.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -106,8 +119,27 @@ class Upstream:
             with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
+    @contextlib.contextmanager
+    def crowded(self) -> Iterator[None]:
+        """No new connection comes about inside: the queue of the listener is full."""
+        self.listener.listen(0)
+        self.open.clear()
+        crowd: list[socket.socket] = []
+        try:
+            while not crowd or connected(crowd[-1]):
+                crowd.append(socket.socket())
+                crowd[-1].setblocking(False)
+                crowd[-1].connect_ex(("127.0.0.1", self.port))
+            yield
+        finally:
+            self.listener.listen(64)
+            self.open.set()
+            for sock in crowd:
+                sock.close()
+
     def _accept(self) -> None:
         while True:
+            self.open.wait()
             try:
                 sock, _ = self.listener.accept()
             except OSError:
@@ -155,7 +187,7 @@ class Upstream:
         try:
             steps = self.scripts.get_nowait()
         except queue.Empty:
-            steps = (ok(),)
+            steps = (self.always or ok(),)
         for step in steps:
             if isinstance(step, bytes):
                 connection.sock.sendall(step)
@@ -243,7 +275,7 @@ class Wire:
         self._side.sock.close()
 
 
-def config(port: int) -> dict[str, object]:
+def config(port: int) -> dict[str, Any]:
     """Models in front of the scripted upstream, with limits small enough to be reached in a test."""
     base = {"api_base": f"http://127.0.0.1:{port}/v1", "api_key": UPSTREAM_KEY}
     return {

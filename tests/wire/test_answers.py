@@ -121,6 +121,9 @@ CUT: list[tuple[str, tuple[Step, ...]]] = [
     ("cut-in-size", (chunks(b"2"), CLOSE)),
     ("cut-behind-chunk", (chunks(b""), CLOSE)),
     ("cut-before-last-crlf", (chunks(b"0\r\n"), CLOSE)),
+    ("close-reset-short", (OK + JSON + b"\r\n[1, 2", RESET)),
+    ("close-reset-long", (OK + b"Content-Type: audio/mpeg\r\n\r\n" + b"a" * 150_000, RESET)),
+    ("close-1.0-reset", (b"HTTP/1.0 200 OK\r\n" + JSON + b"\r\n[1, 2", RESET)),
     (
         "cut-long-body",
         (OK + b"Content-Type: audio/mpeg\r\nContent-Length: 200000\r\n\r\n" + b"a" * 150_000, CLOSE),

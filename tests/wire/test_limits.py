@@ -182,6 +182,22 @@ def test_many_slow_heads_hold_nobody_up(wire: Wire) -> None:
     until(lambda: descriptors(pid) <= before, what="the descriptors")
 
 
+def test_many_slow_bodies_take_what_they_sent(wire: Wire) -> None:
+    """A declared length reserves no memory."""
+    pid = wire.worker()
+    memory = resident(pid)
+    body = b'{"model":"m","messages":[],"user":"' + b"a" * 900_000 + b'"}'
+    clients = [wire.client() for _ in range(200)]
+    for client in clients:
+        client.send(post(body)[:20_000])
+    wire.barrier()
+    with wire.client() as client:
+        assert client.post(PATH, BODY).status == 200
+    assert resident(pid) - memory < 24 * MIB
+    for client in clients:
+        client.sock.close()
+
+
 def test_a_client_that_does_not_read_holds_its_upstream_back(wire: Wire) -> None:
     """A 60 MB stream: a bounded part is taken from the upstream until the client reads."""
     size, piece = 60 * MIB, b"a" * 65536

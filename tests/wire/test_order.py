@@ -275,3 +275,30 @@ def test_a_client_that_left_poisons_nobody(wire: Wire) -> None:
     until(lambda: sends_nothing(connection), what="the end of the connection")
     connection.go.set()
     good_over_a_new_connection(wire, connection.number)
+
+
+def test_surplus_of_a_connection_that_is_handed_over(wire: Wire) -> None:
+    """A client waits for a connection while another one's answer ends, with a surplus answer behind it.
+
+    The answer fills whole reads of the gateway, so that the surplus still lies in the kernel when the
+    connection is free.
+    """
+    read = 65536
+    start = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
+    size = 2 * read - len(start % read) - 1  # six digits
+    answer = start % size + b"a" * size
+    assert len(answer) == 2 * read
+    with wire.client() as first, wire.client() as second:
+        wire.exchange(first, ok(b"a" * 8_000_000, kind=b"text/plain"))  # opens the kernel's windows
+        assert len(first.answer().body) == 8_000_000
+        connection = wire.exchange(first, HOLD)
+        with wire.upstream.crowded():
+            second.send(post())
+            wire.barrier()
+            with wire.frozen():
+                arrive(connection.sock, answer + ok(EVIL))
+            assert first.answer().body == b"a" * size
+            wire.upstream.play(ok(GOOD))
+        reply = second.answer()
+        assert (reply.status, reply.body) == (200, GOOD)
+        connection.go.set()

@@ -39,7 +39,7 @@ cdef class Link:
     cdef bint reading, writing   # what is watched
     cdef bint wanted             # the owner has more to push
     cdef bint connecting         # `connect` is under way, TLS handshake included
-    cdef int error               # errno of what ended it, 0: an orderly end
+    cdef int error               # errno of what ended it, 0: an orderly end (over TLS: with its close_notify)
     cdef bint broken             # a write failed: reading will tell why
     cdef bint closing            # nothing more is accepted; closes when the rest is out
     cdef bint linger, lingering  # … by reading on until the peer has seen it
@@ -54,7 +54,7 @@ cdef class Link:
     cdef void resume(self)
     cdef void close(self, bint linger=*)
     cdef void abort(self)
-    cdef int peek(self) noexcept nogil
+    cdef bint silent(self)
     # what an owner overrides
     cdef void on_connected(self)
     cdef Py_ssize_t where_to(self, char** p)

@@ -14,7 +14,7 @@ is told by `on_congested` and again by `on_relief`. `on_lost` comes exactly once
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -366,9 +366,11 @@ cdef class Link:
         cdef ssize_t size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
         if size < 0:
             if errno != EAGAIN and errno != EINTR:
+                self.error = errno
                 self.shut()
                 return
         elif size == 0:
+            self.error = ECONNRESET        # no close_notify came: cut off (RFC 9112 9.8)
             self.shut()
             return
         else:
@@ -385,14 +387,17 @@ cdef class Link:
                 room = self.where_to(&p)
                 size = self.tls.connection.read(room, PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
                 if size == 0:
-                    self.shut()
+                    self.shut()            # close_notify
                     return
                 self.on_bytes(p, size)
                 if self.fd >= 0 and not self.tls.incoming.pending and not self.tls.connection.pending():
                     return
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self.shut()
         except (ssl.SSLError, ValueError):
+            self.error = EPROTO
             self.shut()
 
     cdef bint shake_hands(self):
@@ -421,12 +426,14 @@ cdef class Link:
                 # plaintext may be waiting that no readiness will announce
                 self.poller.loop.call_soon(self._read_later)
 
-    cdef int peek(self) noexcept nogil:
-        """0: open and silent. 1: bytes, an end or an error are waiting."""
+    cdef bint silent(self):
+        """Whether the link is open and nothing has come that was not read: neither in the kernel nor in TLS."""
         cdef char byte
-        if c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN:
-            return 0
-        return 1
+        if self.fd < 0 or self.closing or self.broken:
+            return False
+        if self.tls is not None and (self.tls.incoming.pending or self.tls.connection.pending()):
+            return False
+        return c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
     # -- writing
 
@@ -596,9 +603,10 @@ cdef class Link:
         if self.fd < 0:
             return
         if self.connecting and (self.tls is None or self.out.size == 0):
-            self.writing = False
-            self.poller.change(self)
             self.settle_connect()
+            if self.fd >= 0 and not self.connecting and self.writing and self.out.size == 0 and not self.wanted:
+                self.writing = False
+                self.poller.change(self)
             return
         left = self.flush()
         if left == 0:

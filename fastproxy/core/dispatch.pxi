@@ -43,6 +43,7 @@ cdef bint take_back(Exchange x):
     x.early = False
     x.extra = 0
     x.sent = 0
+    x.downstream.resume()
     x.become(S_BODY)
     return True
 
@@ -149,7 +150,8 @@ cdef void dispatch(Exchange x, Upstream u):
         for i in range(count):
             buf_add(&x.request, <const char*>parts[i].iov_base, parts[i].iov_len)
         x.joined = True
-    push_request(x)
+    if push_request(x) <= UNSENT_HIGH and x.early and not x.body_complete:
+        x.downstream.resume()          # it may have been paused by a connection that is gone
 
 
 cdef int body_parts(Exchange x, iovec* parts):

@@ -88,7 +88,9 @@ cdef class Downstream(Link):
         # Bytes behind the current request; served in order, after its answer.
         if size and not self.closing:
             buf_add(&self.pending, p, size)
-            if self.pending.size > MAX_PIPELINED:
+            if self.pending.failed:
+                self.abort()
+            elif self.pending.size > MAX_PIPELINED:
                 self.pause()
 
     cdef void serve_pending(self):
@@ -128,8 +130,9 @@ cdef class Downstream(Link):
 
     cdef void finish(self, bint linger):
         # The peer may still be sending: it gets the time to see the answer.
-        self.deadline = self.gateway.now + LINGER_TIMEOUT
         self.close(linger)
+        self.deadline = self.gateway.now + (
+            LINGER_TIMEOUT if self.out.size == 0 else self.gateway.table.write_timeout)
 
     cdef void serve_soon(self):
         # A fresh stack for each pipelined request: answers may complete synchronously.
@@ -241,7 +244,7 @@ cdef class Downstream(Link):
     cdef void on_deadline(self):
         cdef Exchange x = self.exchange
         self.deadline = 0.0
-        if self.closing or self.congested:
+        if self.lingering or self.closing or self.congested:
             self.abort()               # it does not read what it is told
         elif x is None:
             if self.pending.size:

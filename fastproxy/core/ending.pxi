@@ -93,7 +93,7 @@ cdef void on_upstream_lost(Exchange x, Upstream u):
         x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
         connect_failed(x, "closed")
     elif x.state == S_HOLD:
-        if x.answer_left < 0 and not x.answer_chunked:
+        if x.answer_left < 0 and not x.answer_chunked and not u.error:
             x.answer_keep_alive = False
             held_complete(x, x.held.data, x.held.size)
         else:
@@ -101,7 +101,7 @@ cdef void on_upstream_lost(Exchange x, Upstream u):
             x.flags |= E_CUT
             connect_failed(x, "cut")
     elif x.state == S_RELAY:
-        if x.answer_left < 0 and not x.answer_chunked:
+        if x.answer_left < 0 and not x.answer_chunked and not u.error:
             end_of_close_delimited(x)
         else:
             x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1

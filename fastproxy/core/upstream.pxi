@@ -25,7 +25,7 @@ cdef Upstream take_upstream(Pool pool, double now):
     while pool.idle:
         u = <Upstream>pool.idle.pop()
         u.idle = False
-        if now - u.born > pool.max_age_seconds or u.peek():
+        if now - u.born > pool.max_age_seconds or not u.silent():
             u.close()
             continue
         pool.active += 1
@@ -42,9 +42,12 @@ cdef void give_upstream(Upstream u):
     u.reused = True
     u.resume()
     if pool.waiting:
-        x = <Exchange>pool.waiting.popitem(False)[0]
-        pool.active += 1
-        dispatch(x, u)
+        if u.silent():
+            x = <Exchange>pool.waiting.popitem(False)[0]
+            pool.active += 1
+            dispatch(x, u)
+        else:
+            u.abort()                 # whoever waits has a connection of its own under way
         return
     if len(pool.idle) >= pool.max_idle or u.gateway.draining:
         u.close()

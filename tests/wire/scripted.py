@@ -14,6 +14,7 @@ import socket
 import struct
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Upstream:
         self.scripts: queue.SimpleQueue[Sequence[Step]] = queue.SimpleQueue()
         self.journal: list[tuple[Connection, bytes]] = []  # every request, in the order of arrival
         self.stray: list[bytes] = []  # what came and was no request
+        self.deaf = threading.Event()  # set: new requests are not read
         self.always: Step | None = None  # what is answered where nothing is queued
         self.open = threading.Event()
         self.open.set()
@@ -154,6 +156,8 @@ class Upstream:
         try:
             while True:
                 while (request := self._whole(data)) is None:
+                    while self.deaf.is_set():
+                        time.sleep(0.01)
                     piece = connection.sock.recv(65536)
                     if not piece:
                         return

@@ -13,9 +13,9 @@ import threading
 
 import pytest
 from harness import MASTER, Client
-from wire.scripted import PATH, Connection, Wire
+from wire.scripted import CLOSE, PATH, Connection, Wire, ok, post
 
-GENERAL = {"max_request_size_mb": 4}
+GENERAL = {"max_request_size_mb": 64}
 SIZES = [0, 1, 100, 4_000, 16_000, 16_384, 17_000, 65_536, 70_000, 262_144, 300_000, 1_500_000]
 SECRET_WORDS = ["model", '"model":"x"', "\\", '"', "é", "😀", "data: ", "\r\n\r\n", "0\r\n\r\n"]
 
@@ -165,3 +165,35 @@ def test_nothing_is_lost_changed_or_mixed(wire: Wire, seed: int) -> None:
         wire.upstream.always = None
     assert faults == []
     assert len(seen) >= clients * rounds
+
+
+def test_a_large_upload_goes_on_after_the_race(wire: Wire) -> None:
+    """The pooled connection dies unread with megabytes waiting: all of it goes out again."""
+    body = b'{"model":"m","messages":[],"user":"' + b"a" * 24_000_000 + b'"}'
+
+    def stand_and_die(connection: Connection) -> None:
+        # the request of `wire.exchange` was answered; the upload comes next and is not read
+        connection.go.wait(20)
+        connection.reset()
+
+    with wire.client(20) as client:
+        connection = wire.exchange(client, ok(b"{}"), stand_and_die, CLOSE)
+        assert client.answer().status == 200
+        head = post(body)[: -len(body)]
+        client.sock.settimeout(0.2)
+        sent = 0
+        client.send(head)
+        try:
+            while sent < len(body):
+                sent += client.sock.send(body[sent : sent + 65536])
+        except TimeoutError:
+            pass  # held back: the upstream does not read
+        assert 0 < sent < len(body)
+        wire.upstream.play(ok(b'{"n":2}'))
+        connection.go.set()
+        client.sock.settimeout(20)
+        client.send(body[sent:])
+        answer = client.answer()
+    assert (answer.status, answer.body) == (200, b'{"n":2}')
+    received = wire.upstream.requests[-1].partition(b"\r\n\r\n")[2]
+    assert json.loads(received) == {**json.loads(body), "model": "up"}

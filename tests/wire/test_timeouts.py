@@ -4,13 +4,13 @@ The limits of this module's gateway are short; a drip renews none of them.
 """
 
 import itertools
-import json
 import socket
+import threading
 import time
 
 import pytest
 from harness import MASTER, Client, until
-from wire.scripted import BODY, CLOSE, HOLD, PATH, Connection, Wire, ok, post
+from wire.scripted import BODY, HOLD, PATH, Wire, ok, post
 
 GENERAL = {
     "head_timeout": 0.5,
@@ -93,25 +93,31 @@ def test_half_an_upload_is_given_up(wire: Wire) -> None:
     assert len(wire.upstream.requests) == before
 
 
-@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
-def test_the_end_of_an_answer_waits_for_a_slow_reader(wire: Wire, version: bytes) -> None:
-    """`Connection: close`, and the client reads late: what was sent is not thrown away."""
-    size = 120_000
-    with socket.socket() as sock:
+def test_the_end_of_an_answer_waits_for_a_slow_reader(wire: Wire) -> None:
+    """`Connection: close`, and the client reads late: what was sent is not thrown away.
+
+    How much the kernel takes is its own affair; one of the sizes ends in the gateway's buffer.
+    """
+    sizes = range(60_000, 400_000, 30_000)
+    socks: list[socket.socket] = []
+    for size, version in itertools.product(sizes, (b"HTTP/1.1", b"HTTP/1.0")):
+        sock = socket.socket()
         # segments and windows so small that the kernel takes only a part of it
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(20)
         sock.connect(("127.0.0.1", wire.gateway.port))
+        socks.append(sock)
         wire.upstream.play(ok(b"a" * size, kind=b"application/octet-stream"))
         sock.sendall(post(BODY, b"Connection: close").replace(b"HTTP/1.1", version))
-        first = sock.recv(1000)
-        until(lambda: wire.gateway.counters()["in_flight"] <= 1, what="the end of the exchange")
-        until(elapsed(LONG), LONG + 2)
-        received = len(first) - first.index(b"\r\n\r\n") - 4
-        while piece := sock.recv(1 << 20):
-            received += len(piece)
-    assert received == size
+        sock.recv(1, socket.MSG_PEEK)
+    until(elapsed(LONG), LONG + 2)
+    for size, sock in zip([s for s in sizes for _ in range(2)], socks, strict=True):
+        with sock:
+            data = bytearray()
+            while piece := sock.recv(1 << 20):
+                data += piece
+        assert len(data.partition(b"\r\n\r\n")[2]) == size
 
 
 def elapsed(seconds: float):
@@ -120,36 +126,18 @@ def elapsed(seconds: float):
     return lambda: time.monotonic() > end
 
 
-def test_a_large_upload_goes_on_after_the_race(wire: Wire) -> None:
-    """The pooled connection dies unread with megabytes waiting: all of it goes out again."""
+def test_an_upstream_that_reads_late_is_not_the_clients_fault(wire: Wire) -> None:
+    """The client would send more, but is held back by the upstream: its own time-out does not run."""
     body = b'{"model":"m","messages":[],"user":"' + b"a" * 12_000_000 + b'"}'
-
-    def stand_and_die(connection: Connection) -> None:
-        # the request of `wire.exchange` was answered; the upload comes next and is not read
-        connection.go.wait(20)
-        connection.reset()
-
+    wire.upstream.deaf.set()
     with wire.client(20) as client:
-        connection = wire.exchange(client, ok(b"{}"), stand_and_die, CLOSE)
-        assert client.answer().status == 200
-        head = post(body)[: -len(body)]
-        client.sock.settimeout(0.2)
-        sent = 0
-        client.send(head)
-        try:
-            while sent < len(body):
-                sent += client.sock.send(body[sent : sent + 65536])
-        except TimeoutError:
-            pass  # held back: the upstream does not read
-        assert 0 < sent < len(body)
-        wire.upstream.play(ok(b'{"n":2}'))
-        connection.go.set()
-        client.sock.settimeout(20)
-        client.send(body[sent:])
+        sender = threading.Thread(target=client.send, args=(post(body),))
+        sender.start()
+        until(elapsed(1.2), 3)
+        wire.upstream.deaf.clear()
         answer = client.answer()
-    assert (answer.status, answer.body) == (200, b'{"n":2}')
-    received = wire.upstream.requests[-1].partition(b"\r\n\r\n")[2]
-    assert json.loads(received) == {**json.loads(body), "model": "up"}
+        sender.join()
+    assert (answer.status, answer.body) == (200, b"{}")
 
 
 def test_a_late_answer_of_a_slow_upstream(wire: Wire) -> None:

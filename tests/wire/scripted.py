@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import queue
+import re
 import signal
 import socket
 import struct
@@ -152,17 +153,18 @@ class Upstream:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection) -> None:
-        data = b""
+        data = bytearray()
         try:
             while True:
-                while (request := self._whole(data)) is None:
+                while not (size := self._size(data)) or len(data) < size:
                     while self.deaf.is_set():
                         time.sleep(0.01)
-                    piece = connection.sock.recv(65536)
+                    piece = connection.sock.recv(1 << 20)
                     if not piece:
                         return
                     data += piece
-                data = data[len(request) :]
+                request = bytes(data[:size])
+                del data[:size]
                 connection.requests.append(request)
                 self.journal.append((connection, request))
                 if not self._answer(connection):
@@ -171,21 +173,18 @@ class Upstream:
             pass
         finally:
             if data:
-                self.stray.append(data)
+                self.stray.append(bytes(data))
             connection.lost.set()
             connection.sock.close()
 
     @staticmethod
-    def _whole(data: bytes) -> bytes | None:
-        head, blank, rest = data.partition(b"\r\n\r\n")
-        if not blank:
-            return None
-        size = 0
-        for line in head.split(b"\r\n")[1:]:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                size = int(value)
-        return data[: len(head) + 4 + size] if len(rest) >= size else None
+    def _size(data: bytearray) -> int:
+        """Bytes of the request at the start of the data, 0 as long as its head is not whole."""
+        end = data.find(b"\r\n\r\n", 0, 65536)
+        if end < 0:
+            return 0
+        found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", data[:end])
+        return end + 4 + int(found[1] if found else 0)
 
     def _answer(self, connection: Connection) -> bool:
         try:

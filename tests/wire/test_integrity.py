@@ -169,7 +169,7 @@ def test_nothing_is_lost_changed_or_mixed(wire: Wire, seed: int) -> None:
 
 def test_a_large_upload_goes_on_after_the_race(wire: Wire) -> None:
     """The pooled connection dies unread with megabytes waiting: all of it goes out again."""
-    body = b'{"model":"m","messages":[],"user":"' + b"a" * 24_000_000 + b'"}'
+    body = b'{"model":"m","messages":[],"user":"' + b"a" * 60_000_000 + b'"}'
 
     def stand_and_die(connection: Connection) -> None:
         # the request of `wire.exchange` was answered; the upload comes next and is not read

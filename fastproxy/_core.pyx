@@ -84,7 +84,7 @@ cdef enum:
     DIRECT_MIN = 16384            # a body with more than this left to come is read into its own buffer
     DIRECT_READ = 262144          # … by as much at a time
     HEAD_READ = 16384             # what is read at once while a head is expected
-    RESERVE_MAX = 1048576         # a body of a known length up to this gets its room at once
+    RESERVE_MAX = 67108864        # a body of a known length up to this gets its room at once; pages come as it does
     BODY_KEEP = 16384             # a body buffer up to this stays with a spare exchange, …
     LARGE_KEEP = 1048576          # … up to this with the first of them
     LARGE_SPARES = 8

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -98,6 +99,9 @@ class Supervisor:
     def run(self) -> int:
         """Serve until a signal ends it; the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if not self.options.debug:
+            # keys and prompts lie in memory: nothing of it may end in a core file
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.sockets = [self._bind() for _ in range(self.options.workers)]
         self.directory = tempfile.mkdtemp(prefix="fastproxy-")
         try:

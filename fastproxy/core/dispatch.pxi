@@ -234,13 +234,16 @@ cdef void send_more(Exchange x):
         if x.state == S_SENT:
             set_answer_deadline(x)
     if push_request(x) > UNSENT_HIGH and not x.body_complete:
+        # The upstream does not read: that is not the client's time.
         x.downstream.pause()
+        x.downstream.deadline = x.gateway.now + x.deployment.timeout
 
 
 cdef void on_upstream_writable(Exchange x):
     cdef Py_ssize_t left = push_request(x)
-    if x.early and left <= UNSENT_HIGH and not x.body_complete:
+    if x.early and left <= UNSENT_HIGH and not x.body_complete and not x.downstream.reading:
         x.downstream.resume()
+        x.downstream.deadline = x.gateway.now + x.table.body_timeout
 
 
 cdef void set_answer_deadline(Exchange x):

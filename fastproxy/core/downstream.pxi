@@ -252,7 +252,7 @@ cdef class Downstream(Link):
             self.finish(False)
         elif x.state == S_DRAIN:
             self.end_drain(True)
-        elif x.state == S_BODY or (x.state == S_SENT and not x.body_complete):
+        elif x.state == S_BODY or (x.state == S_SENT and not x.body_complete and self.reading):
             refuse_close(x, 408, "timeout_error", "The request body did not arrive in time")
         elif x.state == S_SENT or x.state == S_HOLD or x.state == S_RELAY:
             on_timeout(x)

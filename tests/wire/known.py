@@ -5,6 +5,4 @@ begins with `race:`, which fail nearly always). `log:` marks a fault that leaves
 that the log of its module is not judged. An empty table is the aim.
 """
 
-KNOWN: dict[str, str] = {
-    "test_timeouts.py::test_an_upstream_that_reads_late*": "body_timeout runs while we do not read",
-}
+KNOWN: dict[str, str] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from harness import MASTER, UPSTREAM_KEY, Gateway, free_port
+from harness import MASTER, UPSTREAM_KEY, Gateway, free_port, until
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "tests" / "fixtures" / "configs").glob("[a-k]_*.yaml"))
@@ -70,7 +70,7 @@ def test_the_start_is_refused_by_name_until_somebody_says_so(
     flags = [flag for name in names for flag in ("--allow-missing", name)]
     env = {"LITELLM_MASTER_KEY": MASTER, "OPENAI_API_KEY": UPSTREAM_KEY}
     gateway = start(text, *flags, **env).wait()
-    assert "enforced_params is NOT applied" in gateway.log
+    until(lambda: "enforced_params is NOT applied" in gateway.log, 5, "the warning")
     answer = chat(gateway, "gpt-4o")
     assert answer.status == 200
 

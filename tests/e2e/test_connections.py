@@ -286,7 +286,7 @@ def test_provider_not_supported(start, mock_port: int):
         {"model_name": "gpt-4o-mini", "litellm_params": bedrock},
     ]
     running = start(config).wait()
-    assert "provider bedrock is not spoken" in running.log
+    until(lambda: "provider bedrock is not spoken" in running.log, 5, "the name of the provider")
     with running.client() as client:
         answer = client.post(CHAT, {**BODY, "model": "only-bedrock"})
         assert answer.status == 501

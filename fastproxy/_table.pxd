@@ -78,6 +78,7 @@ cdef class Table:
     cdef readonly bint open            # no master key: every request passes
     cdef readonly bint header_full
     cdef readonly long long max_request_bytes
+    cdef readonly long long max_answer_bytes   # 0: no limit
     cdef readonly dict settings
     cdef readonly bytes root_path
     cdef readonly object cors          # None or stages.cors policy

@@ -181,6 +181,7 @@ cdef class Table:
         self.root_path = (settings.get("root_path") or "").encode()
         self.header_full = settings.get("header_profile", "full") == "full"
         self.max_request_bytes = settings["max_request_bytes"]
+        self.max_answer_bytes = settings.get("max_answer_bytes", 0)
         key_header = settings.get("key_header")
         self.key_header = key_header.lower().encode() if key_header else None
         self.forward_client_headers = bool(settings.get("forward_client_headers"))

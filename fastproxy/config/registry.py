@@ -83,7 +83,7 @@ GENERAL = {
     **_all(
         HONOURED,
         "master_key litellm_key_header_name allowed_ips use_x_forwarded_for trusted_proxy_ranges "
-        "max_request_size_mb forward_client_headers_to_llm_api forward_openai_org_id "
+        "max_request_size_mb max_response_size_mb forward_client_headers_to_llm_api forward_openai_org_id "
         "always_include_stream_usage dangerously_permit_weak_or_unset_master_key header_profile "
         "connect_timeout keepalive_timeout head_timeout body_timeout write_timeout "
         "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age",
@@ -118,7 +118,6 @@ GENERAL = {
         "max_parallel_requests global_max_parallel_requests max_in_flight_requests_per_worker "
         "max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
-    **_not_yet("answers of any size are relayed", "max_response_size_mb"),
     **_not_yet(NO_HEALTH, "health_check_interval health_check_concurrency health_check_details"),
     **_switches(
         NO_HEALTH, "background_health_checks use_shared_health_check enable_drain_endpoint"

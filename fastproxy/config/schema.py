@@ -87,6 +87,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     use_x_forwarded_for: Flag | None = None
     trusted_proxy_ranges: Names | None = None
     max_request_size_mb: Megabytes | None = None
+    max_response_size_mb: Megabytes | None = None
     forward_client_headers_to_llm_api: Flag | None = None
     forward_openai_org_id: Flag | None = None
     always_include_stream_usage: Flag | None = None

@@ -72,6 +72,7 @@ def _settings(config: Config) -> dict[str, Any]:
     return {
         "root_path": f"/{root}" if root else "",
         "header_profile": profile,
+        "max_answer_bytes": int((general.max_response_size_mb or 0) * 1048576),
         "max_request_bytes": int((general.max_request_size_mb or DEFAULT_BODY_MB) * 1048576),
         "cors": _cors(environ),
         "allowed_ips": general.allowed_ips or None,

@@ -62,6 +62,9 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
         x.become(S_HOLD)            # short: one write, with the right length
         hold_answer(x, rest, size)
         return
+    if x.table.max_answer_bytes and x.answer_left > x.table.max_answer_bytes:
+        bad_answer(x, "the upstream's answer is larger than max_response_size_mb")
+        return
     x.become(S_RELAY)
     x.chunk_out = not x.http10 and not x.head_request
     x.close_out = x.close_out or x.http10
@@ -345,6 +348,10 @@ cdef void relay_answer(Exchange x, const char* p, Py_ssize_t size, bint first):
     cdef bint complete = False
     cdef Buffer* body = &x.gateway.tapped
     buf_clear(body)
+    x.answer_size += size
+    if x.table.max_answer_bytes and x.answer_size > x.table.max_answer_bytes:
+        cut_answer(x, NULL, first, "the upstream's answer is larger than max_response_size_mb")
+        return
     if x.answer_left >= 0:
         if size > x.answer_left:
             x.answer_keep_alive = False

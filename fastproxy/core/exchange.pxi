@@ -42,6 +42,7 @@ cdef class Exchange:
     # answer
     cdef int interim                  # 1xx heads before it
     cdef int status
+    cdef long long answer_size        # bytes of its body that have come
     cdef long long answer_left        # of a body with a length; -1: chunked or close-delimited
     cdef bint answer_chunked, answer_keep_alive, chunk_out, close_out, error_answer
     cdef Chunked answer_chunks
@@ -92,6 +93,7 @@ cdef class Exchange:
         self.error_answer = self.chunk_out = self.close_out = False
         self.model_start = self.model_end = -1
         self.attempts = self.interim = 0
+        self.answer_size = 0
         self.status = 0
         self.flags = 0
         self.no_anthropic_version = True

@@ -168,7 +168,12 @@ cdef class Gateway:
 
     cdef void dial_failed(self, Pool pool, str problem):
         self.block.counters[C_UPSTREAM_ERRORS] += 1
-        self.log.warning("connection to %s failed: %s", pool.label, problem)
+        if self.now - pool.logged >= LOG_SECONDS:
+            more = f" (and {pool.untold} more since the last line)" if pool.untold else ""
+            self.log.warning("connection to %s failed: %s%s", pool.label, problem, more)
+            pool.logged, pool.untold = self.now, 0
+        else:
+            pool.untold += 1
         fail_waiting(pool, problem)
 
 
@@ -178,6 +183,7 @@ cdef class Door(Listener):
 
     cdef Gateway gateway
     cdef object tls
+    cdef double logged
 
     def __init__(self, Gateway gateway, sock, tls):
         self.gateway = gateway
@@ -194,7 +200,9 @@ cdef class Door(Listener):
             *tls_over_memory(self.tls, True), False))
 
     cdef void exhausted(self, int error):
-        self.gateway.log.error("no new connection can be accepted for now: %s", os.strerror(error))
+        if self.gateway.now - self.logged >= LOG_SECONDS:
+            self.logged = self.gateway.now
+            self.gateway.log.error("no new connection can be accepted for now: %s", os.strerror(error))
         self.gateway.loop.call_later(ACCEPT_PAUSE, self.again)
 
 

@@ -150,3 +150,18 @@ def test_large_bodies_at_once(start, mock_port: int):
         for client in clients:
             assert client.answer().status == 200
     until(lambda: worker_memory(gateway) < 64 << 20, 5, "the memory to be given back")
+
+
+def test_answers_have_a_bound(start, firehose, mock_port: int):
+    """One that says its length is refused, one that is streamed is cut in sight of the client."""
+    gateway = start(firehose.config(max_response_size_mb=1)).wait()
+    with gateway.client() as client:
+        refused = client.post(CHAT, {**BODY, "stream": True})
+        assert refused.status == 502
+        assert "max_response_size_mb" in refused.json()["error"]["message"]
+    gateway = start(mock_config(mock_port, max_response_size_mb=0.001)).wait()
+    with gateway.client() as client:
+        cut = client.post(CHAT, {**BODY, "model": "mock/mock-tokens200-gap1", "stream": True})
+        assert b"[DONE]" not in cut.body
+        assert b"max_response_size_mb" in cut.body
+        assert client.closed()

@@ -2,7 +2,7 @@
 
 Builds the extensions once more, with AddressSanitizer, UBSan and coverage, into .build/fuzz, and lets
 libFuzzer (from the atheris wheel) drive each target of tests/fuzz/targets. What it finds grows in
-.build/fuzz/corpus; tests/fuzz/corpus holds the few inputs that are worth keeping: those that once failed.
+.build/fuzz/corpus; tests/fuzz/corpus holds the few inputs that are worth keeping: what once failed, and what reached far.
 An input that fails is left in .build/fuzz as crash-… and named at the end; the exit code is 1.
 """
 

@@ -40,7 +40,7 @@ def test_target_holds(name: str) -> None:
     draw = random.Random(name)
     for data in [*kept, *target.SEEDS]:
         target.run(data)
-        for _ in range(150):
+        for _ in range(getattr(target, "MUTATIONS", 150)):
             changed = mutated(data, draw)
             try:
                 target.run(changed)

@@ -12,6 +12,7 @@ from unit.test_scan import DONE, scan
 
 from fastproxy.providers.body import BodyError, decompress, rewrite, wants_usage
 
+MUTATIONS = 60
 LIMIT = 100_000
 CODINGS = ("gzip", "deflate", "zstd", "x-gzip", "br")
 RECORD = {"defaults": {"temperature": 1}, "extra_body": {"x": 2}, "drop_params": ["user"]}

@@ -12,6 +12,7 @@ from fastproxy.config.load import load
 from fastproxy.config.snapshot import build_snapshot
 
 SECRET = "sk-fuzz-0123456789abcdef"
+MUTATIONS = 20  # each reads a file
 ENVIRON = {"KEY": SECRET, "NAME": "value", "NUMBER": "5"}
 SEEDS = [
     b"model_list:\n- model_name: m\n  litellm_params: {model: openai/x, api_key: os.environ/KEY}\n"

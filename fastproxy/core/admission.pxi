@@ -127,9 +127,16 @@ cdef Plan find_path_plan(Downstream d, Exchange x, bytes path, Head* head, const
 
 
 cdef bint address_allowed(Downstream d, Exchange x, const char* p, FieldSpan* forwarded):
-    value = (p + forwarded.value)[:forwarded.value_size] if forwarded != NULL else None
+    # A connection's own address is judged once for each table; a forwarded one may differ by request.
+    cdef object value = None
+    if forwarded != NULL and x.table.address_rule.use_forwarded:
+        value = (p + forwarded.value)[:forwarded.value_size]
+    elif d.address_table is x.table:
+        return True
     address = x.table.address_rule.client(d.peer, value)
     if x.table.address_rule.allows(address):
+        if value is None:
+            d.address_table = x.table
         return True
     refuse(x, 403, "auth_error", f"Access forbidden: IP address {address[:64]} not allowed.")
     return False

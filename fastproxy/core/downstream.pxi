@@ -13,6 +13,7 @@ cdef class Downstream(Link):
     cdef bytes credential             # the last one that was accepted, and its record
     cdef KeyRecord record
     cdef Table record_table
+    cdef Table address_table          # whose address rule allowed the peer
 
     def __cinit__(self):
         buf_init(&self.pending)

@@ -1,0 +1,175 @@
+"""TLS on both sides at once: large bodies both ways, slow readers, streams, cut connections."""
+
+import hashlib
+import json
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from harness import MASTER, Client, request, until
+
+CHAT = "/v1/chat/completions"
+SIZE = 8 << 20
+Certificate = tuple[Path, Path]
+
+
+def digest(value: object) -> str:
+    """Of the JSON value: the gateway may put blanks before the last brace of a large body."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Echo:
+    """An https upstream: tells the SHA-256 of what it got; may answer with much, or with a stream."""
+
+    def __init__(self, certificate: Certificate) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.load_cert_chain(*certificate)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                raw, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(raw,), daemon=True).start()
+
+    def _serve(self, raw: socket.socket) -> None:
+        with suppress(OSError), self.context.wrap_socket(raw, server_side=True) as conn:
+            data = b""
+            while True:
+                while b"\r\n\r\n" not in data:
+                    piece = conn.recv(65536)
+                    if not piece:
+                        return
+                    data += piece
+                head, _, data = data.partition(b"\r\n\r\n")
+                length = next(
+                    int(line.partition(b":")[2])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length:")
+                )
+                while len(data) < length:
+                    data += conn.recv(1 << 20)
+                body, data = data[:length], data[length:]
+                if not self._answer(conn, json.loads(body)):
+                    return
+
+    def _answer(self, conn: ssl.SSLSocket, asked: dict) -> bool:
+        kind = asked["user"]
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+        if kind == "large":
+            text = json.dumps({"model": "m", "text": "y" * SIZE}).encode()
+            conn.sendall(head + b"content-length: %d\r\n\r\n" % len(text) + text)
+        elif kind == "stream":
+            conn.sendall(head.replace(b"application/json", b"text/event-stream"))
+            conn.sendall(b"transfer-encoding: chunked\r\n\r\n")
+            for number in range(200):
+                event = b'data: {"model":"m","n":%d,"pad":"%s"}\n\n' % (number, b"z" * 5000)
+                conn.sendall(b"%x\r\n%b\r\n" % (len(event), event))
+            conn.sendall(
+                b"c\r\ndata: [DONE]\r\n0\r\n\r\n".replace(b"c\r\n", b"e\r\n").replace(
+                    b"]\r\n", b"]\n\n\r\n"
+                )
+            )
+        elif kind == "cut":
+            conn.sendall(head + b"content-length: 100\r\n\r\n{")
+            return False
+        else:
+            text = json.dumps({"model": "m", "sha": digest(asked)}).encode()
+            conn.sendall(head + b"content-length: %d\r\n\r\n" % len(text) + text)
+        return True
+
+
+@pytest.fixture
+def gateway(start, certificate: Certificate):
+    upstream = Echo(certificate)
+    config = {
+        "model_list": [
+            {
+                "model_name": "m",
+                "litellm_params": {
+                    "model": "openai/m",
+                    "api_base": f"https://127.0.0.1:{upstream.port}/v1",
+                    "api_key": "k",
+                    "ssl_verify": str(certificate[0]),
+                },
+            }
+        ],
+        "general_settings": {"master_key": MASTER},
+    }
+    flags = ["--ssl_certfile_path", str(certificate[0]), "--ssl_keyfile_path", str(certificate[1])]
+    running = start(config, *flags).wait()
+    running.upstream = upstream
+    yield running
+    upstream.listener.close()
+
+
+def secure(gateway, certificate: Certificate) -> Client:
+    """A client that speaks TLS."""
+    client = Client(gateway.port, 30)
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    client.sock = context.wrap_socket(client.sock, server_hostname="localhost")
+    return client
+
+
+def body(kind: str, size: int = 0, **more: object) -> dict:
+    return {
+        "model": "m",
+        "user": kind,
+        "messages": [{"role": "user", "content": "x" * size}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("size", [0, 100, 16_384, 70_000, 300_000, SIZE])
+def test_uploads_arrive_whole(gateway, certificate: Certificate, size: int):
+    sent = body("sha", size)
+    with secure(gateway, certificate) as client:
+        for _ in range(2):
+            assert client.post(CHAT, sent).json()["sha"] == digest(sent)
+    assert gateway.upstream.connections == 1
+
+
+def test_a_large_answer_to_a_slow_reader_arrives_whole(gateway, certificate: Certificate):
+    with secure(gateway, certificate) as client:
+        client.send(request(CHAT, body("large")))
+        until(lambda: gateway.upstream.connections == 1, 5, "the request")
+        answer = client.answer()
+        assert answer.json() == {"model": "m", "text": "y" * SIZE}
+        assert "sha" in client.post(CHAT, body("sha")).json()
+
+
+def test_streams(gateway, certificate: Certificate):
+    with secure(gateway, certificate) as client:
+        answer = client.post(CHAT, body("stream", stream=True))
+        events = [e for e in answer.body.split(b"\n\n") if e]
+        assert [json.loads(e[6:])["n"] for e in events[:-1]] == list(range(200))
+        assert events[-1] == b"data: [DONE]"
+
+
+def test_a_cut_answer_is_no_answer(gateway, certificate: Certificate):
+    with secure(gateway, certificate) as client:
+        assert client.post(CHAT, body("cut")).status == 500
+        assert "sha" in client.post(CHAT, body("sha")).json()
+
+
+def test_plain_text_to_a_tls_listener_is_cut_off(gateway):
+    with gateway.client() as client:
+        client.send(request(CHAT, body("sha")))
+        assert client.closed()
+
+
+def test_pipelined_requests_in_one_record(gateway, certificate: Certificate):
+    first, second = request(CHAT, body("sha", 10)), request(CHAT, body("sha", 20))
+    with secure(gateway, certificate) as client:
+        client.send(first + second)
+        assert client.answer().status == 200
+        assert client.answer().status == 200

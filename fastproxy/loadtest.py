@@ -28,6 +28,7 @@ import orjson
 
 from fastproxy import __version__, load, procstat
 from fastproxy._load import Runner
+from fastproxy.arguments import Parser
 from fastproxy.load import Result
 
 UPSTREAM_KEY = "sk-bench-upstream"
@@ -77,6 +78,11 @@ class Child:
         # The mock is here: a proxy that the user's environment names has no part in it.
         env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1"
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [source, env.get("PYTHONPATH")]))
+
+        def prepare() -> None:
+            procstat.pin(cpus)
+            procstat.end_with_parent()
+
         with self.log.open("wb") as log:
             # No session of its own: see procstat.Spinners.
             self.process = subprocess.Popen(
@@ -85,7 +91,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 env=env,
-                preexec_fn=lambda: procstat.pin(cpus),  # noqa: PLW1509 - no threads here
+                preexec_fn=prepare,  # noqa: PLW1509 - no threads here
             )
 
     def pids(self) -> list[int]:
@@ -418,7 +424,7 @@ def table(found: dict[str, Any]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fastproxy bench",
         description="Measure what the gateway adds to a request: the same load at the same rate "
         "directly and through it. Without --url it starts a gateway and a mock of its own.",

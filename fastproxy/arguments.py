@@ -2,12 +2,13 @@
 
 import argparse
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line instead of a screen of usage, and guesses what was meant."""
+    """Takes flags with _ and with -, tells a mistake in one line instead of a screen, guesses what was meant."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -20,7 +21,8 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: None = None
     ) -> argparse.Namespace:
         """The arguments; ends the program on what it does not know."""
-        known, unknown = self.parse_known_args(args)
+        words = sys.argv[1:] if args is None else args
+        known, unknown = self.parse_known_args([self._spelt(word) for word in words])
         if unknown:
             word = unknown[0].partition("=")[0]
             kind = "flag" if word.startswith("-") else "argument"
@@ -28,11 +30,13 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown {kind}: {word}" + (f" (did you mean {near[0]}?)" if near else ""))
         return known
 
-
-def flag(parser: argparse.ArgumentParser, name: str, short: str = "", **options: Any) -> None:
-    """A flag in both spellings: --num_workers and --num-workers; help names the usual one."""
-    spellings = [short, f"--{name}", f"--{name.replace('_', '-')}"]
-    parser.add_argument(*filter(None, dict.fromkeys(spellings)), dest=name, **options)
+    def _spelt(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            for spelling in (name[2:].replace("-", "_"), name[2:].replace("_", "-")):
+                if f"--{spelling}" in self._option_string_actions:
+                    return f"--{spelling}{equals}{value}"
+        return word
 
 
 def port(text: str) -> int:

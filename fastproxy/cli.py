@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastproxy import __version__
-from fastproxy.arguments import Parser, count, flag, port, seconds
+from fastproxy.arguments import Parser, count, port, seconds
 
 COMMANDS = ("serve", "check", "mock", "bench", "init", "health")
 
@@ -80,100 +80,92 @@ def main(argv: Sequence[str]) -> int:
     return {"serve": serve, "check": check, "init": init, "health": health}[command](arguments)
 
 
-def serve_parser() -> argparse.ArgumentParser:
+def serve_parser() -> Parser:
     """The flags of `fastproxy [serve]`."""
     parser = Parser(
         prog="fastproxy",
         usage="fastproxy [serve] [--config FILE] [flags]\n       fastproxy {check,mock,bench,init,health} …",
         description="An LLM gateway: OpenAI and Anthropic APIs in, your providers out.",
-        epilog="The other commands have a --help of their own. Flags are spelt with _ or -.",
+        epilog="The other commands have a --help of their own. Flags may be spelt with - for _.",
     )
-    env = os.environ
-    flag(
-        parser,
-        "config",
+    env, add = os.environ, parser.add_argument
+    add(
+        "--config",
         "-c",
         metavar="FILE",
         default=env.get("CONFIG_FILE_PATH"),
         help="the config.yaml; without one, what the environment offers",
     )
-    flag(
-        parser,
-        "host",
+    add(
+        "--host",
         default=env.get("HOST") or "127.0.0.1",
         help="address to listen on (HOST, else 127.0.0.1)",
     )
-    flag(
-        parser,
-        "port",
+    add(
+        "--port",
         type=port,
         default=env.get("PORT") or "4000",
         help="(PORT, else 4000; 0: any)",
     )
-    flag(parser, "uds", metavar="PATH", help="listen on this Unix socket instead")
-    flag(
-        parser,
-        "num_workers",
+    add("--uds", metavar="PATH", help="listen on this Unix socket instead")
+    add(
+        "--num_workers",
         type=count,
         metavar="N",
         default=env.get("NUM_WORKERS") or None,
         help="worker processes (NUM_WORKERS, else the CPUs this process may use)",
     )
-    flag(
-        parser,
-        "ssl_certfile_path",
+    add(
+        "--ssl_certfile_path",
         metavar="FILE",
         default=env.get("SSL_CERTFILE_PATH") or None,
         help="serve https with this certificate …",
     )
-    flag(
-        parser,
-        "ssl_keyfile_path",
+    add(
+        "--ssl_keyfile_path",
         metavar="FILE",
         default=env.get("SSL_KEYFILE_PATH") or None,
         help="… and its key; both are read again on HUP",
     )
-    flag(parser, "ciphers", metavar="LIST", help="ciphers for TLS 1.2, as OpenSSL names them")
-    flag(
-        parser,
-        "graceful_shutdown_timeout",
+    add("--ciphers", metavar="LIST", help="ciphers for TLS 1.2, as OpenSSL names them")
+    add(
+        "--graceful_shutdown_timeout",
         type=seconds,
         metavar="SECONDS",
         default=env.get("GRACEFUL_SHUTDOWN_TIMEOUT") or "30",
         help="for requests in flight at the end (GRACEFUL_SHUTDOWN_TIMEOUT, else 30)",
     )
-    flag(
-        parser,
-        "allow_missing",
+    add(
+        "--allow_missing",
         action="append",
         default=[],
         metavar="NAME",
         help="start although this protecting setting is not honoured yet",
     )
-    flag(
-        parser,
-        "mock",
+    add(
+        "--mock",
         nargs="?",
         type=port,
         const=4010,
         metavar="PORT",
         help="also start the mock LLM on 127.0.0.1:PORT (default 4010)",
     )
-    flag(parser, "hello", action="store_true", help="print a first request to try")
-    flag(
-        parser,
-        "validate_config",
+    add("--hello", action="store_true", help="print a first request to try")
+    add(
+        "--validate_config",
         action="store_true",
         help="load the config and exit: 1 on an error",
     )
-    flag(parser, "debug", action="store_true", help="more log lines")
-    flag(parser, "detailed_debug", action="store_true", help="same as --debug")
-    parser.add_argument("--version", "-v", action="version", version=f"fastproxy {__version__}")
+    add("--debug", action="store_true", help="more log lines")
+    add("--detailed_debug", action="store_true", help="same as --debug")
+    add("--version", "-v", action="version", version=f"fastproxy {__version__}")
     for name, takes_value in IGNORED_FLAGS.items():
-        value = {"nargs": "?", "const": True} if takes_value else {"action": "store_true"}
-        flag(parser, name, help=argparse.SUPPRESS, **value)
+        if takes_value:
+            add(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+        else:
+            add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
     for name in OTHER_DEEDS:
-        flag(parser, name, action="store_true", help=argparse.SUPPRESS)
+        add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -236,9 +228,8 @@ def check(arguments: list[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="exit 1 on warnings too")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json is for CI")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the config")
-    flag(
-        parser,
-        "allow_missing",
+    parser.add_argument(
+        "--allow_missing",
         action="append",
         default=[],
         metavar="NAME",

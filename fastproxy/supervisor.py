@@ -36,6 +36,7 @@ RESTART_SECONDS = 0.2
 RESTART_MAX_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
+SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
 BIND_ADVICE = {
     errno.EADDRINUSE: "another program uses it; choose one with --port",
     errno.EACCES: "low ports are for root; choose another with --port",
@@ -106,6 +107,7 @@ class Supervisor:
         self.options = options
         self.children: list[Child] = []
         self.stopping = False
+        self.asked = 0.0  # when somebody asked for the end
         self.deadline = 0.0  # while stopping: when those who are left are killed
         self.exit_code = 0
         self.ready = False
@@ -350,9 +352,12 @@ class Supervisor:
 
     def _asked_to_stop(self) -> None:
         if self.stopping:
-            log.warning("asked again: requests in flight are cut")
-            self._signal_children(signal.SIGKILL)
+            # `timeout` and terminals signal a whole process group: what comes at once is one wish
+            if time.monotonic() > self.asked + SAME_WISH_SECONDS:
+                log.warning("asked again: requests in flight are cut")
+                self._signal_children(signal.SIGKILL)
             return
+        self.asked = time.monotonic()
         seconds = self.options.drain_seconds
         log.info("stopping: requests in flight have %g s; once more ends them at once", seconds)
         self._stop()

@@ -151,10 +151,11 @@ def tls_context(certificate: str, key: str | None, ciphers: str | None = None) -
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key, no_passphrase)
-    except OSError as error:  # ssl.SSLError is one
-        reason = getattr(error, "reason", None) or error.strerror or str(error)
-        reason = reason.replace("_", " ").lower()
+    except ssl.SSLError as error:
+        reason = (error.reason or "one is not PEM, or the key is encrypted").replace("_", " ")
         raise ValueError(f"certificate {certificate} with key {key}: {reason}") from None
+    except OSError as error:
+        raise ValueError(f"certificate {certificate} or key {key}: {error.strerror}") from None
     if ciphers:
         try:
             context.set_ciphers(ciphers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import os
 import re
 import signal
 import socket
@@ -399,8 +400,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         uvloop.run(_serve(options, tls))
     except OSError as error:
+        # of a failed bind, asyncio's text repeats the address; a name's error has a number below 0
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
         print(
-            f"fastproxy mock: can't listen on {options.host}:{options.port}: {error.strerror}",
+            f"fastproxy mock: can't listen on {options.host}:{options.port}: {reason}",
             file=sys.stderr,
         )
         return EXIT_PORT_TAKEN

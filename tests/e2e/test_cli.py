@@ -400,12 +400,6 @@ def test_bench_measures_itself(tmp_path: Path):
     assert found["through"]["completed"] > 100
 
 
-def test_mock_on_a_taken_port(mock_port: int, tmp_path: Path):
-    done = fastproxy("mock", "--port", str(mock_port), directory=tmp_path)
-    assert done.returncode == 3
-    assert f"127.0.0.1:{mock_port}" in done.stderr
-
-
 def test_health(start, mock_port: int, capsys):
     url = f"http://127.0.0.1:{free_port()}/health/readiness"
     assert cli.main(["health", "--url", url]) == 1

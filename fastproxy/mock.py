@@ -401,7 +401,7 @@ def main(argv: list[str] | None = None) -> int:
         uvloop.run(_serve(options, tls))
     except OSError as error:
         # of a failed bind, asyncio's text repeats the address; a name's error has a number below 0
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         print(
             f"fastproxy mock: can't listen on {options.host}:{options.port}: {reason}",
             file=sys.stderr,

@@ -341,6 +341,7 @@ class Supervisor:
             self.exit_code = code if child.name == "control" and code > 0 else EXIT_WORKERS_FAIL
             self._stop()
             return
+        self.options.quiet = True  # its successor need not introduce itself
         if time.monotonic() - child.started > 30:
             child.delay = RESTART_SECONDS
         how = f"signal {-code}" if code < 0 else f"exit code {code}"

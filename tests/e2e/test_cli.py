@@ -281,6 +281,19 @@ def test_a_drain_has_an_end(start, mock_port: int):
         assert running.process.wait(10) == 1
 
 
+def test_a_new_control_process_reads_the_file_and_does_not_introduce_itself(start, mock_port: int):
+    config = mock_config(mock_port)
+    running = start(config).wait()
+    config["model_list"][0]["model_name"] = "renamed"
+    running.path.write_text(yaml.safe_dump(config))
+    os.kill(processes(running)[0], signal.SIGKILL)
+    with running.client() as client:
+        renamed = {**BODY, "model": "renamed"}
+        until(lambda: client.post(CHAT, renamed).status == 200, 5, "the new snapshot")
+    assert running.stop() == 0
+    assert running.log.count("is ready on") == 1
+
+
 def test_a_killed_supervisor_takes_its_mock_along(start, mock_port: int):
     port = free_port()
     running = start(mock_config(mock_port), "--num_workers", "2", "--mock", str(port)).wait()

@@ -290,21 +290,28 @@ def init(arguments: list[str]) -> int:
 def health(arguments: list[str]) -> int:
     """`fastproxy health`: exit 0 if the gateway on this machine is ready; for containers."""
     parser = Parser(prog="fastproxy health", description="Exit 0 if the gateway is ready, else 1.")
-    default = f"http://127.0.0.1:{os.environ.get('PORT') or '4000'}/health/readiness"
+    env = os.environ
+    scheme = "https" if env.get("SSL_CERTFILE_PATH") else "http"
+    root = env.get("SERVER_ROOT_PATH", "").strip("/")
+    start = f"{scheme}://127.0.0.1:{env.get('PORT') or '4000'}/{root}".rstrip("/")
+    default = f"{start}/health/readiness"
     parser.add_argument("--url", default=default, help=f"(default {default})")
-    parser.add_argument("--timeout", type=float, default=2.0, help="seconds (default 2)")
+    parser.add_argument("--timeout", type=seconds, default=2.0, help="seconds (default 2)")
     args = parser.parse_args(arguments)
+    if not args.url.startswith(("http://", "https://")):
+        parser.error("--url must begin with http:// or https://")
     import ssl
     import urllib.request
 
-    # our own listener, by its address: its certificate names something else
+    # our own listener, by its address: its certificate names something else, and no proxy leads to it
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
     try:
-        if not args.url.startswith(("http://", "https://")):
-            parser.error("--url must begin with http:// or https://")
-        with urllib.request.urlopen(args.url, timeout=args.timeout, context=context) as answer:  # noqa: S310
+        with opener.open(args.url, timeout=args.timeout) as answer:
             print(answer.read(4096).decode("utf-8", "replace"))
             return 0
     except OSError as error:

@@ -78,8 +78,10 @@ class ServeOptions:
         if self.uds:
             return f"unix:{self.uds}"
         scheme = "https" if self.ssl_certfile else "http"
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        root = os.environ.get("SERVER_ROOT_PATH", "").strip("/")
+        authority = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return f"{scheme}://{authority}/{root}".rstrip("/")
 
 
 @dataclass

@@ -413,12 +413,21 @@ def test_bench_measures_itself(tmp_path: Path):
     assert found["through"]["completed"] > 100
 
 
-def test_health(start, mock_port: int, capsys):
-    url = f"http://127.0.0.1:{free_port()}/health/readiness"
-    assert cli.main(["health", "--url", url]) == 1
+def test_health(start, mock_port: int, monkeypatch, capsys, tmp_path: Path):
+    """Asked with the variables of the gateway that it is for, and never by way of a proxy."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PORT", str(free_port()))
+    assert cli.main(["health"]) == 1
     assert "not ready" in capsys.readouterr().err
-    running = start(mock_config(mock_port)).wait()
-    assert cli.main(["health", "--url", f"http://127.0.0.1:{running.port}/health/readiness"]) == 0
+    tls = flags(certificate(tmp_path, "own"))
+    running = start(mock_config(mock_port), *tls, SERVER_ROOT_PATH="/llm").wait()
+    assert f"is ready on https://127.0.0.1:{running.port}/llm " in running.log
+    monkeypatch.setenv("PORT", str(running.port))
+    monkeypatch.setenv("SSL_CERTFILE_PATH", tls[1])
+    monkeypatch.setenv("SERVER_ROOT_PATH", "/llm/")
+    assert cli.main(["health"]) == 0
+    assert "healthy" in capsys.readouterr().out
 
 
 def test_mock_serves_by_itself(tmp_path: Path):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastproxy import __version__
+from fastproxy.arguments import Parser, count, port, seconds
 
 COMMANDS = ("serve", "check", "mock", "bench", "init", "health")
 
@@ -17,16 +18,12 @@ IGNORED_FLAGS = {
     "run_hypercorn": False,
     "run_granian": False,
     "granian_threads": True,
-    "ciphers": True,
     "keepalive_timeout": True,
     "max_requests_before_restart": True,
     "max_requests_before_restart_jitter": True,
     "limit_concurrency": True,
     "timeout_worker_healthcheck": True,
     "log_config": True,
-    "health": False,
-    "test": False,
-    "setup": False,
     "skip_server_startup": False,
     "use_prisma_db_push": False,
     "iam_token_db_auth": False,
@@ -50,6 +47,12 @@ IGNORED_FLAGS = {
     "use_queue": False,
     "enforce_prisma_migration_check": False,
 }
+# Flags that make LiteLLM do something else than serve: to serve instead would be wrong.
+OTHER_DEEDS = {
+    "health": "`fastproxy health` asks a running gateway, `fastproxy check` explains a config",
+    "test": "send a request with curl; `fastproxy --hello` prints one",
+    "setup": "`fastproxy init` writes a first config",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,6 +61,14 @@ def main(argv: Sequence[str]) -> int:
     command = "serve"
     if arguments and arguments[0] in COMMANDS:
         command = arguments.pop(0)
+    elif arguments and not arguments[0].startswith("-"):
+        known = ", ".join(COMMANDS)
+        print(
+            f"fastproxy: unknown command: {arguments[0]} (there are {known}; "
+            "a configuration goes behind --config)",
+            file=sys.stderr,
+        )
+        return 2
     if command == "mock":
         from fastproxy import mock
 
@@ -66,127 +77,132 @@ def main(argv: Sequence[str]) -> int:
         from fastproxy import loadtest
 
         return loadtest.main(arguments)
-    if command == "check":
-        return check(arguments)
-    if command == "init":
-        return init(arguments)
-    if command == "health":
-        return health(arguments)
-    return serve(arguments)
+    return {"serve": serve, "check": check, "init": init, "health": health}[command](arguments)
 
 
-def flag(parser: argparse.ArgumentParser, name: str, **options: object) -> None:
-    """A flag in both spellings: --num_workers and --num-workers."""
-    spellings = [f"--{name}"]
-    if "_" in name:
-        spellings.append(f"--{name.replace('_', '-')}")
-    short = options.pop("short", None)
-    if isinstance(short, str):
-        spellings.insert(0, short)
-    parser.add_argument(*spellings, dest=name, **options)  # type: ignore[arg-type]
-
-
-def serve_parser() -> argparse.ArgumentParser:
+def serve_parser() -> Parser:
     """The flags of `fastproxy [serve]`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fastproxy",
+        usage="fastproxy [serve] [--config FILE] [flags]\n       fastproxy {check,mock,bench,init,health} …",
         description="An LLM gateway: OpenAI and Anthropic APIs in, your providers out.",
-        epilog="Other commands: check, mock, bench, init, health (each with --help).",
-        allow_abbrev=False,
+        epilog="The other commands have a --help of their own. Flags may be spelt with - for _.",
     )
-    env = os.environ
-    flag(parser, "config", short="-c", default=env.get("CONFIG_FILE_PATH"), help="the config.yaml")
-    flag(parser, "host", default=env.get("HOST"), help="address to listen on (default 127.0.0.1)")
-    flag(parser, "port", type=int, default=int(env.get("PORT", "4000")), help="default 4000")
-    flag(parser, "uds", help="listen on this Unix socket instead")
-    flag(
-        parser,
-        "num_workers",
-        type=int,
-        default=int(env["NUM_WORKERS"]) if env.get("NUM_WORKERS") else None,
-        help="worker processes (default: the CPUs this process may use)",
+    env, add = os.environ, parser.add_argument
+    add(
+        "--config",
+        "-c",
+        metavar="FILE",
+        default=env.get("CONFIG_FILE_PATH"),
+        help="the config.yaml; without one, what the environment offers",
     )
-    flag(
-        parser,
-        "ssl_keyfile_path",
-        default=env.get("SSL_KEYFILE_PATH"),
-        help="TLS key of the listener",
+    add(
+        "--host",
+        default=env.get("HOST") or "127.0.0.1",
+        help="address to listen on (HOST, else 127.0.0.1)",
     )
-    flag(parser, "ssl_certfile_path", default=env.get("SSL_CERTFILE_PATH"), help="TLS certificate")
-    flag(
-        parser,
-        "allow_missing",
+    add(
+        "--port",
+        type=port,
+        default=env.get("PORT") or "4000",
+        help="(PORT, else 4000; 0: any)",
+    )
+    add("--uds", metavar="PATH", help="listen on this Unix socket instead")
+    add(
+        "--num_workers",
+        type=count,
+        metavar="N",
+        default=env.get("NUM_WORKERS") or None,
+        help="worker processes (NUM_WORKERS, else the CPUs this process may use)",
+    )
+    add(
+        "--ssl_certfile_path",
+        metavar="FILE",
+        default=env.get("SSL_CERTFILE_PATH") or None,
+        help="serve https with this certificate …",
+    )
+    add(
+        "--ssl_keyfile_path",
+        metavar="FILE",
+        default=env.get("SSL_KEYFILE_PATH") or None,
+        help="… and its key; both are read again on HUP",
+    )
+    add("--ciphers", metavar="LIST", help="ciphers for TLS 1.2, as OpenSSL names them")
+    add(
+        "--graceful_shutdown_timeout",
+        type=seconds,
+        metavar="SECONDS",
+        default=env.get("GRACEFUL_SHUTDOWN_TIMEOUT") or "30",
+        help="for requests in flight at the end (GRACEFUL_SHUTDOWN_TIMEOUT, else 30)",
+    )
+    add(
+        "--allow_missing",
         action="append",
         default=[],
         metavar="NAME",
         help="start although this protecting setting is not honoured yet",
     )
-    flag(
-        parser,
-        "mock",
+    add(
+        "--mock",
         nargs="?",
-        type=int,
+        type=port,
         const=4010,
         metavar="PORT",
         help="also start the mock LLM on 127.0.0.1:PORT (default 4010)",
     )
-    flag(parser, "hello", action="store_true", help="print a first request to try")
-    flag(
-        parser,
-        "validate_config",
+    add("--hello", action="store_true", help="print a first request to try")
+    add(
+        "--validate_config",
         action="store_true",
         help="load the config and exit: 1 on an error",
     )
-    flag(parser, "debug", action="store_true", help="more log lines")
-    flag(parser, "detailed_debug", action="store_true", help="same as --debug")
-    parser.add_argument("--version", "-v", action="version", version=f"fastproxy {__version__}")
+    add("--debug", action="store_true", help="more log lines")
+    add("--detailed_debug", action="store_true", help="same as --debug")
+    add("--version", "-v", action="version", version=f"fastproxy {__version__}")
     for name, takes_value in IGNORED_FLAGS.items():
         if takes_value:
-            flag(parser, name, nargs="?", default=None, help=argparse.SUPPRESS)
+            add(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
         else:
-            flag(parser, name, action="store_true", help=argparse.SUPPRESS)
+            add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+    for name in OTHER_DEEDS:
+        add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def serve(arguments: list[str]) -> int:
     """Start the gateway."""
-    args = serve_parser().parse_args(arguments)
+    parser = serve_parser()
+    args = parser.parse_args(arguments)
     set_up_logging(args.debug or args.detailed_debug)
+    for name, instead in OTHER_DEEDS.items():
+        if getattr(args, name):
+            parser.error(f"--{name} is not there: {instead}")
     ignored = [name for name in IGNORED_FLAGS if getattr(args, name)]
     if ignored:
         names = ", ".join(f"--{name}" for name in ignored)
         print(f"fastproxy: these flags have no effect here: {names}", file=sys.stderr)
+    if args.skip_server_startup:
+        return 0
     if args.validate_config:
         return check([args.config] if args.config else [])
     if bool(args.ssl_keyfile_path) != bool(args.ssl_certfile_path):
-        print(
-            "fastproxy: --ssl_keyfile_path and --ssl_certfile_path go together: "
-            "give both for TLS, none for plain HTTP",
-            file=sys.stderr,
-        )
-        return 2
-    if not 0 <= args.port <= 65535:
-        print(f"fastproxy: --port {args.port}: a port is a number from 0 to 65535", file=sys.stderr)
-        return 2
-    workers = args.num_workers if args.num_workers is not None else available_cpus()
-    if workers < 1:
-        print(f"fastproxy: --num_workers {workers}: at least one is needed", file=sys.stderr)
-        return 2
+        parser.error("--ssl_certfile_path and --ssl_keyfile_path go together")
     for path in (args.config, args.ssl_keyfile_path, args.ssl_certfile_path):
-        if path and not Path(path).is_file():
+        if path and not Path(path).exists():
             print(f"fastproxy: {path}: no such file", file=sys.stderr)
             return 1
     from fastproxy.supervisor import ServeOptions, StartError, Supervisor
 
     options = ServeOptions(
-        config=args.config,
-        host=args.host or "127.0.0.1",
+        config=args.config or None,
+        host=args.host.strip("[]"),
         port=args.port,
         uds=args.uds,
-        workers=workers,
+        workers=args.num_workers or available_cpus(),
         ssl_certfile=args.ssl_certfile_path,
         ssl_keyfile=args.ssl_keyfile_path,
-        drain_seconds=float(os.environ.get("GRACEFUL_SHUTDOWN_TIMEOUT", "30")),
+        ciphers=args.ciphers,
+        drain_seconds=args.graceful_shutdown_timeout,
         mock_port=args.mock,
         allow_missing=args.allow_missing,
         debug=args.debug or args.detailed_debug,
@@ -201,16 +217,19 @@ def serve(arguments: list[str]) -> int:
 
 def check(arguments: list[str]) -> int:
     """`fastproxy check`: explain every key of a config file."""
-    parser = argparse.ArgumentParser(
-        prog="fastproxy check", description="Explain every key of a config."
+    parser = Parser(prog="fastproxy check", description="Explain every key of a config.")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="FILE",
+        default=os.environ.get("CONFIG_FILE_PATH"),
+        help="the config.yaml (CONFIG_FILE_PATH)",
     )
-    parser.add_argument("config", nargs="?", default=os.environ.get("CONFIG_FILE_PATH"))
     parser.add_argument("--strict", action="store_true", help="exit 1 on warnings too")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json is for CI")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the config")
-    flag(
-        parser,
-        "allow_missing",
+    parser.add_argument(
+        "--allow_missing",
         action="append",
         default=[],
         metavar="NAME",
@@ -239,16 +258,24 @@ def check(arguments: list[str]) -> int:
 
 def init(arguments: list[str]) -> int:
     """`fastproxy init`: write a first proxy.yaml."""
-    parser = argparse.ArgumentParser(prog="fastproxy init", description="Write a first proxy.yaml.")
-    parser.add_argument("path", nargs="?", default="proxy.yaml")
+    parser = Parser(
+        prog="fastproxy init", description="Write a first config, with a master key made for you."
+    )
+    parser.add_argument(
+        "path",
+        nargs="?",
+        default="proxy.yaml",
+        metavar="FILE",
+        help="(proxy.yaml); never overwritten",
+    )
     args = parser.parse_args(arguments)
     path = Path(args.path)
     import secrets
 
     text = FIRST_CONFIG.replace("sk-REPLACED", "sk-" + secrets.token_urlsafe(24))
     try:
-        with path.open("x", encoding="utf-8") as file:
-            path.chmod(0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         print(f"fastproxy: {path} exists; it is left as it is", file=sys.stderr)
@@ -262,24 +289,29 @@ def init(arguments: list[str]) -> int:
 
 def health(arguments: list[str]) -> int:
     """`fastproxy health`: exit 0 if the gateway on this machine is ready; for containers."""
-    parser = argparse.ArgumentParser(
-        prog="fastproxy health", description="Exit 0 if the gateway is ready, else 1."
-    )
-    port = os.environ.get("PORT", "4000")
-    parser.add_argument("--url", default=f"http://127.0.0.1:{port}/health/readiness")
-    parser.add_argument("--timeout", type=float, default=2.0, help="seconds (default 2)")
+    parser = Parser(prog="fastproxy health", description="Exit 0 if the gateway is ready, else 1.")
+    env = os.environ
+    scheme = "https" if env.get("SSL_CERTFILE_PATH") else "http"
+    root = env.get("SERVER_ROOT_PATH", "").strip("/")
+    start = f"{scheme}://127.0.0.1:{env.get('PORT') or '4000'}/{root}".rstrip("/")
+    default = f"{start}/health/readiness"
+    parser.add_argument("--url", default=default, help=f"(default {default})")
+    parser.add_argument("--timeout", type=seconds, default=2.0, help="seconds (default 2)")
     args = parser.parse_args(arguments)
+    if not args.url.startswith(("http://", "https://")):
+        parser.error("--url must begin with http:// or https://")
     import ssl
     import urllib.request
 
-    # our own listener, by its address: its certificate names something else
+    # our own listener, by its address: its certificate names something else, and no proxy leads to it
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
     try:
-        if not args.url.startswith(("http://", "https://")):
-            parser.error("--url must begin with http:// or https://")
-        with urllib.request.urlopen(args.url, timeout=args.timeout, context=context) as answer:  # noqa: S310
+        with opener.open(args.url, timeout=args.timeout) as answer:
             print(answer.read(4096).decode("utf-8", "replace"))
             return 0
     except OSError as error:
@@ -332,8 +364,8 @@ def _cgroup1() -> tuple[int, int]:
 
 def set_up_logging(debug: bool) -> None:
     """Log lines to standard error; LITELLM_LOG names the level as for the LiteLLM proxy."""
-    level = os.environ.get("LITELLM_LOG", "").upper()
-    chosen = logging.DEBUG if debug else getattr(logging, level, logging.INFO)
+    named = os.environ.get("LITELLM_LOG", "").upper()
+    chosen = logging.DEBUG if debug else logging.getLevelNamesMapping().get(named, logging.INFO)
     logging.basicConfig(
         level=chosen, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import os
 import re
 import signal
 import socket
@@ -23,8 +24,10 @@ import uvloop
 
 from fastproxy import mock_shapes as shapes
 from fastproxy._mock import CLOSE, KEEP, RESET, STALL, App, MockProtocol, Plan, Rate
+from fastproxy.arguments import Parser, port
 
 Json = dict[str, Any]
+EXIT_PORT_TAKEN = 3  # as of `fastproxy serve`
 
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
 REASONS |= {429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway"}
@@ -341,57 +344,69 @@ async def start(
     return await loop.create_server(protocol, host, port, backlog=4096, reuse_address=True, ssl=tls)
 
 
-async def _serve(
-    host: str | None,
-    port: int,
-    key: str | None,
-    sock: socket.socket | None,
-    say: bool,
-    tls: ssl.SSLContext | None = None,
-) -> None:
-    loop = asyncio.get_running_loop()
+async def _serve_bound(sock: socket.socket, alive_fd: int, key: str | None) -> None:
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(alive_fd, stop.set)
+    server = await start(None, key=key, sock=sock)
+    await stop.wait()
+    loop.remove_reader(alive_fd)
+    server.close()
+
+
+async def _serve(options: argparse.Namespace, tls: ssl.SSLContext | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await start(host, port, key=key, sock=sock, tls=tls)
-    if say:
-        address = server.sockets[0].getsockname()
-        print(f"mock LLM on http{'s' if tls else ''}://{address[0]}:{address[1]}/v1", flush=True)
+    server = await start(options.host, options.port, key=options.key, tls=tls)
+    address = server.sockets[0].getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    print(f"mock LLM on http{'s' if tls else ''}://{host}:{address[1]}/v1", flush=True)
     await stop.wait()
     server.close()
 
 
-def serve_socket(sock: socket.socket, key: str | None = None) -> None:
-    """Serve the mock on a bound socket in a loop of its own until SIGTERM or SIGINT."""
-    uvloop.run(_serve(None, 0, key, sock, False))
+def serve_socket(sock: socket.socket, alive_fd: int, key: str | None = None) -> None:
+    """Serve the mock on a bound socket in a loop of its own, until SIGTERM or the end of file on `alive_fd`."""
+    uvloop.run(_serve_bound(sock, alive_fd, key))
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command `fastproxy mock`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fastproxy mock",
         description="A mock LLM: OpenAI and Anthropic shapes, deterministic, no network.",
         epilog="Model names carry parameters: mock-ttft50-gap20-tokens100-size40, mock-e429, "
         "mock-err10, mock-cut, mock-tool, mock-echo; so does the query string (?ttft=50).",
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=4010)
+    parser.add_argument("--host", default="127.0.0.1", help="(127.0.0.1)")
+    parser.add_argument("--port", type=port, default=4010, help="(4010; 0: any)")
     parser.add_argument("--key", help="the only credential accepted; without it every request is")
-    parser.add_argument("--certificate", metavar="FILE", help="serve https with this certificate")
+    parser.add_argument("--certificate", metavar="FILE", help="serve https with this certificate …")
     parser.add_argument("--private-key", metavar="FILE", help="… and this key")
     options = parser.parse_args(argv)
-    try:
-        tls = None
-        if options.certificate:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if bool(options.certificate) != bool(options.private_key):
+        parser.error("--certificate and --private-key go together")
+    tls = None
+    if options.certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
             tls.load_cert_chain(options.certificate, options.private_key)
-        uvloop.run(_serve(options.host, options.port, options.key, None, True, tls))
+        except OSError as error:
+            print(f"fastproxy mock: TLS can't be served: {error}", file=sys.stderr)
+            return 1
+    try:
+        uvloop.run(_serve(options, tls))
     except OSError as error:
+        # of a failed bind, asyncio's text repeats the address; a name's error has a number below 0
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         print(
-            f"fastproxy mock: cannot listen on {options.host}:{options.port}: {error.strerror}",
+            f"fastproxy mock: can't listen on {options.host}:{options.port}: {reason}",
             file=sys.stderr,
         )
-        return 1
+        return EXIT_PORT_TAKEN
     return 0
 
 

@@ -7,11 +7,13 @@ It must not know who is measured or why.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 from pathlib import Path
 
 PROC = Path("/proc")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def tree(root: int) -> list[int]:
@@ -76,6 +78,12 @@ def pin(where: set[int] | None) -> None:
     """Bind this process (and what it starts from now on) to some CPUs."""
     if where and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, where)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to send this process a SIGTERM when its parent ends, however that ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 class Spinners:

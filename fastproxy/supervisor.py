@@ -6,30 +6,43 @@ its backlog instead of being refused.
 """
 
 import contextlib
+import errno
 import gc
 import logging
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from fastproxy.runtime import RuntimeDirectory
+
 log = logging.getLogger("fastproxy.supervisor")
 
 RING_SLOTS = 16384  # usage events per worker that wait for control
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+EXIT_CONFIG = 1
+EXIT_CUT_SHORT = 1  # requests in flight were not finished
 EXIT_PORT_TAKEN = 3
 EXIT_WORKERS_FAIL = 4
-RESTART_SECONDS = (
-    0.2  # between the death of a child and its successor, doubled while it keeps dying
-)
+# seconds between the death of a child and its successor, doubled while it keeps dying
+RESTART_SECONDS = 0.2
 RESTART_MAX_SECONDS = 5.0
+IDLE_SECONDS = 60.0  # between looks when nothing happens
+HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
+SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
+BIND_ADVICE = {
+    errno.EADDRINUSE: "another program uses it; choose one with --port",
+    errno.EACCES: "low ports are for root; choose another with --port",
+    errno.EADDRNOTAVAIL: "--host must be an address of this machine",
+    socket.EAI_NONAME: "--host must be an address of this machine",
+}
 
 
 class StartError(Exception):
@@ -51,6 +64,7 @@ class ServeOptions:
     workers: int = 1
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+    ciphers: str | None = None
     drain_seconds: float = 30.0
     mock_port: int | None = None
     allow_missing: list[str] = field(default_factory=list)
@@ -64,8 +78,10 @@ class ServeOptions:
         if self.uds:
             return f"unix:{self.uds}"
         scheme = "https" if self.ssl_certfile else "http"
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        root = os.environ.get("SERVER_ROOT_PATH", "").strip("/")
+        authority = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return f"{scheme}://{authority}/{root}".rstrip("/")
 
 
 @dataclass
@@ -74,10 +90,16 @@ class Child:
 
     name: str
     run: Callable[[], int]
+    keeps: list[socket.socket]  # what it listens on; of the tree's other sockets it holds none
     pid: int = 0
     started: float = 0.0
     delay: float = RESTART_SECONDS
     restart_at: float = 0.0
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a worker, with requests to finish."""
+        return self.name.startswith("worker")
 
 
 class Supervisor:
@@ -87,12 +109,13 @@ class Supervisor:
         self.options = options
         self.children: list[Child] = []
         self.stopping = False
+        self.asked = 0.0  # when somebody asked for the end
+        self.deadline = 0.0  # while stopping: when those who are left are killed
         self.exit_code = 0
         self.ready = False
         self.unpacked = unpacked_directory()
-        self.boot = (
-            os.getppid()
-        )  # of a one-file program: the process that unpacked it and will tidy up
+        # of a one-file program: the process that unpacked it and will tidy up
+        self.boot = os.getppid()
         self.unix: socket.socket | None = None
         self.probed = False
 
@@ -103,7 +126,7 @@ class Supervisor:
             # keys and prompts lie in memory: nothing of it may end in a core file
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.sockets = [self._bind() for _ in range(self.options.workers)]
-        self.directory = tempfile.mkdtemp(prefix="fastproxy-")
+        self.runtime = RuntimeDirectory()
         try:
             self._prepare()
             self._start_children()
@@ -135,36 +158,32 @@ class Supervisor:
             if options.port == 0:
                 options.port = sock.getsockname()[1]
         except OSError as error:
+            advice = BIND_ADVICE.get(error.errno or 0)
             raise StartError(
-                f"can't listen on {options.host}:{options.port}: {error.strerror or error}. "
-                "Is another program using the port? Choose one with --port.",
+                f"can't listen on {options.host}:{options.port}: {error.strerror or error}"
+                + (f" ({advice})" if advice else ""),
                 EXIT_PORT_TAKEN,
             ) from None
-        sock.set_inheritable(True)
         return [sock]
 
     def _prepare(self) -> None:
         from fastproxy import _shared
 
-        self.feed_path = os.path.join(self.directory, "feed.sock")
-        self.control_path = os.path.join(self.directory, "control.sock")
+        directory = self.runtime.path
+        self.feed_path = str(directory / "feed.sock")
+        self.control_path = str(directory / "control.sock")
+        self.shared_path = str(directory / "shared")
         self.feed_socket = _bind_unix(self.feed_path)
         self.control_socket = _bind_unix(self.control_path)
-        self.shared_path = f"/dev/shm/fastproxy-{os.getpid()}"  # noqa: S108  # shared memory by name
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.shared_path)  # of a dead process that had our number
-        self.shared = _shared.create(self.shared_path, self.options.workers, RING_SLOTS)
+        _shared.create(self.shared_path, self.options.workers, RING_SLOTS)
         self.alive_read, self.alive_write = os.pipe()
         self.ready_read, self.ready_write = os.pipe()
         os.set_blocking(self.ready_read, False)
 
     def _clean_up(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self.runtime.leave()
         if self._orphaned():
             shutil.rmtree(str(self.unpacked), ignore_errors=True)
-        if hasattr(self, "shared_path"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.shared_path)
         if self.options.uds:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.options.uds)
@@ -176,14 +195,22 @@ class Supervisor:
         from fastproxy import worker as worker_module
 
         options = self.options
+        if options.ssl_certfile:
+            try:
+                worker_module.tls_context(
+                    options.ssl_certfile, options.ssl_keyfile, options.ciphers
+                )
+            except ValueError as error:
+                raise StartError(f"TLS can't be served: {error}", EXIT_CONFIG) from None
         gc.collect()
         gc.freeze()
         if options.mock_port is not None:
             self.children.append(self._mock_child(options.mock_port))
-        self.children.append(Child("control", self._run_control))
-        for index in range(options.workers):
+        control = [self.feed_socket, self.control_socket]
+        self.children.append(Child("control", self._run_control, control))
+        for index, sockets in enumerate(self.sockets):
             run = _worker_runner(worker_module, self._worker_options(worker_module, index))
-            self.children.append(Child(f"worker-{index}", run))
+            self.children.append(Child(f"worker-{index}", run, sockets))
         for child in self.children:
             self._fork(child)
 
@@ -197,15 +224,13 @@ class Supervisor:
             alive_fd=self.alive_read,
             ssl_certfile=self.options.ssl_certfile,
             ssl_keyfile=self.options.ssl_keyfile,
+            ciphers=self.options.ciphers,
             drain_seconds=self.options.drain_seconds,
-            close_fds=[self.alive_write, self.ready_read, self.ready_write],
         )
 
     def _run_control(self) -> int:
         from fastproxy.control.main import ControlOptions, main
 
-        os.close(self.alive_write)
-        os.close(self.ready_read)
         return main(
             ControlOptions(
                 serve=self.options,
@@ -224,8 +249,8 @@ class Supervisor:
             sock.bind(("127.0.0.1", port))
         except OSError as error:
             raise StartError(
-                f"the mock LLM can't listen on 127.0.0.1:{port}: {error.strerror}. "
-                "Choose another port with --mock PORT.",
+                f"the mock LLM can't listen on 127.0.0.1:{port}: {error.strerror} "
+                "(choose another port with --mock PORT)",
                 EXIT_PORT_TAKEN,
             ) from None
         sock.listen(1024)
@@ -233,56 +258,64 @@ class Supervisor:
         def run() -> int:
             from fastproxy.mock import serve_socket
 
-            os.close(self.alive_write)
-            serve_socket(sock)
+            serve_socket(sock, self.alive_read)
             return 0
 
-        return Child("mock", run)
+        return Child("mock", run, [sock])
 
     def _fork(self, child: Child) -> None:
         pid = os.fork()
         if pid == 0:
-            _become(child)
+            _become(child, self)
         child.pid = pid
         child.started = time.monotonic()
         child.restart_at = 0.0
 
+    def let_go(self, child: Child) -> None:
+        """In a child: close what only others use, so that their closing it is its end."""
+        for other in self.children:
+            for sock in other.keeps:
+                if sock not in child.keeps:
+                    sock.close()
+        os.close(self.alive_write)
+        os.close(self.ready_read)
+        if child.name != "control":
+            os.close(self.ready_write)
+        self.runtime.join()
+
     def _watch(self) -> None:
         while any(child.pid for child in self.children):
-            wait = self._restart_due()
-            info = signal.sigtimedwait(SIGNALS, wait)
-            self._note_ready()
+            # An interrupted wait may come back with no signal in it.
+            info = signal.sigtimedwait(SIGNALS, self._due())
+            number = info.si_signo if info is not None else 0
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number == signal.SIGHUP:
+                self._signal_children(signal.SIGHUP, lambda child: child.name != "mock")
+            elif number in SIGNALS:
+                self._asked_to_stop()
             if self._orphaned():
                 self._stop()
-            if info is None or info.si_signo not in SIGNALS:
-                continue  # the time is up; an interrupted wait may also come back with no signal in it
-            if info.si_signo == signal.SIGCHLD:
-                self._reap()
-            elif info.si_signo == signal.SIGHUP:
-                self._signal_children(signal.SIGHUP, {"mock"})
-            else:
-                self._stop()
+            if self.stopping:
+                self._see_out()
 
     def _orphaned(self) -> bool:
         return self.unpacked is not None and os.getppid() != self.boot
 
-    def _restart_due(self) -> float:
+    def _due(self) -> float:
         """Start what is due; seconds until the next look."""
         now = time.monotonic()
-        wait = 1.0
+        wait = 1.0 if self.unpacked is not None else IDLE_SECONDS
+        if self.stopping:
+            return min(wait, max(0.0, self.deadline - now))
         for child in self.children:
-            if child.pid or not child.restart_at or self.stopping:
+            if child.pid or not child.restart_at:
                 continue
             if child.restart_at <= now:
                 self._fork(child)
             else:
                 wait = min(wait, child.restart_at - now)
         return wait
-
-    def _note_ready(self) -> None:
-        if not self.ready:
-            with contextlib.suppress(BlockingIOError):
-                self.ready = bool(os.read(self.ready_read, 1))
 
     def _reap(self) -> None:
         while True:
@@ -299,14 +332,18 @@ class Supervisor:
     def _ended(self, child: Child, code: int) -> None:
         pid, child.pid = child.pid, 0
         if self.stopping:
-            self.exit_code = self.exit_code or (abs(code) if child.name.startswith("worker") else 0)
+            # TERM ends a worker that has not begun to serve just like that
+            if child.serves and code not in (0, -signal.SIGTERM):
+                self.exit_code = self.exit_code or EXIT_CUT_SHORT
             return
-        self._note_ready()
-        if not self.ready and code:
+        with contextlib.suppress(BlockingIOError):
+            self.ready = self.ready or bool(os.read(self.ready_read, 1))
+        if not self.ready:
             # It has never worked: control has said why (a broken config), or a worker can't run here.
             self.exit_code = code if child.name == "control" and code > 0 else EXIT_WORKERS_FAIL
             self._stop()
             return
+        self.options.quiet = True  # its successor need not introduce itself
         if time.monotonic() - child.started > 30:
             child.delay = RESTART_SECONDS
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -314,29 +351,49 @@ class Supervisor:
         child.restart_at = time.monotonic() + child.delay
         child.delay = min(child.delay * 2, RESTART_MAX_SECONDS)
 
+    # -- the end
+
+    def _asked_to_stop(self) -> None:
+        if self.stopping:
+            # `timeout` and terminals signal a whole process group: what comes at once is one wish
+            if time.monotonic() > self.asked + SAME_WISH_SECONDS:
+                log.warning("asked again: requests in flight are cut")
+                self._signal_children(signal.SIGKILL)
+            return
+        self.asked = time.monotonic()
+        seconds = self.options.drain_seconds
+        log.info("stopping: requests in flight have %g s; once more ends them at once", seconds)
+        self._stop()
+
     def _stop(self) -> None:
+        """No new connections from now on; `_see_out` does the rest."""
         if self.stopping:
             return
         self.stopping = True
         for sockets in self.sockets:
             for sock in sockets:
                 sock.close()
-        self._signal_children(signal.SIGTERM, {"control", "mock"})
-        self._finish_helpers()
+        self.deadline = time.monotonic() + self.options.drain_seconds + HELPERS_SECONDS
+        self._signal_children(signal.SIGTERM, lambda child: child.serves)
 
-    def _finish_helpers(self) -> None:
+    def _see_out(self) -> None:
         """Workers end first, so that control sees their last events; then the others."""
-        deadline = time.monotonic() + self.options.drain_seconds + 5
-        while any(c.pid for c in self.children if c.name.startswith("worker")):
-            if signal.sigtimedwait({signal.SIGCHLD}, 0.2) is not None:
-                self._reap()
-            if time.monotonic() > deadline:
-                self._signal_children(signal.SIGKILL, {"control", "mock"})
-        self._signal_children(signal.SIGTERM, set())
+        late = time.monotonic() >= self.deadline
+        if any(child.pid for child in self.children if child.serves):
+            if late:
+                self._signal_children(signal.SIGKILL, lambda child: child.serves)
+                self.deadline += HELPERS_SECONDS
+        elif late:
+            self._signal_children(signal.SIGKILL)
+            self.deadline += HELPERS_SECONDS
+        else:
+            self._signal_children(signal.SIGTERM)
 
-    def _signal_children(self, number: int, without: set[str]) -> None:
+    def _signal_children(
+        self, number: int, wanted: Callable[[Child], bool] = lambda child: True
+    ) -> None:
         for child in self.children:
-            if child.pid and child.name not in without:
+            if child.pid and wanted(child):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
 
@@ -352,15 +409,15 @@ def _worker_runner(module: Any, options: Any) -> Callable[[], int]:
     return lambda: int(module.main(options))
 
 
-def _become(child: Child) -> NoReturn:
+def _become(child: Child, supervisor: Supervisor) -> NoReturn:
     """The child's life: never returns into the supervisor's code."""
     code = 1
     try:
+        supervisor.let_go(child)
+        # the terminal's ^C is the supervisor's to handle; HUP until the child says what it does with it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # the terminal's ^C is the supervisor's to handle
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the child says what it does with it
         code = child.run()
     except KeyboardInterrupt:
         code = 0
@@ -372,6 +429,8 @@ def _become(child: Child) -> NoReturn:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
+            orphaned = bool(select.select([supervisor.alive_read], [], [], 0)[0])  # end of file
+            supervisor.runtime.leave(wait=orphaned)
         os._exit(code)
 
 

@@ -1,14 +1,12 @@
 """What one worker does around the core: event loop, feed of snapshots, listening, shutdown."""
 
 import asyncio
-import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -39,8 +37,8 @@ class WorkerOptions:
     alive_fd: int  # end of file here: the supervisor is gone
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+    ciphers: str | None = None
     drain_seconds: float = 30.0
-    close_fds: list[int] = field(default_factory=list)
 
 
 class Worker:
@@ -62,13 +60,13 @@ class Worker:
 
     async def run(self) -> int:
         """Serve until told to stop; 0 when every request in flight was finished."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self.stopping.set)
+        self.loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         self.loop.add_signal_handler(signal.SIGHUP, self._reload_tls)
         self.loop.add_reader(self.options.alive_fd, self._supervisor_gone)
         if self.options.ssl_certfile:
-            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self.tls.load_cert_chain(self.options.ssl_certfile, self.options.ssl_keyfile)
+            self.tls = tls_context(
+                self.options.ssl_certfile, self.options.ssl_keyfile, self.options.ciphers
+            )
         self._tick()
         follower = self.loop.create_task(self._follow())
         await self.stopping.wait()
@@ -123,22 +121,24 @@ class Worker:
         self.listening = True
 
     def _reload_tls(self) -> None:
-        if self.tls is None or self.options.ssl_certfile is None:
+        certificate, key = self.options.ssl_certfile, self.options.ssl_keyfile
+        if self.tls is None or certificate is None:
             return
         try:
-            self.tls.load_cert_chain(self.options.ssl_certfile, self.options.ssl_keyfile)
-        except (OSError, ssl.SSLError) as error:
+            # Tried on a context of its own: a pair that does not fit would spoil the one in use.
+            tls_context(certificate, key)
+            self.tls.load_cert_chain(certificate, key, no_passphrase)
+        except ValueError as error:
             log.error("the new TLS certificate is refused, the old one stays: %s", error)
 
     def _supervisor_gone(self) -> None:
-        # Nobody is left to tidy up: names go now, what is mapped or connected goes on for whoever has it.
         self.loop.remove_reader(self.options.alive_fd)
-        with contextlib.suppress(OSError):
-            os.unlink(self.options.shared_path)
-        shutil.rmtree(os.path.dirname(self.options.feed_path), ignore_errors=True)
         self.stopping.set()
 
     async def _drain(self) -> int:
+        self.gateway.drain()
+        for sock in self.options.sockets:
+            sock.close()
         deadline = self.loop.time() + self.options.drain_seconds
         # the core keeps counts, not events
         while self.gateway.drain() and self.loop.time() < deadline:  # noqa: ASYNC110
@@ -146,11 +146,31 @@ class Worker:
         return 0 if not self.gateway.drain() else 1
 
 
+def tls_context(certificate: str, key: str | None, ciphers: str | None = None) -> ssl.SSLContext:
+    """The listener's TLS. Raises ValueError, which says what is wrong with which files."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, no_passphrase)
+    except ssl.SSLError as error:
+        reason = (error.reason or "one is not PEM, or the key is encrypted").replace("_", " ")
+        raise ValueError(f"certificate {certificate} with key {key}: {reason}") from None
+    except OSError as error:
+        raise ValueError(f"certificate {certificate} or key {key}: {error.strerror}") from None
+    if ciphers:
+        try:
+            context.set_ciphers(ciphers)
+        except ssl.SSLError:
+            raise ValueError(f"--ciphers {ciphers}: OpenSSL knows none of them") from None
+    return context
+
+
+def no_passphrase() -> str:
+    """Instead of OpenSSL's question on the terminal: an encrypted key is refused."""
+    return ""
+
+
 def main(options: WorkerOptions) -> int:
     """Run a worker in this process (just forked by the supervisor)."""
-    for fd in options.close_fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:

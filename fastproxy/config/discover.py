@@ -1,22 +1,34 @@
 """No config file: wildcard routes for the providers that the environment or this machine offers."""
 
-import socket
+import http.client
 from collections.abc import Callable, Mapping
+
+import orjson
 
 from fastproxy.config.load import from_document
 from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.source import Document
 from fastproxy.providers.table import PROVIDERS
 
+NO_FILE = "(environment)"  # what messages name instead of a file
 LOCAL = (("ollama", 11434), ("hosted_vllm", 8000))
-PROBE_SECONDS = 0.2
+PROBE_SECONDS = 0.5
 
 
 def answers(port: int) -> bool:
-    """Whether something listens on this port of the loopback address."""
-    with socket.socket() as sock:
-        sock.settimeout(PROBE_SECONDS)
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+    """Whether an OpenAI-compatible server is at this port of the loopback address: many things use 8000."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/v1/models")
+        answer = connection.getresponse()
+        if answer.status == 401:  # a vLLM that wants HOSTED_VLLM_API_KEY
+            return True
+        models = orjson.loads(answer.read(1 << 20)) if answer.status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return isinstance(models, dict) and isinstance(models.get("data"), list)
 
 
 def discover(
@@ -47,7 +59,7 @@ def discover(
         return None
     data: dict[str, object] = {"model_list": models}
     return from_document(
-        Document(data, environ=dict(environ), files=["(environment)"]), overrides or CliOverrides()
+        Document(data, environ=dict(environ), files=[NO_FILE]), overrides or CliOverrides()
     )
 
 

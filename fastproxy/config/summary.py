@@ -1,5 +1,6 @@
 """What a person wants to read when the gateway starts."""
 
+from fastproxy.config.discover import NO_FILE
 from fastproxy.config.model import Config
 from fastproxy.config.snapshot import build_snapshot
 
@@ -10,6 +11,10 @@ def summary(config: Config) -> list[str]:
     """Lines for the start: models with their upstreams, what is off, warnings."""
     snapshot = build_snapshot(config, 0)
     lines = []
+    if config.document.files == [NO_FILE]:
+        lines.append(
+            "no config file: these routes are for what the environment and this machine offer"
+        )
     rows = [(d["group"], d["litellm_model"], d) for d in snapshot["deployments"]]
     by_prefix = rows[len(config.entries) :]
     rows = rows[: len(config.entries)]
@@ -25,10 +30,6 @@ def summary(config: Config) -> list[str]:
         lines.append(f"*  ->  by the provider in the name: {' '.join(ready)}; others answer 501")
     if not rows:
         lines.append("no models: add some to model_list")
-    if snapshot["open"]:
-        lines.append(
-            "keys are off: every request is let in (general_settings.master_key turns them on)"
-        )
     if snapshot["settings"]["cors"] is None:
         lines.append("CORS is off (LITELLM_CORS_ORIGINS turns it on)")
     lines += [f"warning: {warning}" for warning in config.warnings]

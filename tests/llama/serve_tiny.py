@@ -1,7 +1,8 @@
-"""A real llama.cpp server (wheel `xllamacpp`) on a model of a few hundred KB that is made here (wheel `gguf`).
+"""A real llama.cpp server (wheel `xllamacpp`) on a GGUF model, or on one of a few hundred KB that is made here
+(wheel `gguf`).
 
-Run by test_llama.py with a Python that has both. The weights are random: the words mean nothing, but
-tokens, usage, streaming and framing are those of the real server.
+Run by test_llama.py with a Python that has both. The weights of the small one are random: the words mean
+nothing, but tokens, usage, streaming and framing are those of the real server.
 """
 
 import sys
@@ -57,9 +58,10 @@ def make_model(path: Path) -> None:
 
 
 def main() -> None:
-    """serve_tiny.py MODEL PORT: serve until killed."""
+    """serve_tiny.py MODEL PORT: serve until killed; a MODEL that is not there is made."""
     path, port = Path(sys.argv[1]), int(sys.argv[2])
-    make_model(path)
+    if not path.exists():
+        make_model(path)
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.hostnames = ["127.0.0.1"]

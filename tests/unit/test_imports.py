@@ -16,8 +16,19 @@ LEAVES = {
     "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_pool", "_link", "_table",
     "_mock", "_load",
 }  # fmt: skip
-STATEMENT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w., ]+))", re.MULTILINE)
+STATEMENT = re.compile(
+    r"^[ \t]*(?:from\s+([\w.]+)\s+c?import\s+(\([^)]*\)|[^\n]+)|c?import\s+([\w., ]+))",
+    re.MULTILINE,
+)
 CIMPORT_ONLY = {"libc", "cpython", "cython", "posix"}
+
+
+def submodule(package: str, name: str) -> str:
+    """What `from package import name` imports: a module of ours, or the package."""
+    full = f"{package}.{name}"
+    path = ROOT / full.replace(".", "/")
+    ours = path.is_dir() or any(path.with_suffix(end).exists() for end in (".py", ".pyx"))
+    return full if ours else package
 
 
 def compiled_imports(name: str) -> set[str]:
@@ -28,10 +39,10 @@ def compiled_imports(name: str) -> set[str]:
     text = "\n".join(path.read_text() for path in files if path.exists())
     text = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     found: set[str] = set()
-    for match in STATEMENT.finditer(text):
-        names = match.group(1) or match.group(2)
-        found.update(part.split(" as ")[0].strip() for part in names.split(","))
-    return {name for name in found if name}
+    for source, taken, plain in STATEMENT.findall(text):
+        names = [part.split(" as ")[0].strip() for part in (taken or plain).strip("()").split(",")]
+        found.update(submodule(source, name) if source else name for name in names if name)
+    return found
 
 
 def python_imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -112,6 +123,31 @@ def test_control_does_not_import_the_data_plane():
     names = imports("control")
     for other in ("worker", "_core", "_link", "connect", "cli"):
         assert not within(names, other)
+
+
+def test_the_configuration_knows_no_process():
+    names = imports("config")
+    for other in ("worker", "control", "_core", "_table", "supervisor", "connect"):
+        assert not within(names, other)
+
+
+def test_the_supervisor_knows_no_configuration_and_no_request():
+    names = imports("supervisor")
+    for other in ("config", "_core", "_table", "_pool", "_link", "providers", "stages"):
+        assert not within(names, other)
+
+
+@pytest.mark.parametrize("part", ["mock", "mock_shapes", "load", "loadtest", "procstat"])
+def test_mock_and_meter_know_nothing_of_the_gateway(part: str):
+    """They judge it, so they go by what it answers."""
+    tools = ("__version__", "_mock", "mock_shapes", "_load", "load", "procstat", "arguments")
+    ours = {name for name in imports(part) if name.startswith("fastproxy.")}
+    assert ours == set().union(*(within(ours, tool) for tool in tools))
+
+
+@pytest.mark.parametrize("part", ["arguments", "runtime", "feed", "errors"])
+def test_small_helpers_import_nothing_of_ours(part: str):
+    assert not {name for name in imports(part) if name.split(".")[0] == "fastproxy"}
 
 
 def test_nothing_imports_the_command_line():

@@ -509,5 +509,5 @@ def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert mock.main(["--port", str(taken.getsockname()[1])]) == 1
-    assert "cannot listen" in capsys.readouterr().err
+        assert mock.main(["--port", str(taken.getsockname()[1])]) == 3
+    assert "can't listen" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def run(data: bytes) -> None:
     for mark, following in itertools.pairwise(marks[: closing + 1]):
         part = (b"\r\n" + data)[mark.end() : following.start()]
         head, _, value = part.partition(b"\r\n\r\n")
-        if re.search(rb'name="model"', head):
+        if re.search(rb'(?i)^content-disposition:[^\r\n]*[; ]name="model"', head, re.MULTILINE):
             models.append(value)
     if state["model"] is not None:
         assert models == [state["model"]]

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
 
-.PHONY: run test lint types docs bench bench-quick fuzz asan binary binary-dir wheel release dev clean
+.PHONY: run test lint types docs bench bench-quick fuzz asan binary binary-dir wheel sbom release test-packaging lock dev clean
 
 run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
 	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
@@ -40,21 +40,34 @@ fuzz: $(VENV)/.fuzzed        ## coverage-guided, SECONDS for each target; TARGET
 asan: $(VENV)/.sanitized     ## the leaves' and the wire tests under AddressSanitizer and UBSan
 	tests/fuzz/asan.sh $(BIN)/python $(LEAVES) tests/fuzz tests/wire
 
-binary: $(VENV)/.packaging $(VENV)/.built   ## dist/fastproxy: the whole gateway in one file
-	$(BIN)/pyinstaller --log-level WARN --noconfirm --distpath dist --workpath .build/pyinstaller build/fastproxy.spec
+# Packaging. The one-file program is made from the wheel, in an environment of its own with pinned versions and hashes:
+# PyInstaller packs whatever optional module it finds. One seed and one date, so that the same commit gives the same bytes.
+FROZEN  = .build/frozen
+DATE   := $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
+REPEAT  = SOURCE_DATE_EPOCH=$(DATE) PYTHONHASHSEED=1
+FREEZE  = $(REPEAT) $(FROZEN)/bin/pyinstaller --log-level WARN --noconfirm --distpath dist
+MODULES = $(shell find fastproxy -name '*.py')
 
-binary-dir: $(VENV)/.packaging $(VENV)/.built  ## dist/fastproxy-dir/: the same as a folder, for containers
-	FASTPROXY_ONEDIR=1 $(BIN)/pyinstaller --log-level WARN --noconfirm --distpath dist --workpath .build/pyinstaller-dir build/fastproxy.spec
+binary: $(FROZEN)/.installed       ## dist/fastproxy: the whole gateway in one file
+	$(FREEZE) --workpath .build/pyinstaller build/fastproxy.spec
+
+binary-dir: $(FROZEN)/.installed   ## dist/fastproxy-dir/: the same as a folder, for containers
+	FASTPROXY_ONEDIR=1 $(FREEZE) --workpath .build/pyinstaller-dir build/fastproxy.spec
 
 wheel: $(VENV)/.packaging    ## dist/: source distribution and a wheel for this Python
-	$(BIN)/python -m build --outdir dist .
+	build/wheel $(BIN)/python dist
 
-release: binary wheel        ## the above, a software bill of materials and checksums
-	$(PYTHON) -m venv --clear .build/released
-	.build/released/bin/python -m pip install --quiet dist/*.whl
-	.build/released/bin/fastproxy --version
-	$(BIN)/cyclonedx-py environment --of JSON -o dist/fastproxy.cdx.json .build/released/bin/python
-	cd dist && sha256sum fastproxy *.whl *.tar.gz *.json > SHA256SUMS
+sbom: $(FROZEN)/.installed $(VENV)/.packaging  ## dist/fastproxy.cdx.json: what is in the one file, CycloneDX
+	$(REPEAT) $(BIN)/python build/sbom.py $(FROZEN) dist/fastproxy dist/fastproxy.cdx.json
+
+release: binary wheel sbom   ## the above and their checksums
+	cd dist && sha256sum fastproxy *.whl *.tar.gz *.cdx.json > SHA256SUMS
+
+test-packaging: $(VENV)/.tested $(VENV)/.packaging binary binary-dir wheel sbom  ## builds them all and uses them
+	$(BIN)/python -m pytest -m packaging tests/packaging
+
+lock: $(VENV)/.packaging     ## pins build/requirements.txt anew, within the bounds of pyproject.toml
+	build/lock $(BIN)
 
 dev: $(VENV)/.tested $(VENV)/.linted
 
@@ -74,6 +87,17 @@ $(VENV)/.tested: $(VENV)/.built pyproject.toml
 
 $(VENV)/.packaging: $(VENV)/bin/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --group packaging
+	@touch $@
+
+$(FROZEN)/.tools: build/requirements.txt
+	$(PYTHON) -m venv --clear $(FROZEN)
+	$(FROZEN)/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r build/requirements.txt
+	@touch $@
+
+# .build/lib is setuptools' and keeps modules that are no longer there
+$(FROZEN)/.installed: $(FROZEN)/.tools $(SOURCES) $(MODULES)
+	rm -rf .build/lib .build/lib.*
+	$(FROZEN)/bin/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	@touch $@
 
 $(VENV)/.linted: $(VENV)/bin/pip pyproject.toml

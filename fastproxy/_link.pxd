@@ -72,6 +72,7 @@ cdef class Link:
     cdef void read_plain(self)
     cdef void read_tls(self)
     cdef bint shake_hands(self)
+    cdef void put(self, const char* p, Py_ssize_t size)
     cdef void encrypt(self, const char* p, Py_ssize_t size)
     cdef void keep(self, const char* p, Py_ssize_t size)
     cdef Py_ssize_t flush(self) noexcept

@@ -439,12 +439,16 @@ cdef class Link:
 
     cdef void send(self, const char* p, Py_ssize_t size):
         """Write; what the kernel does not take is copied and follows when it does."""
-        cdef ssize_t sent = 0
         if self.fd < 0 or self.closing or self.broken or size <= 0:
             return
         if self.tls is not None:
             self.encrypt(p, size)
-            return
+        else:
+            self.put(p, size)
+
+    cdef void put(self, const char* p, Py_ssize_t size):
+        # As the bytes go on the wire.
+        cdef ssize_t sent = 0
         if self.out.size == 0:
             sent = c_send(self.fd, p, size, MSG_NOSIGNAL)
             if sent == size:
@@ -536,7 +540,6 @@ cdef class Link:
 
     cdef void encrypt(self, const char* p, Py_ssize_t size):
         cdef bytes data
-        cdef ssize_t sent = 0
         if size:
             try:
                 self.tls.connection.write(PyMemoryView_FromMemory(<char*>p, size, PyBUF_READ))
@@ -544,19 +547,8 @@ cdef class Link:
                 self.write_failed()
                 return
         data = self.tls.outgoing.read()
-        size = PyBytes_GET_SIZE(data)
-        if size == 0:
-            return
-        if self.out.size == 0:
-            sent = c_send(self.fd, PyBytes_AS_STRING(data), size, MSG_NOSIGNAL)
-            if sent == size:
-                return
-            if sent < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self.write_failed()
-                    return
-                sent = 0
-        self.keep(PyBytes_AS_STRING(data) + sent, size - sent)
+        if data:
+            self.put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef void keep(self, const char* p, Py_ssize_t size):
         buf_add(&self.out, p, size)

@@ -8,6 +8,7 @@ from typing import Any
 from fastproxy._pool import Pool
 from fastproxy._shared import Block
 from fastproxy._table import Table
+from fastproxy._traffic import Traffic
 
 class Gateway:
     table: Table
@@ -18,6 +19,7 @@ class Gateway:
         self,
         loop: asyncio.AbstractEventLoop,
         block: Block,
+        traffic: Traffic,
         dial: Callable[[Pool], Awaitable[tuple[int, Any]]],
         log: logging.Logger,
         version: str,

@@ -32,22 +32,30 @@ from fastproxy._head cimport (
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
+from fastproxy._routing cimport (
+    COST_BASED, Candidate, LATENCY_BASED, LEAST_BUSY, SIMPLE_SHUFFLE, USAGE_BASED, X_CONNECT, X_CONTENT, X_CONTEXT,
+    X_INTERNAL, X_RATE, X_TIMEOUT, back_off, counts_against, draw, failure_class, lowest, may_amplify, retryable,
+    should_cool,
+)
 from fastproxy._scan cimport (
-    F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_LITELLM,
-    F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_STREAM, F_STREAM_OPTIONS, F_TAGS,
-    F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
+    F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_INPUT,
+    F_LITELLM, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_PROMPT, F_STREAM,
+    F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
 )
 from fastproxy._shared cimport (
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
-    C_IN_FLIGHT, C_REFUSED, C_REQUESTS, C_RETRIES, C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
+    C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_QUEUED, C_REFUSED, C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
+    C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
     E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
 from fastproxy._table cimport (
     Deployment, EP_COUNT, EP_RESPONSES, Group, KeyRecord, PLAN_CONTROL,
-    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, Plan, Table,
+    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
+from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
 
+from collections import OrderedDict
 import hashlib
 import os
 import time
@@ -56,10 +64,14 @@ from fastproxy import errors
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body
+from fastproxy.routing import first_token, options
 
 cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int fd, const void* data, size_t size, int flags)
     int MSG_NOSIGNAL, MSG_DONTWAIT
+
+cdef extern from "<string.h>" nogil:
+    void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -95,12 +107,22 @@ cdef enum:
     MODEL_MAX = 512               # bytes of a model's name
     MAX_PARTS = 8                 # of a request: head, body with its edits
     INTERIM_MAX = 16              # 1xx answers before the final one
+    CANDIDATES = 256              # of a larger group, so many beginning at a random one are looked at
+    LONGEST_TOKEN = 12            # bytes of text; longer ones are too rare to matter
+    STREAM_HELD = 65536           # of a stream before its first token; then it goes out
     TAIL_CHUNK = 1                # what follows a piece of a body: the end of its chunk,
     TAIL_LAST = 2                 # the last chunk
+
+# What the beginning of a stream has said (routing/first_token.py).
+cdef enum:
+    V_NOTHING = 0
+    V_TOKEN
+    V_ERROR
 
 cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
+cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
 cdef double LOG_SECONDS = 1.0         # between two lines about the same trouble
 cdef double LINGER_TIMEOUT = 2.0      # for a peer that still sends when its connection closes
 
@@ -112,25 +134,43 @@ cdef enum:
     S_SENT           # the request, or its beginning, is on its way upstream
     S_HOLD           # the answer's head is judged; its body is held (short answers, errors)
     S_RELAY          # the answer's head has gone to the client
+    S_PAUSE          # a try has failed; waits before the next one
+    S_QUEUE          # complete, and waits for a place among the requests in flight
     S_DRAIN          # answered early; the rest of the request body is thrown away
     S_DONE           # settled; the object goes back to the spare list
     STATES
 
 cdef unsigned int ALLOWED[STATES]
 ALLOWED[S_NEW] = 1 << S_BODY | 1 << S_DRAIN | 1 << S_DONE    # refused by its head, or answered at once
-ALLOWED[S_BODY] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
-ALLOWED[S_WAIT] = 1 << S_SENT | 1 << S_BODY | 1 << S_DRAIN | 1 << S_DONE    # BODY: the early dispatch is taken back
-ALLOWED[S_SENT] = 1 << S_WAIT | 1 << S_BODY | 1 << S_HOLD | 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
-ALLOWED[S_HOLD] = 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_BODY] = 1 << S_WAIT | 1 << S_SENT | 1 << S_QUEUE | 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_QUEUE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
+# A try that fails leads to the next one: at once (WAIT, SENT), after a pause, or after the rest of the body.
+ALLOWED[S_WAIT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_SENT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_HOLD | 1 << S_RELAY \
+    | 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_HOLD] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_RELAY] = 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_PAUSE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_DRAIN] = 1 << S_DONE
 ALLOWED[S_DONE] = 0
-STATE_NAMES = ("new", "body", "wait", "sent", "hold", "relay", "drain", "done")
+STATE_NAMES = ("new", "body", "wait", "sent", "hold", "relay", "pause", "queue", "drain", "done")
+
+# Why no deployment of a group can take a request; the larger one is told.
+cdef enum:
+    U_FIT = -1
+    U_UNSUPPORTED = 0
+    U_TOO_LONG
+    U_TAGS
+    U_FULL
+    U_RATE
+    U_COOLING
 
 # Fields that the JSON path takes out of the body (Field bits of JsonScan.present).
 cdef unsigned int STRIP = (
     1u << F_TAGS | 1u << F_FALLBACKS | 1u << F_NUM_RETRIES | 1u << F_TIMEOUT | 1u << F_CACHE
     | 1u << F_DISABLE_FALLBACKS | 1u << F_NO_LOG | 1u << F_LITELLM)
+# Fields that say how a request is to be tried.
+cdef unsigned int OPTIONS = 1u << F_NUM_RETRIES | 1u << F_TIMEOUT | 1u << F_FALLBACKS | 1u << F_DISABLE_FALLBACKS
 # Fields by which a client would choose a destination, a credential or an answer of its own: refused (SSRF).
 cdef unsigned int FORBIDDEN = 1u << F_API_BASE | 1u << F_API_KEY | 1u << F_BASE_URL | 1u << F_MOCK_RESPONSE
 
@@ -190,6 +230,8 @@ include "core/upstream.pxi"
 include "core/exchange.pxi"
 include "core/body.pxi"
 include "core/choice.pxi"
+include "core/queue.pxi"
+include "core/attempt.pxi"
 include "core/dispatch.pxi"
 include "core/answer.pxi"
 include "core/ending.pxi"

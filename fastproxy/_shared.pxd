@@ -16,6 +16,11 @@ cdef enum:
     C_UNAUTHORIZED
     C_BAD_REQUESTS
     C_REFUSED            # connections beyond a limit
+    C_FALLBACKS          # requests that went to another group
+    C_RETRIES_REFUSED    # tries again that would have made an outage worse
+    C_COOLDOWNS          # deployments taken out of service
+    C_QUEUED             # requests that wait for a place among those in flight (gauge)
+    C_SHED               # requests refused because there was none
     C_COUNT
 
 cdef enum:               # Event.flags

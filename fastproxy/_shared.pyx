@@ -29,12 +29,13 @@ cdef enum:
     TAIL_AT = 3072
 
 MAGIC = 0x46505348
-LAYOUT = 1
+LAYOUT = 2
 EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
     "upstream_connects", "upstream_errors", "retries", "client_gone", "events_dropped",
     "bytes_in", "bytes_out", "unauthorized", "bad_requests", "connections_refused",
+    "fallbacks", "retries_refused", "cooldowns", "queued", "shed",
 )
 
 
@@ -106,6 +107,7 @@ cdef class Block:
         """A new worker takes over a dead one's block: gauges start at zero, counters go on."""
         self.counters[C_IN_FLIGHT] = 0
         self.counters[C_CONNECTIONS] = 0
+        self.counters[C_QUEUED] = 0
 
     def values(self):
         """The counters by name."""

@@ -64,14 +64,52 @@ cdef class Deployment:
     cdef readonly double stream_timeout
     cdef readonly double weight
     cdef readonly str unsupported      # provider name, or None
+    cdef readonly int slot             # of the shared traffic table
+    cdef readonly int order            # the lowest that is in service is used
+    cdef readonly frozenset tags       # of str
+    cdef readonly int max_parallel     # 0: no bound
+    cdef readonly double price         # of one input and one output token
+    cdef readonly long long rpm        # per minute; 0: no limit
+    cdef readonly long long tpm
+    cdef readonly bint enforce_rates   # they are limits, not only shares
+    cdef readonly long long max_input  # tokens; 0: not known, or not asked for
+    cdef readonly double cooldown      # seconds
+    cdef readonly double idle_timeout  # between two pieces of a stream; 0: timeout
+    cdef readonly long long allowed_fails   # per minute; -1: the default rules
+    cdef long long fails_by_class[8]
+
+cdef class Router:
+    # router_settings, for all groups.
+    cdef readonly int strategy
+    cdef readonly double latency_buffer
+    cdef readonly unsigned int latency_ttl   # seconds
+    cdef readonly int max_fallbacks
+    cdef readonly bint cooldowns
+    cdef readonly bint tag_filtering
+    cdef readonly bint tag_match_any
+    cdef readonly bint health_routing
+    cdef readonly double retry_after         # least seconds before a try again on the same deployment
+    cdef readonly double stream_hold         # seconds that the beginning of a stream may be held; 0: never
+    cdef readonly bint stream_again          # a stream that broke before its first token is tried again
+    cdef readonly bint drain                 # a client that went away does not end its request
+    cdef readonly double total_timeout       # over all tries; 0: none
+    cdef readonly Py_ssize_t max_in_flight   # requests of a worker; 0: no bound
+    cdef readonly Py_ssize_t max_queued
+    cdef readonly double queue_timeout
+    cdef readonly dict fallbacks             # kind -> {group: [groups]}
+    cdef readonly list default_fallbacks
 
 cdef class Group:
     cdef readonly bytes name
     cdef readonly bytes name_json      # JSON-escaped client's name, no quotes
     cdef readonly bytes head_line      # x-litellm-model-group line
     cdef readonly list deployments
-    cdef readonly double total_weight
-    cdef Deployment pick(self, int endpoint, unsigned long long random)
+    cdef readonly int slot
+    cdef readonly int retries
+    cdef int policy[8]                 # retries by class of failure; -1: `retries`
+    cdef readonly bint plain           # one deployment and nothing that could make it unfit
+    cdef readonly bint has_fallbacks
+    cdef readonly str alias_of         # the group that an alias stands for
 
 cdef class Table:
     cdef readonly long long version
@@ -98,6 +136,7 @@ cdef class Table:
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan
     cdef dict methods                  # path -> Allow value
     cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
+    cdef readonly Router router
     cdef dict groups                   # client's name -> Group, aliases and seen wildcard names too
     cdef list wildcards
     cdef readonly list deployments

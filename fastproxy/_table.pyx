@@ -118,55 +118,81 @@ cdef class Deployment:
         shown = record.get("litellm_model") or self.model
         if matched is not None:
             shown = shown.replace("*", matched, 1)
+        self.slot = record.get("slot", 0)
+        self.order = record.get("order", 0)
+        self.tags = frozenset(record.get("tags") or ())
+        self.max_parallel = record.get("max_parallel", 0)
+        self.price = record.get("price", 0.0)
+        self.rpm = record.get("rpm", 0)
+        self.tpm = record.get("tpm", 0)
+        self.enforce_rates = record.get("enforce_rates", False)
+        self.max_input = record.get("max_input_tokens", 0)
+        self.cooldown = record.get("cooldown_time", 5.0)
+        self.idle_timeout = record.get("idle_timeout") or self.timeout
+        self.allowed_fails = record.get("allowed_fails", -1)
+        for i, count in enumerate(record.get("fails_by_class") or [-1] * 8):
+            self.fails_by_class[i] = count
         self.answer_head = (
             f"x-litellm-model-id: {self.id}\r\nx-litellm-model-name: {_visible(shown)}\r\n"
             f"x-litellm-model-api-base: {_visible(self.api_base)}\r\n").encode("latin-1")
 
 
+cdef class Router:
+    """router_settings: what all groups share. config/traffic.py says what each means."""
+
+    def __init__(self, dict record):
+        self.strategy = record.get("strategy", 0)
+        self.latency_buffer = record.get("latency_buffer", 0.0)
+        self.latency_ttl = min(int(record.get("latency_ttl", 3600)), 1 << 31)
+        self.max_fallbacks = record.get("max_fallbacks", 5)
+        self.cooldowns = record.get("cooldowns", True)
+        self.tag_filtering = record.get("tag_filtering", False)
+        self.tag_match_any = record.get("tag_match_any", True)
+        self.health_routing = record.get("health_routing", False)
+        self.retry_after = record.get("retry_after", 0.0)
+        self.stream_hold = record.get("stream_hold", 5.0)
+        self.stream_again = record.get("stream_policy", "fallback") == "fallback"
+        self.drain = record.get("client_gone") == "drain"
+        self.total_timeout = record.get("total_timeout", 0.0)
+        self.max_in_flight = record.get("max_in_flight", 0)
+        self.max_queued = record.get("max_queued", 0)
+        self.queue_timeout = record.get("queue_timeout", 30.0)
+        self.fallbacks = record.get("fallbacks") or {}
+        self.default_fallbacks = record.get("default_fallbacks") or []
+
+    def named(self, str kind, names):
+        """Where a group's requests go when it fails: the list of the first of `names` that has one."""
+        lists = self.fallbacks.get(kind) or {}
+        for name in (*names, "*"):
+            if name in lists:
+                return lists[name]
+        return self.default_fallbacks if kind == "fallbacks" else None
+
+
 cdef class Group:
     """Deployments that share a model name."""
 
-    def __init__(self, bytes name, list deployments):
+    def __init__(self, bytes name, list deployments, dict record, Router router, str alias_of=None):
+        cdef Deployment d
         text = name.decode("utf-8", "replace")
         self.name = name
         self.name_json = json_name(text)
         self.head_line = f"x-litellm-model-group: {_visible(text)}\r\n".encode("latin-1")
         self.deployments = deployments
-        self.total_weight = 0.0
-        for d in deployments:
-            self.total_weight += (<Deployment>d).weight
+        self.alias_of = alias_of
+        self.slot = record.get("slot", 0)
+        self.retries = record.get("retries", 0)
+        for i, count in enumerate(record.get("policy") or [-1] * 8):
+            self.policy[i] = count
+        self.has_fallbacks = bool(router.named("fallbacks", self.names()))
+        d = deployments[0]
+        self.plain = len(deployments) == 1 and not router.tag_filtering and not router.health_routing \
+            and not d.max_parallel and not d.enforce_rates and not d.max_input
 
-    cdef Deployment pick(self, int endpoint, unsigned long long random):
-        # simple-shuffle: a weighted draw over the deployments that speak this endpoint.
-        cdef Deployment d, only
-        cdef double total = 0.0, at
-        cdef int able = 0
-        if len(self.deployments) == 1:
-            d = <Deployment>self.deployments[0]
-            return d if d.unsupported is None and d.heads[endpoint] is not None else None
-        for d in self.deployments:
-            if d.unsupported is None and d.heads[endpoint] is not None:
-                able += 1
-                total += d.weight
-                only = d
-        if able <= 1:
-            return only if able else None
-        at = (random >> 11) * (1.0 / 9007199254740992.0)
-        if total <= 0.0:                     # no weights: uniform
-            at *= able
-            for d in self.deployments:
-                if d.unsupported is None and d.heads[endpoint] is not None:
-                    at -= 1.0
-                    if at < 0.0:
-                        return d
-            return only
-        at *= total
-        for d in self.deployments:
-            if d.unsupported is None and d.heads[endpoint] is not None:
-                at -= d.weight
-                if at < 0.0:
-                    return d
-        return only
+    def names(self):
+        """The client's name and, for an alias, the group's."""
+        own = self.name.decode("utf-8", "replace")
+        return (own,) if self.alias_of is None else (own, self.alias_of)
 
 
 cdef class Table:
@@ -202,6 +228,7 @@ cdef class Table:
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
             self.deployments.append(Deployment(index, record, self._pool(record, pools)))
+        self.router = Router(snapshot.get("router") or {})
         self._make_groups(snapshot)
         self._make_routes(control_routes)
         self.cors = _cors(settings.get("cors"))
@@ -218,13 +245,16 @@ cdef class Table:
         self.groups = {}
         for group in snapshot["groups"]:
             name = group["name"].encode()
-            self.groups[name] = Group(name, [self.deployments[i] for i in group["deployments"]])
+            self.groups[name] = Group(
+                name, [self.deployments[i] for i in group["deployments"]], group, self.router)
+        records = {group["name"]: group for group in snapshot["groups"]}
         for alias in snapshot.get("aliases", ()):
             target = self.groups.get(alias["group"].encode())
             if target is not None:
-                self.groups[alias["name"].encode()] = Group(
-                    alias["name"].encode(), (<Group>target).deployments)
-        self.wildcards = [(w["pattern"], w["deployments"]) for w in snapshot.get("wildcards", ())]
+                name = alias["name"].encode()
+                self.groups[name] = Group(
+                    name, (<Group>target).deployments, records[alias["group"]], self.router, alias["group"])
+        self.wildcards = [(w["pattern"], w) for w in snapshot.get("wildcards", ())]
 
     def _make_routes(self, list control_routes):
         root = self.root_path.decode()
@@ -271,7 +301,7 @@ cdef class Table:
             text = name.decode()
         except UnicodeDecodeError:
             return None
-        for pattern, indices in self.wildcards:
+        for pattern, record in self.wildcards:
             before, _, after = pattern.partition("*")
             if len(text) < len(before) + len(after) or not text.startswith(before) \
                     or not text.endswith(after):
@@ -280,10 +310,10 @@ cdef class Table:
             if not matched.isprintable() or " " in matched:
                 return None
             members = []
-            for i in indices:
+            for i in record["deployments"]:
                 d = <Deployment>self.deployments[i]
                 members.append(Deployment(i, d.raw, d.pool, matched))
-            group = Group(name, members)
+            group = Group(name, members, record, self.router)
             if len(self.groups) < WILDCARD_NAMES_MAX:
                 self.groups[name] = group
             return group

@@ -956,6 +956,9 @@ cdef class AnswerTap:
             return 1
         return 0
 
+    cdef bint truncated(self) noexcept nogil:
+        return self.mode == TAP_JSON and self.json != J_END and self.json != J_OFF and self.json != J_START
+
     cdef void finish(self, Buffer* out) noexcept nogil:
         """The answer is over: what was held goes to out (or away, if it is the usage chunk)."""
         self.out = out

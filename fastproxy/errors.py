@@ -65,6 +65,34 @@ def redact(text: str, secret: bytes | None) -> str:
     return text.replace(secret.decode("latin-1"), "sk-…") if secret else text
 
 
+CONTEXT_WORDS = (
+    b"context_length_exceeded",
+    b"maximum context length",
+    b"context window",
+    b"context length",
+    b"prompt is too long",
+    b"input is too long",
+    b"string_above_max_length",
+    b"exceeds the maximum number of tokens",
+    b"too many tokens",
+)
+CONTENT_WORDS = (
+    b"content_policy_violation",
+    b"content_filter",
+    b"content management policy",
+    b"responsibleaipolicyviolation",
+    b"your request was rejected as a result of our safety system",
+)
+
+
+def classify(raw: bytes) -> str | None:
+    """`context` or `content`, when a provider's 4xx is about the length or the content of the request."""
+    text = raw[:16384].lower()
+    if any(word in text for word in CONTEXT_WORDS):
+        return "context"
+    return "content" if any(word in text for word in CONTENT_WORDS) else None
+
+
 def upstream(
     status: int, raw: bytes, provider: str, group: str, anthropic: bool, secret: bytes | None
 ) -> bytes:
@@ -96,6 +124,10 @@ def upstream(
     elif kind is None:
         kind = "invalid_request_error"
     name = CLASSES.get(status, "APIError" if status >= 500 else "BadRequestError")
+    if status == 400:
+        special = classify(raw)
+        if special is not None:
+            name = "ContextWindowExceededError" if special == "context" else "ContentPolicyViolationError"
     again = f"{name}: " if status in (429, 500, 502, 503) else ""
     if name == "Timeout":
         again = "Timeout Error: "

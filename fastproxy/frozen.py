@@ -9,6 +9,7 @@ import hashlib
 import mmap
 import ssl
 import struct
+import time
 import urllib.parse
 from collections import OrderedDict, deque
 
@@ -17,11 +18,14 @@ from fastproxy import (
     _link,
     _multipart,
     _pool,
+    _routing,
     _scan,
     _shared,
     _table,
     _tap,
+    _traffic,
     errors,
 )
 from fastproxy.providers import body
+from fastproxy.routing import first_token, options
 from fastproxy.stages import addresses, cors

@@ -167,15 +167,17 @@ class Supervisor:
         return [sock]
 
     def _prepare(self) -> None:
-        from fastproxy import _shared
+        from fastproxy import _shared, _traffic
 
         directory = self.runtime.path
         self.feed_path = str(directory / "feed.sock")
         self.control_path = str(directory / "control.sock")
         self.shared_path = str(directory / "shared")
+        self.traffic_path = str(directory / "traffic")
         self.feed_socket = _bind_unix(self.feed_path)
         self.control_socket = _bind_unix(self.control_path)
         _shared.create(self.shared_path, self.options.workers, RING_SLOTS)
+        _traffic.create(self.traffic_path, self.options.workers)
         self.alive_read, self.alive_write = os.pipe()
         self.ready_read, self.ready_write = os.pipe()
         os.set_blocking(self.ready_read, False)
@@ -221,6 +223,7 @@ class Supervisor:
             feed_path=self.feed_path,
             control_path=self.control_path,
             shared_path=self.shared_path,
+            traffic_path=self.traffic_path,
             alive_fd=self.alive_read,
             ssl_certfile=self.options.ssl_certfile,
             ssl_keyfile=self.options.ssl_keyfile,
@@ -237,6 +240,7 @@ class Supervisor:
                 feed_socket=self.feed_socket,
                 http_socket=self.control_socket,
                 shared_path=self.shared_path,
+                traffic_path=self.traffic_path,
                 alive_fd=self.alive_read,
                 ready_fd=self.ready_write,
             )

@@ -16,6 +16,7 @@ from fastproxy._core import Gateway
 from fastproxy._pool import Pool
 from fastproxy._shared import Block, attach
 from fastproxy._table import Table
+from fastproxy._traffic import Traffic
 from fastproxy.connect import Dialer
 
 log = logging.getLogger("fastproxy.worker")
@@ -34,6 +35,7 @@ class WorkerOptions:
     feed_path: str
     control_path: str
     shared_path: str
+    traffic_path: str
     alive_fd: int  # end of file here: the supervisor is gone
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -49,7 +51,8 @@ class Worker:
         self.loop = loop
         self.block = Block(attach(options.shared_path), options.index)
         self.block.restart()
-        self.gateway = Gateway(loop, self.block, Dialer(loop), log, __version__)
+        traffic = Traffic(options.traffic_path, options.index)
+        self.gateway = Gateway(loop, self.block, traffic, Dialer(loop), log, __version__)
         self.control = Pool(
             {"scheme": "unix", "path": options.control_path, "host": "", "port": 0},
             {"connect_timeout": 2.0},

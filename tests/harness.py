@@ -238,6 +238,7 @@ def mock_config(mock_port: int, **general: Any) -> dict[str, Any]:
                 },
             },
         ],
+        "router_settings": {"num_retries": 0},  # what is tried again is judged elsewhere
         "general_settings": {
             "master_key": MASTER,
             "keys": [

@@ -17,7 +17,8 @@ from fastproxy.config.slop import kind, listing
 
 LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("general_settings",): ("allowed_ips", "trusted_proxy_ranges", "keys"),
-    ("litellm_params",): ("additional_drop_params",),
+    ("router_settings",): ("optional_pre_call_checks",),
+    ("litellm_params",): ("additional_drop_params", "tags"),
     ("model_info",): ("supported_environments",),
     ("key",): ("models",),
 }

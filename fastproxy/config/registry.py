@@ -8,6 +8,15 @@ from typing import Any, NamedTuple
 
 from fastproxy.config.slop import words
 
+STRATEGIES = {  # routing_strategy -> number of _routing.pxd
+    "simple-shuffle": 0,
+    "least-busy": 1,
+    "latency-based-routing": 2,
+    "usage-based-routing": 3,
+    "usage-based-routing-v2": 3,
+    "cost-based-routing": 4,
+}
+
 
 class Fate(NamedTuple):
     """What the gateway does with a key."""
@@ -47,12 +56,10 @@ def _protects(why: str, names: str) -> Table:
 
 NO_STORE = "there is no key database yet: keys are those of the file (master_key, keys)"
 NO_SPEND = "tokens are metered, spend and budgets are not kept"
-NO_RETRIES = "each request is tried once; no retry, fallback or cooldown"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
 NO_HEALTH = "deployments are not probed"
-NO_TAGS = "tags do not steer routing"
 NO_PRICES = "costs are not computed; shown by /model/info"
 NO_DROPPING = (
     "no parameter is dropped: each goes upstream as it was sent, and a provider that can't take one answers 400; "
@@ -86,7 +93,8 @@ GENERAL = {
         "max_request_size_mb max_response_size_mb forward_client_headers_to_llm_api forward_openai_org_id "
         "always_include_stream_usage dangerously_permit_weak_or_unset_master_key header_profile "
         "connect_timeout keepalive_timeout head_timeout body_timeout write_timeout "
-        "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age",
+        "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age "
+        "max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
     **_protects("requests would not be authenticated by it", "custom_auth"),
@@ -115,8 +123,7 @@ GENERAL = {
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(
         NO_LIMITS,
-        "max_parallel_requests global_max_parallel_requests max_in_flight_requests_per_worker "
-        "max_queued_requests_per_worker admission_queue_timeout_seconds",
+        "max_parallel_requests global_max_parallel_requests",
     ),
     **_not_yet(NO_HEALTH, "health_check_interval health_check_concurrency health_check_details"),
     **_switches(
@@ -148,18 +155,18 @@ GENERAL = {
     **_ignored("every setting stands in this file", "proxy_config"),
 }
 LITELLM = {
-    **_all(HONOURED, "request_timeout ssl_verify ssl_certificate model_alias_map"),
+    **_all(
+        HONOURED,
+        "request_timeout ssl_verify ssl_certificate model_alias_map num_retries fallbacks default_fallbacks "
+        "context_window_fallbacks content_policy_fallbacks allowed_fails cooldown_time max_fallbacks",
+    ),
     **_protects(NO_LOGGING, "callbacks"),
     **_not_yet(NO_DROPPING, "drop_params"),
     **_protects("no guardrail is run", "guardrails"),
     **_ignored("requests are passed on unmodified, whatever the provider", "modify_params"),
     **_ignored(LOG_LEVEL, "set_verbose detailed_debug suppress_debug_info"),
     **_switches("log lines are plain text", "json_logs"),
-    **_not_yet(
-        NO_RETRIES,
-        "num_retries fallbacks default_fallbacks context_window_fallbacks content_policy_fallbacks "
-        "allowed_fails cooldown_time max_fallbacks num_retries_per_request",
-    ),
+    **_not_yet("num_retries is what counts", "num_retries_per_request"),
     **_switches(NO_CACHE, "cache"),
     **_not_yet(NO_CACHE, "cache_params enable_caching_on_provider_specific_optional_params"),
     **_not_yet(
@@ -201,23 +208,22 @@ LITELLM = {
     **_ignored("see the keys of the provider's deployments", "openai_key organization api_base"),
 }
 ROUTER = {
-    **_all(HONOURED, "model_group_alias timeout stream_timeout"),
-    **_honoured("simple-shuffle is; any other strategy is not yet", "routing_strategy"),
-    **_not_yet(
-        NO_RETRIES,
-        "num_retries retry_after retry_policy model_group_retry_policy fallbacks default_fallbacks "
-        "context_window_fallbacks content_policy_fallbacks max_fallbacks allowed_fails allowed_fails_policy "
-        "cooldown_time",
+    **_all(
+        HONOURED,
+        "model_group_alias timeout stream_timeout routing_strategy routing_strategy_args num_retries retry_after "
+        "retry_policy model_group_retry_policy fallbacks default_fallbacks context_window_fallbacks "
+        "content_policy_fallbacks max_fallbacks allowed_fails allowed_fails_policy cooldown_time "
+        "disable_cooldowns enable_tag_filtering tag_filtering_match_any default_max_parallel_requests",
     ),
-    **_switches(NO_RETRIES, "enable_weighted_failover"),
-    **_honoured("nothing cools down", "disable_cooldowns"),
-    **_not_yet("deployments are picked by weight alone", "routing_strategy_args"),
-    **_switches("requests are not judged by size before they are sent", "enable_pre_call_checks"),
-    **_not_yet(
-        "none of them is made; rpm and tpm stay shares, not limits", "optional_pre_call_checks"
+    **_honoured(
+        "fastproxy's own settings", "stream_idle_timeout total_timeout stream_hold stream_policy client_gone"
     ),
-    **_switches(NO_TAGS, "enable_tag_filtering tag_filtering_match_any"),
-    **_not_yet(NO_LIMITS, "default_max_parallel_requests"),
+    **_honoured("a failed deployment's share goes to the others in any case", "enable_weighted_failover"),
+    **_honoured(
+        "a deployment whose model_info.max_input_tokens is surely exceeded is left out",
+        "enable_pre_call_checks",
+    ),
+    **_honoured("enforce_model_rate_limits is made, no other", "optional_pre_call_checks"),
     **_switches(NO_HEALTH, "enable_health_check_routing health_check_ignore_transient_errors"),
     **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
     **_not_yet(NO_SPEND, "provider_budget_config"),
@@ -243,10 +249,7 @@ PARAMS = {
         "extra_headers headers extra_body ssl_verify http_proxy litellm_credential_name",
     ),
     **_honoured(AS_WEIGHT, "weight rpm tpm"),
-    **_honoured(
-        "the lowest is used; as nothing cools down yet, a higher one only where no lower one can serve",
-        "order",
-    ),
+    **_honoured("the lowest is used while one of it is in service", "order"),
     **_not_yet(NO_DROPPING, "drop_params"),
     **_honoured("these fields of the body are dropped by name", "additional_drop_params"),
     **_ignored("every parameter is passed on, so all are allowed", "allowed_openai_params"),
@@ -257,12 +260,13 @@ PARAMS = {
         "litellm_request_debug hf_model_name max_file_size_mb output_vector_size",
     ),
     **_protects("no guardrail is run on the deployment's requests", "guardrails"),
-    **_not_yet(NO_RETRIES, "max_retries num_retries fallbacks cooldown_time"),
-    **_not_yet(
-        NO_LIMITS, "max_parallel_requests default_api_key_tpm_limit default_api_key_rpm_limit"
+    **_all(
+        HONOURED, "max_retries num_retries cooldown_time max_parallel_requests tags stream_idle_timeout"
     ),
+    **_not_yet("set them for the group in router_settings", "fallbacks"),
+    **_not_yet(NO_LIMITS, "default_api_key_tpm_limit default_api_key_rpm_limit"),
     **_not_yet(NO_SPEND, "max_budget budget_duration budget_limits"),
-    **_not_yet(NO_TAGS, "tags tag_regex"),
+    **_not_yet("tags are compared as they stand", "tag_regex"),
     **_not_yet("a real request is sent instead", "mock_response"),
     **_not_yet(
         "a request that names its own api_key or api_base is answered 400",
@@ -295,7 +299,7 @@ INFO = {
     **_not_yet(
         NO_HEALTH, "health_check_model disable_background_health_check health_check_timeout"
     ),
-    **_not_yet(NO_RETRIES, "cooldown_time allowed_fails allowed_fails_policy"),
+    **_all(HONOURED, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {
     **_all(HONOURED, "key key_hash alias models aliases expires blocked metadata"),
@@ -367,11 +371,9 @@ def _by_value(section: str, key: str, value: Any) -> Fate | None:
             )
         return Fate("not yet", NO_DROPPING)
     if key == "routing_strategy" and section == "router_settings":
-        if value in (None, "simple-shuffle"):
-            return Fate("honoured", "a random draw by weight")
+        if value is None or str(value) in STRATEGIES:
+            return Fate("honoured")
         return Fate("not yet", "simple-shuffle, a random draw by weight, is done instead")
-    if key == "num_retries" and value in (0, "0"):
-        return Fate("honoured", "nothing is retried")
     return None
 
 

@@ -44,6 +44,12 @@ class LitellmParams(msgspec.Struct, kw_only=True):
     http_proxy: str | None = None
     litellm_credential_name: str | None = None
     region_name: str | None = None
+    num_retries: Count | None = None
+    max_retries: Count | None = None
+    cooldown_time: Positive | None = None
+    max_parallel_requests: Count | None = None
+    tags: Names | None = None
+    stream_idle_timeout: Positive | None = None
 
 
 class ModelInfo(msgspec.Struct, kw_only=True):
@@ -54,6 +60,9 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     base_model: str | None = None
     supported_environments: Names | None = None
     blocked: Flag | None = None
+    cooldown_time: Positive | None = None
+    allowed_fails: Count | None = None
+    allowed_fails_policy: dict[str, Any] | None = None
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
@@ -103,6 +112,10 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     pool_idle_timeout: Positive | None = None
     pool_max_idle: Count | None = None
     pool_max_age: Positive | None = None
+    max_in_flight_requests_per_worker: Count | None = None
+    max_queued_requests_per_worker: Count | None = None
+    admission_queue_timeout_seconds: Positive | None = None
+    enable_health_check_routing: Flag | None = None
 
 
 class LitellmSettings(msgspec.Struct, kw_only=True):
@@ -113,6 +126,14 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     ssl_verify: bool | str | None = None
     ssl_certificate: str | None = None
     model_alias_map: dict[str, str] | None = None
+    num_retries: Count | None = None
+    fallbacks: Any = None
+    default_fallbacks: Any = None
+    context_window_fallbacks: Any = None
+    content_policy_fallbacks: Any = None
+    max_fallbacks: Count | None = None
+    allowed_fails: Count | None = None
+    cooldown_time: Positive | None = None
 
 
 class RouterSettings(msgspec.Struct, kw_only=True):
@@ -121,6 +142,32 @@ class RouterSettings(msgspec.Struct, kw_only=True):
     model_group_alias: dict[str, Any] | None = None
     timeout: Positive | None = None
     stream_timeout: Positive | None = None
+    stream_idle_timeout: Positive | None = None
+    total_timeout: Positive | None = None
+    routing_strategy: str | None = None
+    routing_strategy_args: dict[str, Any] | None = None
+    optional_pre_call_checks: Names | None = None
+    enable_pre_call_checks: Flag | None = None
+    enable_tag_filtering: Flag | None = None
+    tag_filtering_match_any: Flag | None = None
+    enable_health_check_routing: Flag | None = None
+    num_retries: Count | None = None
+    retry_after: Positive | None = None
+    retry_policy: dict[str, Any] | None = None
+    model_group_retry_policy: dict[str, Any] | None = None
+    fallbacks: Any = None
+    default_fallbacks: Any = None
+    context_window_fallbacks: Any = None
+    content_policy_fallbacks: Any = None
+    max_fallbacks: Count | None = None
+    allowed_fails: Count | None = None
+    allowed_fails_policy: dict[str, Any] | None = None
+    cooldown_time: Positive | None = None
+    disable_cooldowns: Flag | None = None
+    default_max_parallel_requests: Count | None = None
+    stream_hold: Positive | None = None
+    stream_policy: str | None = None
+    client_gone: str | None = None
 
 
 class Credential(msgspec.Struct, kw_only=True):

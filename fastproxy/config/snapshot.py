@@ -9,6 +9,7 @@ from fastproxy.config.model import Config
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.secret import Secret
 from fastproxy.config.slop import boolean
+from fastproxy.config.traffic import group_policy, judge_fallbacks, router
 from fastproxy.config.upstream import make_deployment
 
 DEFAULT_BODY_MB = 100.0
@@ -24,16 +25,29 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
     hidden = _expand(config, deployments, groups)
     aliases = _aliases(config, deployments, groups)
     patterns = by_precision([name for name in groups if "*" in name])
+    routing = router(config)
+    judge_fallbacks(config, {**groups, **{alias["name"]: alias for alias in aliases}}, routing)
     return {
         "version": version,
         "settings": _settings(config),
         "open": config.master_key is None and not config.keys,
         "keys": _keys(config),
         "deployments": deployments,
-        "groups": [{"name": n, "deployments": m} for n, m in groups.items() if "*" not in n],
+        "router": routing,
+        "groups": [
+            {"name": n, "deployments": m, **group_policy(config, n)}
+            for n, m in groups.items()
+            if "*" not in n
+        ],
         "aliases": aliases,
         "wildcards": [
-            {"pattern": n, "deployments": groups[n], "hidden": n in hidden} for n in patterns
+            {
+                "pattern": n,
+                "deployments": groups[n],
+                "hidden": n in hidden,
+                **group_policy(config, n),
+            }
+            for n in patterns
         ],
     }
 
@@ -197,25 +211,29 @@ def _aliases(
 def _weigh(
     config: Config, deployments: list[dict[str, Any]], groups: Mapping[str, list[int]]
 ) -> None:
-    """simple-shuffle: the first of weight, rpm, tpm that any deployment of the group has; missing is 0.
-
-    Only the lowest `order` that can serve takes part; the others weigh nothing until something cools down.
-    """
+    """simple-shuffle: the first of weight, rpm, tpm that any deployment of the same order has; missing is 0."""
     for group, members in groups.items():
-        usable = [i for i in members if deployments[i]["unsupported"] is None] or members
-        lowest = min(deployments[i]["order"] for i in usable)
-        drawn = [i for i in usable if deployments[i]["order"] == lowest]
-        for i in members:
-            deployments[i]["weight"] = float(i in drawn)
-        for name in ("weight", "rpm", "tpm"):
-            values = [getattr(config.entries[i].params, name) or 0.0 for i in drawn]
-            if not any(values):
-                continue
-            for i, value in zip(drawn, values, strict=True):
-                deployments[i]["weight"] = value
-                if not value:
-                    place = config.document.place(("model_list", config.entries[i].index))
-                    config.warn(
-                        f"{place}: {group}: never picked: others of the group have {name}, this one has none"
-                    )
-            break
+        for order in {deployments[i]["order"] for i in members}:
+            drawn = [i for i in members if deployments[i]["order"] == order]
+            usable = [i for i in drawn if deployments[i]["unsupported"] is None] or drawn
+            for i in drawn:
+                deployments[i]["weight"] = float(i in usable)
+            _weigh_order(config, deployments, group, usable)
+
+
+def _weigh_order(
+    config: Config, deployments: list[dict[str, Any]], group: str, usable: list[int]
+) -> None:
+    for name in ("weight", "rpm", "tpm"):
+        values = [getattr(config.entries[i].params, name) or 0.0 for i in usable]
+        if not any(values):
+            continue
+        for i, value in zip(usable, values, strict=True):
+            deployments[i]["weight"] = value
+            if not value:
+                place = config.document.place(("model_list", config.entries[i].index))
+                config.warn(
+                    f"{place}: {group}: picked only when the others are out of service: they have {name}, "
+                    "this one has none"
+                )
+        return

@@ -14,6 +14,7 @@ from fastproxy.config import registry
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
 from fastproxy.config.slop import words
+from fastproxy.config.traffic import deployment_policy
 from fastproxy.providers.table import NOT_SPOKEN, OPENAI_PATHS, PROVIDERS, Provider, split_model
 
 UNREACHABLE = "api_base is not set"
@@ -103,6 +104,7 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
         "stream_timeout": _first(entry.params.stream_timeout, config.router.stream_timeout),
         "weight": 1.0,
         "order": entry.params.order or 0,
+        **deployment_policy(config, entry),
         "unsupported": unsupported,
         "problem": problem,
         "info": {

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from fastproxy import __version__, errors
 from fastproxy._table import ENDPOINTS
+from fastproxy._traffic import Traffic
 from fastproxy.control.rings import Rings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -30,10 +31,11 @@ class Refused(Exception):
 
 
 class Admin:
-    """The state behind the routes: the newest snapshot and the rings."""
+    """The state behind the routes: the newest snapshot, the rings and the deployments' traffic."""
 
-    def __init__(self, rings: Rings) -> None:
+    def __init__(self, rings: Rings, traffic: Traffic) -> None:
         self.rings = rings
+        self.traffic = traffic
         self.snapshot: dict[str, Any] = {}
         self.started = time.time()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from fastproxy import __version__, config
+from fastproxy._traffic import Traffic
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.links import Links
 from fastproxy.control.rings import Rings
@@ -33,6 +34,7 @@ class ControlOptions:
     feed_socket: socket.socket
     http_socket: socket.socket
     shared_path: str
+    traffic_path: str
     alive_fd: int
     ready_fd: int
 
@@ -46,13 +48,15 @@ class Control:
         self.version = 1
         self.stopping = asyncio.Event()
         self.rings = Rings(options.shared_path, options.serve.workers)
-        self.admin = Admin(self.rings)
+        self.traffic = Traffic(options.traffic_path, -1)
+        self.admin = Admin(self.rings, self.traffic)
         self.app = make_app(self.admin)
         self.links = Links(options.serve.workers, self._all_ready)
         self._install(config.build_snapshot(loaded, self.version))
 
     def _install(self, snapshot: dict[str, Any]) -> None:
         snapshot["control_routes"] = self.admin.routes(self.app)
+        assign_slots(self.traffic, snapshot)
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
 
@@ -105,6 +109,21 @@ class Control:
             os.write(self.options.ready_fd, b"R")
         if not self.options.serve.quiet and self.version == 1:
             print_banner(self.options.serve, self.config)
+
+
+def assign_slots(traffic: Traffic, snapshot: dict[str, Any]) -> None:
+    """Give every deployment and group the slot of shared memory that it had before, or a free one."""
+    records = [
+        *((f"deployment {one['id']}", one) for one in snapshot["deployments"]),
+        *((f"group {one['name']}", one) for one in snapshot["groups"]),
+        *((f"group {one['pattern']}", one) for one in snapshot["wildcards"]),
+    ]
+    try:
+        slots = traffic.assign([name for name, _ in records])
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from None
+    for (_, record), slot in zip(records, slots, strict=True):
+        record["slot"] = slot
 
 
 def load(options: "ServeOptions") -> config.Config:

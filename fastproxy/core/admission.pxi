@@ -25,6 +25,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
                     and same_ci(p + f.name, PyBytes_AS_STRING(table.key_header), f.name_size):
                 if rank > 0:
                     credential, rank = f, 0
+            elif f.name_size > 10 and same_ci(p + f.name, b"x-litellm-", 10):
+                if not own_header(x, (p + f.name + 10)[:f.name_size - 10].lower(), (p + f.value)[:f.value_size]):
+                    return False
             elif all_headers and not f.hop and f.name_size > 2 and same_ci(p + f.name, b"x-", 2):
                 forward_field(d, out, p, f)
             continue
@@ -102,6 +105,24 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         return False
     if plan.kind == PLAN_MULTIPART:
         return start_multipart(d, x, head, p)
+    return True
+
+
+cdef bint own_header(Exchange x, bytes name, bytes value):
+    """`x-litellm-…`: how the request wants to be tried. False: answered already."""
+    try:
+        if name == b"num-retries":
+            x.num_retries = options.retries(value, "x-litellm-num-retries")
+        elif name == b"timeout":
+            x.timeout = options.seconds(value, "x-litellm-timeout")
+        elif name == b"stream-timeout":
+            x.stream_timeout = options.seconds(value, "x-litellm-stream-timeout")
+        elif name == b"tags":
+            x.asked_tags = options.header_tags(value) or None
+    except ValueError as error:
+        field, _, text = str(error).partition("\0")
+        refuse(x, 400, "invalid_request_error", text, field)
+        return False
     return True
 
 

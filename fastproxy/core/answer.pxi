@@ -36,9 +36,6 @@ cdef Py_ssize_t on_answer(Exchange x, const char* p, Py_ssize_t size):
 cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest, Py_ssize_t size):
     """Step 9: the answer's head is judged and rewritten."""
     x.head_at = monotonic_ns()
-    if x.body_complete and push_request(x) == 0:
-        forget_bytes(&x.body, LARGE_KEEP)      # the answer has begun: nothing will be sent again
-        x.joined = True
     x.status = head.status
     x.answer_keep_alive = head.keep_alive
     x.answer_chunked = head.chunked
@@ -58,14 +55,37 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
     if not x.error_answer and x.pool is not x.table.control \
             and x.content_type is not None and not x.head_request:
         start_tap(x)
-    if x.error_answer or 0 <= x.answer_left <= MAX_HELD_ANSWER or answer_fits(x, rest, size):
+    if x.error_answer or 0 <= x.answer_left <= MAX_HELD_ANSWER and not holds_stream(x):
         x.become(S_HOLD)            # short: one write, with the right length
         hold_answer(x, rest, size)
         return
     if x.table.max_answer_bytes and x.answer_left > x.table.max_answer_bytes:
         bad_answer(x, "the upstream's answer is larger than max_response_size_mb")
         return
+    if holds_stream(x):
+        x.become(S_HOLD)            # until its first token: so long an error is a status, and another way is open
+        x.peeking = True
+        x.judged = 0
+        hold_until(x)
+        peek_answer(x, rest, size)
+    elif x.answer_left < 0 and x.tapping and x.tap.mode == TAP_JSON:
+        x.become(S_HOLD)            # a document of unknown length: whole, or as much as is held
+        hold_answer(x, rest, size)
+    else:
+        begin_relay(x)
+        relay_answer(x, rest, size, True)
+
+
+cdef bint holds_stream(Exchange x):
+    return x.stream and x.tapping and x.plan.kind == PLAN_LLM and x.tap.mode == TAP_SSE \
+        and x.table.router.stream_again and x.table.router.stream_hold > 0.0
+
+
+cdef void begin_relay(Exchange x):
+    """From here on bytes of the answer reach the client: there is no other way any more."""
     x.become(S_RELAY)
+    if not x.first_at:
+        x.first_at = monotonic_ns()
     x.chunk_out = not x.http10 and not x.head_request
     x.close_out = x.close_out or x.http10
     if x.answer_left >= 0 and not x.tapping:
@@ -73,23 +93,94 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
         x.close_out = not x.keep_alive
     if not x.body_complete:
         x.close_out = True
-    relay_answer(x, rest, size, True)
+    elif push_request(x) == 0:
+        forget_bytes(&x.body, LARGE_KEEP)
+        x.let_go = True
 
 
-cdef bint answer_fits(Exchange x, const char* rest, Py_ssize_t size) noexcept:
-    # A chunked answer that is not a stream and lies whole in this read goes out with a length.
-    cdef Chunked ahead = x.answer_chunks
+cdef void hold_until(Exchange x):
+    # What comes first: the limit for the first token, or the end of holding (so that keep-alives arrive).
+    cdef double until = x.gateway.now + x.table.router.stream_hold
+    if until < x.downstream.deadline:
+        x.downstream.deadline = until
+
+
+cdef void peek_answer(Exchange x, const char* p, Py_ssize_t size):
+    """The beginning of a stream: held until it has said something, or that it fails."""
+    cdef Py_ssize_t at = 0, used, length
     cdef const char* piece
-    cdef Py_ssize_t used, length
-    cdef int result = PARSE_MORE
-    if not x.answer_chunked or x.stream or not 5 <= size <= MAX_HELD_ANSWER \
-            or memcmp(rest + size - 5, b"0\r\n\r\n", 5) != 0:
-        return False
-    while size and result == PARSE_MORE:
-        result = chunked_next(&ahead, rest, size, &used, &piece, &length)
-        rest += used
-        size -= used
-    return result == PARSE_DONE
+    cdef int result, verdict
+    cdef bint complete = False
+    if x.answer_left >= 0:
+        if size > x.answer_left:
+            x.answer_keep_alive = False
+            size = <Py_ssize_t>x.answer_left
+        x.answer_left -= size
+        complete = x.answer_left == 0
+        tap_piece(x, p, size, &x.held)
+    elif x.answer_chunked:
+        while at < size and not complete:
+            result = chunked_next(&x.answer_chunks, p + at, size - at, &used, &piece, &length)
+            at += used
+            if result == PARSE_ERROR:
+                bad_answer(x, "the upstream's answer has a broken chunk")
+                return
+            tap_piece(x, piece, length, &x.held)
+            complete = result == PARSE_DONE
+        if complete and at < size:
+            x.answer_keep_alive = False
+    else:
+        tap_piece(x, p, size, &x.held)
+    x.answer_size += size
+    if complete and x.tapping:
+        x.tap.finish(&x.held)
+    verdict = judge_events(x)
+    if verdict == V_ERROR:
+        x.answer_keep_alive = x.answer_keep_alive and complete
+        return                             # answered, or under way again
+    if verdict == V_TOKEN or complete or x.held.size > STREAM_HELD:
+        end_peek(x, complete)
+
+
+cdef void end_peek(Exchange x, bint complete):
+    x.peeking = False
+    begin_relay(x)
+    emit_answer(x, x.held.data, x.held.size, True, complete)
+    if not complete:
+        forget_bytes(&x.held, 0)
+
+
+cdef int judge_events(Exchange x):
+    """Looks at the events that are complete in `held`: nothing yet, the first token, or an error."""
+    cdef const char* p
+    cdef const char* end
+    cdef Py_ssize_t size
+    while True:
+        p = x.held.data + x.judged
+        end = <const char*>memmem(p, x.held.size - x.judged, b"\n\n", 2)
+        size = 2
+        if end == NULL:
+            end = <const char*>memmem(p, x.held.size - x.judged, b"\r\n\r\n", 4)
+            size = 4
+            if end == NULL:
+                return V_NOTHING
+        size = end - p + size
+        x.judged += size
+        # The rule: a chunk of a chat answer with text in it.
+        if memmem(p, size, b'"content":"', 11) != NULL and memmem(p, size, b'"content":""', 12) == NULL \
+                and memmem(p, size, b'"error"', 7) == NULL:
+            return V_TOKEN
+        verdict, status, error = first_token.judge(p[:size], x.plan.path)
+        if verdict == V_TOKEN:
+            return V_TOKEN
+        if verdict == V_ERROR:
+            x.status = status
+            x.error_answer = True
+            x.peeking = False
+            x.tapping = False
+            x.answer_keep_alive = False
+            send_error_answer(x, error)
+            return V_ERROR
 
 
 cdef void start_tap(Exchange x):
@@ -102,7 +193,8 @@ cdef void start_tap(Exchange x):
         mode = TAP_SSE
     if mode != TAP_OFF:
         x.tapping = True
-        x.tap.begin(mode, None if x.path_model is not None else x.group.name_json,
+        # after a fallback the client sees who answered
+        x.tap.begin(mode, None if x.path_model is not None or x.fallbacks else x.group.name_json,
                     x.ask_usage and not x.client_usage)
 
 
@@ -224,10 +316,13 @@ cdef void add_own_lines(Exchange x, Buffer* out):
         buf_add(out, b"\r\n", 2)
     if x.attempts:
         buf_add(out, b"x-litellm-attempted-retries: ", 29)
-        buf_add_uint(out, x.attempts - 1)
+        buf_add_uint(out, x.retries)
+        if x.status < 400 or x.fallbacks:
+            buf_add(out, b"\r\nx-litellm-attempted-fallbacks: ", 33)
+            buf_add_uint(out, x.fallbacks)
         buf_add(out, b"\r\n", 2)
-        if x.status < 400:
-            buf_add(out, b"x-litellm-attempted-fallbacks: 0\r\n", 34)
+    if x.status >= 400 and x.retries + x.fallbacks and not (x.status == 429 and x.retry_after is not None):
+        buf_add(out, b"x-should-retry: false\r\n", 23)       # the official SDKs obey it: we have tried
     if x.table.header_full:
         buf_add(out, b"vary: Origin\r\nx-frame-options: DENY\r\nx-content-type-options: nosniff\r\n"
                 b"content-security-policy: frame-ancestors 'none'\r\n", 119)
@@ -261,6 +356,9 @@ cdef void hold_answer(Exchange x, const char* p, Py_ssize_t size):
     cdef const char* piece
     cdef int result
     cdef bint complete = False
+    if x.peeking:
+        peek_answer(x, p, size)
+        return
     if x.answer_left >= 0:
         if size > x.answer_left:
             x.answer_keep_alive = False    # surplus bytes: not to be trusted with another request
@@ -285,6 +383,19 @@ cdef void hold_answer(Exchange x, const char* p, Py_ssize_t size):
         complete = not hold_piece(x, p, size)
     if complete:
         held_complete(x, x.held.data, x.held.size)
+    elif x.held.size > MAX_HELD_ANSWER and not x.error_answer:
+        relay_held(x)
+
+
+cdef void relay_held(Exchange x):
+    """More of a document than is held: what there is goes out, and the rest as it comes."""
+    cdef Buffer* body = &x.gateway.tapped
+    begin_relay(x)
+    x.answer_size += x.held.size
+    buf_clear(body)
+    tap_piece(x, x.held.data, x.held.size, body)
+    forget_bytes(&x.held, 0)
+    emit_answer(x, body.data, body.size, True, False)
 
 
 cdef bint hold_piece(Exchange x, const char* p, Py_ssize_t size) noexcept:
@@ -308,6 +419,10 @@ cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
         if x.tap.feed(p, size, tapped):
             x.tap.finish(tapped)
             p, size = tapped.data, tapped.size
+        if x.tap.truncated():
+            x.answer_keep_alive = False
+            bad_answer(x, "the upstream's answer is cut: its JSON does not end")
+            return
     if not x.body_complete:
         x.close_out = True
     buf_clear(out)
@@ -322,7 +437,11 @@ cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
 
 cdef void send_error_answer(Exchange x, bytes raw):
     cdef Buffer* out = &x.gateway.out
-    cdef bytes body, lines = x.answer_lines.data[:x.answer_lines.size]
+    cdef bytes body, lines
+    release_upstream(x)
+    if try_again(x, x.status, error_class(x, raw)):
+        return
+    lines = x.answer_lines.data[:x.answer_lines.size]
     group = x.group.name.decode("utf-8", "replace")
     body = errors.upstream(x.status, raw, x.deployment.provider, group, x.plan.anthropic,
                            x.deployment.secret)
@@ -338,6 +457,15 @@ cdef void send_error_answer(Exchange x, bytes raw):
     settle(x)
     write_client(x, out, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 0)
     conclude(x)
+
+
+cdef int error_class(Exchange x, bytes raw):
+    """The class of an error answer; a 400 may be about the length or the content of the request."""
+    if x.status == 400 or x.status == 413 or x.status == 422:
+        kind = errors.classify(raw)
+        if kind is not None:
+            return X_CONTEXT if kind == "context" else X_CONTENT
+    return failure_class(x.status)
 
 
 cdef void relay_answer(Exchange x, const char* p, Py_ssize_t size, bint first):
@@ -428,7 +556,10 @@ cdef void write_client(Exchange x, Buffer* out, const char* p, Py_ssize_t size, 
         elif tail == TAIL_LAST:
             end += 2
     if x.deployment is not None:
-        d.deadline = x.gateway.now + x.deployment.timeout       # between two pieces
+        # between two pieces
+        d.deadline = x.gateway.now + (x.deployment.idle_timeout if x.stream else x.deployment.timeout)
+        if x.total_until > 0.0 and x.total_until < d.deadline:
+            d.deadline = x.total_until
     x.gateway.block.counters[C_BYTES_OUT] += out.size + size + tail_size
     if size <= JOIN_MAX:
         buf_add(out, p, size)

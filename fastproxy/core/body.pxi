@@ -113,6 +113,11 @@ cdef void on_body_complete(Exchange x):
         refuse(x, 400, "invalid_request_error",
                "Invalid multipart body: the closing boundary is missing")
         return
+    if x.admitted or take_place(x):
+        proceed(x)
+
+
+cdef void proceed(Exchange x):
     if choose_deployment(x) and prepare_body(x):
         acquire_upstream(x)
 

@@ -2,39 +2,17 @@
 
 
 cdef bint choose_deployment(Exchange x):
-    """Steps 6 and 7: the model's group and a deployment of it. False: answered already."""
-    cdef Field* field = &x.scan.fields[F_MODEL]
-    cdef bytes raw, name
-    cdef char decoded[1024]
-    cdef int size
+    """Steps 6 and 7: the model's group and a deployment of it. False: answered already, or under way."""
+    cdef bytes name = None
+    cdef Group group
     if x.plan.kind == PLAN_LLM:
-        if x.scan.present & FORBIDDEN:
-            refuse_forbidden(x)
+        if not judge_fields(x):
             return False
-        if x.scan.fields[F_GUARDRAILS].kind not in (0, 122):     # 'z': null
-            refuse(x, 400, "invalid_request_error",
-                   "guardrails is not supported by this gateway yet: the request asks for a "
-                   "protection that would not be applied", "guardrails")
-            return False
-        if field.kind == 115:                                        # 's'
-            x.model_start, x.model_end = field.start + 1, field.end - 1
-            if x.model_end - x.model_start > MODEL_MAX:
-                refuse(x, 400, "invalid_request_error",
-                       f"model is longer than {MODEL_MAX} bytes: a model's name is expected", "model")
-                return False
-            raw = body_slice(x, x.model_start, x.model_end)
-            if field.escaped:
-                size = unescape(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), decoded, 1024)
-                raw = PyBytes_FromStringAndSize(decoded, size) if size >= 0 else None
-            name = raw
-        elif field.kind == 0:
-            name = None
-        else:
-            refuse(x, 400, "invalid_request_error", "model must be a string", "model")
+        name = asked_model(x)
+        if x.state == S_DRAIN or x.state == S_DONE:
             return False
         x.stream = x.scan.fields[F_STREAM].kind == 116         # 't'
     else:
-        name = None
         if x.multipart.model_start >= 0:
             x.model_start, x.model_end = x.multipart.model_start, x.multipart.model_end
             name = body_slice(x, x.model_start, x.model_end)
@@ -50,18 +28,277 @@ cdef bint choose_deployment(Exchange x):
         name = x.key.aliases.get(name, name)
     x.model = name
     if not x.key.allows(name):
-        refuse_model(x)
+        refuse_model(x, name)
         return False
-    x.group = x.table.group(name)
-    if x.group is None:
-        refuse_unknown_model(x)
+    if not read_options(x):
         return False
-    x.deployment = x.group.pick(x.plan.endpoint, x.gateway.random())
+    group = x.table.group(name)
+    if group is None:
+        if not reach_unknown(x):
+            refuse_unknown_model(x)
+        return False
+    enter_group(x, group)
+    if x.table.router.total_timeout > 0.0:
+        x.total_until = x.gateway.now + x.table.router.total_timeout
+    x.deployment = choose(x, x.tried is not None)
     if x.deployment is None:
-        refuse_unsupported(x)
+        if x.unfit == U_UNSUPPORTED or not x.body_complete \
+                or not fall_back(x, X_CONTEXT if x.unfit == U_TOO_LONG else X_RATE):
+            refuse_unfit(x)
         return False
-    x.pool = x.deployment.pool
+    begin_attempt(x)
     return True
+
+
+cdef bint judge_fields(Exchange x):
+    """Fields that no request may carry. False: answered already."""
+    if x.scan.present & FORBIDDEN:
+        refuse_forbidden(x)
+        return False
+    if x.scan.fields[F_GUARDRAILS].kind not in (0, 122):     # 'z': null
+        refuse(x, 400, "invalid_request_error",
+               "guardrails is not supported by this gateway yet: the request asks for a "
+               "protection that would not be applied", "guardrails")
+        return False
+    return True
+
+
+cdef bytes asked_model(Exchange x):
+    """The body's `model`, unescaped; None: it has none, or (then it is answered) no such thing."""
+    cdef Field* field = &x.scan.fields[F_MODEL]
+    cdef bytes raw
+    cdef char decoded[1024]
+    cdef int size
+    if field.kind == 0:
+        return None
+    if field.kind != 115:                                        # 's'
+        refuse(x, 400, "invalid_request_error", "model must be a string", "model")
+        return None
+    x.model_start, x.model_end = field.start + 1, field.end - 1
+    if x.model_end - x.model_start > MODEL_MAX:
+        refuse(x, 400, "invalid_request_error",
+               f"model is longer than {MODEL_MAX} bytes: a model's name is expected", "model")
+        return None
+    raw = body_slice(x, x.model_start, x.model_end)
+    if field.escaped:
+        size = unescape(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), decoded, 1024)
+        return PyBytes_FromStringAndSize(decoded, size) if size >= 0 else None
+    return raw
+
+
+cdef bint read_options(Exchange x):
+    """How this request wants to be tried: fields of its body. False: answered already."""
+    cdef unsigned int present = x.scan.present if x.plan.kind == PLAN_LLM else 0
+    if present & OPTIONS:
+        try:
+            read_body_options(x, present)
+        except ValueError as error:
+            name, _, text = str(error).partition("\0")
+            refuse(x, 400, "invalid_request_error", text, name)
+            return False
+        if x.asked_fallbacks is not None:
+            for name in x.asked_fallbacks:
+                if not x.key.allows(name.encode()):
+                    refuse_model(x, name.encode())
+                    return False
+    if x.table.router.tag_filtering and present & (1u << F_TAGS | 1u << F_METADATA):
+        asked = x.asked_tags or frozenset()
+        if present & 1u << F_TAGS:
+            asked |= options.tags(field_bytes(x, F_TAGS))
+        if present & 1u << F_METADATA:
+            asked |= options.metadata_tags(field_bytes(x, F_METADATA))
+        x.asked_tags = asked or None
+    return True
+
+
+cdef void read_body_options(Exchange x, unsigned int present):
+    # Raises ValueError("field\0message"); a header that says the same wins.
+    if present & 1u << F_NUM_RETRIES and x.num_retries < 0:
+        x.num_retries = options.retries(field_bytes(x, F_NUM_RETRIES), "num_retries")
+    if present & 1u << F_TIMEOUT and x.timeout == 0.0:
+        x.timeout = options.seconds(field_bytes(x, F_TIMEOUT), "timeout")
+    if present & 1u << F_DISABLE_FALLBACKS:
+        x.no_fallbacks = x.scan.fields[F_DISABLE_FALLBACKS].kind == 116
+    if present & 1u << F_FALLBACKS:
+        x.asked_fallbacks = options.fallbacks(field_bytes(x, F_FALLBACKS))
+
+
+cdef bytes field_bytes(Exchange x, int index):
+    return body_slice(x, x.scan.fields[index].start, x.scan.fields[index].end)
+
+
+cdef bint reach_unknown(Exchange x):
+    """A model that nobody serves may still have a fallback."""
+    cdef Router router = x.table.router
+    cdef Group group
+    text = x.model.decode("utf-8", "replace")
+    names = None if x.no_fallbacks else x.asked_fallbacks or router.named("fallbacks", (text,))
+    if not names or not x.body_complete:
+        return False
+    for name in names:
+        group = x.table.group(name.encode())
+        if group is not None and name != text:
+            enter_group(x, group)
+            x.pending, x.visited = [n for n in names if n != name], {text, name}
+            x.fallbacks = 1
+            x.deployment = choose(x, False)
+            if x.deployment is None:
+                return fall_back(x, X_INTERNAL)
+            launch(x)
+            return True
+    return False
+
+
+# -- which deployment
+
+
+cdef Deployment choose(Exchange x, bint again):
+    """A deployment of the group, by its strategy; None: `unfit` says why there is none.
+
+    again: after a failure; one that has failed this request comes only when no other is left.
+    """
+    cdef Group group = x.group
+    cdef Deployment d
+    if not group.plain:
+        d = choose_among(x, x.tried if again else None)
+        if d is None and again and x.tried:
+            d = choose_among(x, None)
+        return d
+    d = <Deployment>group.deployments[0]
+    if d.unsupported is not None or d.heads[x.plan.endpoint] is None:
+        x.unfit = U_UNSUPPORTED
+        return None
+    if x.gateway.traffic.slots[d.slot].cooling_until \
+            and not x.gateway.traffic.claim_probe(d.slot, monotonic_ns()):
+        x.unfit = U_COOLING
+        return None
+    return d
+
+
+cdef Deployment choose_among(Exchange x, list without):
+    cdef Candidate c[CANDIDATES]
+    cdef Group group = x.group
+    cdef Router router = x.table.router
+    cdef Deployment d
+    cdef Traffic t = x.gateway.traffic
+    cdef Py_ssize_t count = len(group.deployments), first = 0, i
+    cdef int n = 0, kept, order = 0, at, reason
+    cdef long long now = monotonic_ns()
+    if count > CANDIDATES:
+        first = <Py_ssize_t>(x.gateway.random() % <unsigned long long>count)
+        count = CANDIDATES
+    x.unfit = U_UNSUPPORTED
+    for i in range(count):
+        at = <int>((first + i) % len(group.deployments))
+        d = <Deployment>group.deployments[at]
+        if without is not None and d in without:
+            continue
+        reason = unfitness(x, d, now)
+        if reason != U_FIT:
+            if reason > x.unfit:
+                x.unfit = reason
+            continue
+        if n == 0 or d.order < order:
+            order = d.order
+        c[n].index = at
+        n += 1
+    if router.tag_filtering:
+        n = keep_tagged(x, c, n)
+    kept = 0
+    for i in range(n):
+        d = <Deployment>group.deployments[c[i].index]
+        if d.order == order:
+            c[kept].index = c[i].index
+            c[kept].weight = d.weight
+            c[kept].metric = metric(x, d)
+            kept += 1
+    while kept:
+        if router.strategy == SIMPLE_SHUFFLE:
+            at = draw(c, kept, x.gateway.random())
+        else:
+            at = lowest(c, kept, router.latency_buffer if router.strategy == LATENCY_BASED else 0.0,
+                        x.gateway.random())
+        d = <Deployment>group.deployments[c[at].index]
+        if t.slots[d.slot].cooling_until == 0 or t.claim_probe(d.slot, now):
+            return d
+        x.unfit = U_COOLING
+        kept -= 1
+        c[at] = c[kept]
+    return None
+
+
+cdef int unfitness(Exchange x, Deployment d, long long now):
+    """Why a deployment can't take this request now; U_FIT: it can."""
+    cdef Traffic t = x.gateway.traffic
+    cdef Slot* s = &t.slots[d.slot]
+    if d.unsupported is not None or d.heads[x.plan.endpoint] is None:
+        return U_UNSUPPORTED
+    if not t.available(d.slot, now) or (s.unhealthy and x.table.router.health_routing):
+        return U_COOLING
+    if d.max_parallel and t.total_in_flight(d.slot) >= d.max_parallel:
+        return U_FULL
+    if (d.rpm or d.tpm) and (d.enforce_rates or x.table.router.strategy == USAGE_BASED):
+        if d.rpm and window_count(&s.started, minute_of(x)) >= d.rpm \
+                or d.tpm and window_count(&s.tokens, minute_of(x)) >= d.tpm:
+            return U_RATE
+    if d.max_input and least_tokens(x) > d.max_input:
+        return U_TOO_LONG
+    return U_FIT
+
+
+cdef double metric(Exchange x, Deployment d):
+    cdef Traffic t = x.gateway.traffic
+    cdef int strategy = x.table.router.strategy
+    if strategy == LEAST_BUSY:
+        return <double>t.total_in_flight(d.slot)
+    if strategy == LATENCY_BASED:
+        return t.latency(d.slot, L_FIRST if x.stream else L_ANSWER, <unsigned int>x.gateway.now,
+                         x.table.router.latency_ttl)
+    if strategy == USAGE_BASED:
+        return <double>window_count(&t.slots[d.slot].tokens, minute_of(x))
+    if strategy == COST_BASED:
+        return d.price
+    return 0.0
+
+
+cdef int keep_tagged(Exchange x, Candidate* c, int n):
+    """Those whose tags fit the request's; else those tagged `default`; without either, none or all."""
+    cdef int i, kept = 0
+    cdef Deployment d
+    asked = x.asked_tags
+    for i in range(n):
+        d = <Deployment>x.group.deployments[c[i].index]
+        if asked is not None and (d.tags & asked if x.table.router.tag_match_any else d.tags >= asked):
+            c[kept] = c[i]
+            kept += 1
+    if kept:
+        return kept
+    for i in range(n):
+        d = <Deployment>x.group.deployments[c[i].index]
+        if "default" in d.tags:
+            c[kept] = c[i]
+            kept += 1
+    if kept or asked is None:
+        return kept or n
+    if n:
+        x.unfit = U_TAGS
+    return 0
+
+
+cdef long long least_tokens(Exchange x):
+    """A number of tokens that the input surely has: text has no longer ones than this, data isn't counted."""
+    cdef Py_ssize_t size = 0
+    cdef int index
+    if x.plan.kind != PLAN_LLM:
+        return 0
+    for index in (F_MESSAGES, F_INPUT, F_PROMPT):
+        size += x.scan.fields[index].end - x.scan.fields[index].start
+    if size > 65536 and b";base64," in whole_body(x):
+        return 0
+    return size // LONGEST_TOKEN
+
+
+# -- refusals
 
 
 cdef void refuse_forbidden(Exchange x):
@@ -74,8 +311,8 @@ cdef void refuse_forbidden(Exchange x):
             return
 
 
-cdef void refuse_model(Exchange x):
-    name = x.model.decode("utf-8", "replace")[:200]
+cdef void refuse_model(Exchange x, bytes model):
+    name = model.decode("utf-8", "replace")[:200]
     allowed = sorted(m.decode() for m in x.key.models) + list(x.key.model_patterns)
     refuse(x, 403, "key_model_access_denied",
            f"key not allowed to access model. This key can only access models={allowed}. "
@@ -89,12 +326,45 @@ cdef void refuse_unknown_model(Exchange x):
            f"for this model. Received Model Group={name}\nAvailable Model Group Fallbacks=None", None)
 
 
-cdef void refuse_unsupported(Exchange x):
-    names = sorted({(<Deployment>d).unsupported or (<Deployment>d).provider
-                    for d in x.group.deployments})
-    refuse(x, 501, "provider_not_supported",
-           f"provider_not_supported: {', '.join(names)} does not serve {x.plan.path} through this "
-           "gateway yet", "model", "provider_not_supported")
+cdef void refuse_unfit(Exchange x):
+    """No deployment of the group can take the request, and there is no other way."""
+    cdef double seconds
+    tail = f" Received Model Group={x.group.name.decode('utf-8', 'replace')}\n" \
+           "Available Model Group Fallbacks=None"
+    if x.unfit == U_UNSUPPORTED:
+        names = sorted({(<Deployment>d).unsupported or (<Deployment>d).provider
+                        for d in x.group.deployments})
+        refuse(x, 501, "provider_not_supported",
+               f"provider_not_supported: {', '.join(names)} does not serve {x.plan.path} through this "
+               "gateway yet", "model", "provider_not_supported")
+    elif x.unfit == U_TAGS:
+        refuse(x, 401, "auth_error", "Not allowed to access model due to tags configuration. "
+               f"Passed model={x.model.decode('utf-8', 'replace')[:200]} and tags={sorted(x.asked_tags)}", None)
+    elif x.unfit == U_TOO_LONG:
+        refuse(x, 400, "invalid_request_error", "litellm.ContextWindowExceededError: the input is longer than "
+               f"every deployment of the group takes (max_input_tokens).{tail}", None)
+    else:
+        seconds = shortest_cooldown(x) if x.unfit == U_COOLING else 1.0
+        refuse(x, 429, "throttling_error",
+               f"litellm.RateLimitError: No deployments available for selected model, Try again in "
+               f"{max(1, int(seconds + 0.999))} seconds. Passed model={x.model.decode('utf-8', 'replace')[:200]}. "
+               + {U_COOLING: "All of them are in cooldown.",
+                  U_FULL: "All of them are at max_parallel_requests.",
+                  U_RATE: "All of them are at their rpm or tpm limit."}[x.unfit] + tail,
+               None, "", f"retry-after: {max(1, int(seconds + 0.999))}\r\n".encode())
+
+
+cdef double shortest_cooldown(Exchange x):
+    cdef Deployment d
+    cdef long long now = monotonic_ns(), until, least = 0
+    for d in x.group.deployments:
+        until = x.gateway.traffic.slots[d.slot].cooling_until - now
+        if until > 0 and (least == 0 or until < least):
+            least = until
+    return least * 1e-9
+
+
+# -- how the body is sent
 
 
 cdef bint keeps_metadata(Exchange x):
@@ -105,7 +375,7 @@ cdef bint keeps_metadata(Exchange x):
 cdef bint prepare_body(Exchange x):
     """Decide how the body is sent: spliced (the rule) or through the JSON path."""
     cdef unsigned int strip = STRIP
-    cdef Field* options
+    cdef Field* wanted
     cdef bytes raw
     x.ask_usage = False
     x.client_usage = x.table.always_usage
@@ -114,9 +384,9 @@ cdef bint prepare_body(Exchange x):
     if not keeps_metadata(x):
         strip |= 1u << F_METADATA
     if x.stream and x.plan.streams_usage:
-        options = &x.scan.fields[F_STREAM_OPTIONS]
-        if options.kind:
-            raw = body_slice(x, options.start, options.end)
+        wanted = &x.scan.fields[F_STREAM_OPTIONS]
+        if wanted.kind:
+            raw = body_slice(x, wanted.start, wanted.end)
             if raw == b'{"include_usage":true}' or raw == b'{"include_usage": true}' \
                     or provider_body.wants_usage(raw):
                 x.client_usage = True

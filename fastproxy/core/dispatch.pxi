@@ -3,7 +3,8 @@
 
 cdef void maybe_dispatch_early(Exchange x):
     """A large body goes upstream while it still arrives, once what is known suffices."""
-    if x.plan.kind == PLAN_CONTROL or x.content_coding is not None or x.early:
+    if x.plan.kind == PLAN_CONTROL or x.content_coding is not None or x.early or x.once \
+            or x.table.router.max_in_flight or x.table.router.tag_filtering:
         return
     if x.plan.kind == PLAN_LLM:
         if x.scan.fields[F_MODEL].end == 0 or x.scan.fields[F_STREAM_OPTIONS].kind \
@@ -11,7 +12,14 @@ cdef void maybe_dispatch_early(Exchange x):
             return
     elif x.multipart.model_end < 0 or x.multipart.model_start < 0:
         return
-    if not choose_deployment(x) or x.deployment.edits:
+    if not x.admitted:
+        hold_place(x)
+    if not choose_deployment(x):
+        return
+    if x.deployment.edits or x.deployment.max_input:
+        end_attempt(x)                 # it needs the whole body
+        leave_group(x)
+        x.once = True
         return
     x.early = True
     x.ask_usage = False
@@ -31,8 +39,11 @@ cdef bint early_fault(Exchange x):
     return (x.scan.present & strip) != 0
 
 
-cdef bint take_back(Exchange x):
-    """Undo an early dispatch: the upstream request is aborted unfinished, so it is never acted upon."""
+cdef bint take_back(Exchange x, bint failed=False):
+    """Undo an early dispatch: the upstream request is aborted unfinished, so it is never acted upon.
+
+    failed: it is undone by the upstream; what follows of the body is only kept, until it is complete.
+    """
     if x.state == S_HOLD or x.state == S_RELAY:
         return False               # the upstream answered without the end of the body: its answer stands
     if x.state == S_WAIT:
@@ -40,10 +51,16 @@ cdef bint take_back(Exchange x):
     if x.upstream is not None:
         drop_upstream(x.upstream)
         x.upstream = None
+    end_attempt(x)
+    leave_group(x)
+    x.group = None
+    x.deployment = None
     x.early = False
+    x.once = x.once or failed
     x.extra = 0
     x.sent = 0
     x.downstream.resume()
+    x.downstream.deadline = x.gateway.now + x.table.body_timeout
     x.become(S_BODY)
     return True
 
@@ -77,6 +94,11 @@ cdef void connect_failed(Exchange x, str problem):
     if x.pool is x.table.control:
         refuse(x, 503, "service_unavailable", "The control plane is not available; try again shortly",
                None, "503", b"retry-after: 1\r\n")
+        return
+    if problem == "timeout":
+        if try_again(x, 408, X_TIMEOUT):
+            return
+    elif try_again(x, 500, X_CONNECT):
         return
     provider = errors.provider_class(x.deployment.provider)
     group = x.group.name.decode("utf-8", "replace")
@@ -251,5 +273,16 @@ cdef void set_answer_deadline(Exchange x):
     if x.early and not x.body_complete:
         limit = x.table.body_timeout
     elif x.deployment is not None:
-        limit = x.deployment.stream_timeout if x.stream else x.deployment.timeout
+        limit = answer_limit(x)
     x.downstream.deadline = x.gateway.now + limit
+    if x.total_until > 0.0 and x.total_until < x.downstream.deadline:
+        x.downstream.deadline = x.total_until
+
+
+cdef double answer_limit(Exchange x):
+    """Seconds until the answer (of a stream: its first token) has to come; the request's wish counts first."""
+    if x.stream and x.stream_timeout > 0.0:
+        return x.stream_timeout
+    if x.timeout > 0.0:
+        return x.timeout
+    return x.deployment.stream_timeout if x.stream else x.deployment.timeout

@@ -257,6 +257,11 @@ cdef class Downstream(Link):
             refuse_close(x, 408, "timeout_error", "The request body did not arrive in time")
         elif x.state == S_SENT or x.state == S_HOLD or x.state == S_RELAY:
             on_timeout(x)
+        elif x.state == S_PAUSE:
+            end_pause(x)
+        elif x.state == S_QUEUE:
+            leave_queue(x)
+            shed(x)
 
 
 cdef bint same_secret(bytes known, const char* value, unsigned int size) noexcept:

@@ -3,16 +3,9 @@
 
 cdef void conclude(Exchange x):
     """After the last bytes of the answer: both connections are free."""
-    cdef Upstream u = x.upstream
     cdef Downstream d = x.downstream
     cdef bint answered_early = not x.body_complete
-    x.upstream = None
-    if u is not None:
-        if x.answer_keep_alive and not answered_early and u.fd >= 0 and request_sent(x) \
-                and (x.answer_left == 0 or x.answer_chunked):
-            give_upstream(u)
-        else:
-            drop_upstream(u)
+    release_upstream(x)
     # The downstream goes on with the next request, drains what is left of this one, or closes.
     if answered_early:
         x.become(S_DRAIN)
@@ -24,9 +17,24 @@ cdef void conclude(Exchange x):
     x.gateway.give_exchange(x)
 
 
+cdef void release_upstream(Exchange x):
+    """The answer is over: its connection serves again if nothing speaks against it."""
+    cdef Upstream u = x.upstream
+    x.upstream = None
+    if u is None:
+        return
+    if x.answer_keep_alive and x.body_complete and u.fd >= 0 and request_sent(x) \
+            and (x.answer_left == 0 or x.answer_chunked):
+        give_upstream(u)
+    else:
+        drop_upstream(u)
+
+
 cdef bint request_sent(Exchange x):
-    # `joined` is also set once the rest of a large body was taken and forgotten
-    return x.joined and x.sent >= x.request.size
+    # once it is, the body may be gone
+    if x.let_go:
+        return True
+    return x.sent >= x.request.size + (0 if x.joined else <Py_ssize_t>upstream_length(x))
 
 
 cdef void settle(Exchange x):
@@ -36,6 +44,10 @@ cdef void settle(Exchange x):
     cdef long long now
     cdef Py_ssize_t size
     block.counters[C_IN_FLIGHT] -= 1
+    if x.in_group:
+        finish_attempts(x, monotonic_ns())
+    if x.admitted:
+        give_place(x)
     if x.status < 400:
         block.counters[C_2XX] += 1
     elif x.status < 500:
@@ -93,12 +105,15 @@ cdef void on_upstream_lost(Exchange x, Upstream u):
         x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
         connect_failed(x, "closed")
     elif x.state == S_HOLD:
-        if x.answer_left < 0 and not x.answer_chunked and not u.error:
+        if x.peeking and x.answer_left < 0 and not x.answer_chunked and not u.error and x.tap.done_seen:
+            x.tap.finish(&x.held)
+            end_peek(x, True)
+        elif x.answer_left < 0 and not x.answer_chunked and not u.error and not x.peeking:
             x.answer_keep_alive = False
             held_complete(x, x.held.data, x.held.size)
         else:
             x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
-            x.flags |= E_CUT
+            x.peeking = False
             connect_failed(x, "cut")
     elif x.state == S_RELAY:
         if x.answer_left < 0 and not x.answer_chunked and not u.error:
@@ -160,23 +175,33 @@ cdef void bad_answer(Exchange x, str why):
     if u is not None:
         drop_upstream(u)
     x.head_at = 0
+    x.peeking = False
+    if try_again(x, 502, X_INTERNAL):
+        return
     refuse(x, 502, None, f"litellm.BadGatewayError: {why}", None)
 
 
 cdef void on_timeout(Exchange x):
     """The deadline of the upstream's answer has passed."""
     cdef Upstream u = x.upstream
+    cdef double limit
+    if x.peeking and x.gateway.now < x.sent_at * 1e-9 + answer_limit(x) and not out_of_time(x, 0.0):
+        end_peek(x, False)            # held for long enough: the client gets its head and what there is
+        return
     x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
     if x.state == S_RELAY:
         cut_answer(x, NULL, False, "the upstream sent nothing for too long")
         return
+    x.peeking = False
     x.upstream = None
     if u is not None:
         drop_upstream(u)
     if x.deployment is None:
         refuse(x, 504, "service_unavailable", "The control plane did not answer in time")
         return
-    limit = x.deployment.stream_timeout if x.stream else x.deployment.timeout
+    limit = answer_limit(x)
+    if try_again(x, 408, X_TIMEOUT):
+        return
     refuse(x, 408, None,
            f"litellm.Timeout: APITimeoutError - Request timed out. Error_str: Request timed out. - "
            f"timeout value={limit}", None, "", f"x-litellm-timeout: {limit}\r\n".encode())
@@ -190,6 +215,8 @@ cdef void client_gone(Exchange x):
         drop_upstream(u)
     if x.state == S_WAIT:
         stop_waiting(x)
+    elif x.state == S_QUEUE:
+        leave_queue(x)
     if x.state != S_DRAIN:
         x.gateway.block.counters[C_CLIENT_GONE] += 1
         x.flags |= E_CLIENT_GONE

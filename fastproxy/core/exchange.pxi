@@ -34,11 +34,27 @@ cdef class Exchange:
     cdef bint stream, client_usage, ask_usage, no_anthropic_version
     cdef Py_ssize_t model_start, model_end   # of the bytes to be replaced, absolute in the body
     cdef bint early                   # dispatched before the end of the body
+    cdef bint once                    # … which is not done (again)
     cdef Py_ssize_t extra             # bytes that ask_usage adds before the closing brace
     cdef Buffer request               # as it goes upstream: the head, and the body too if both are small …
     cdef bint joined                  # … which this says
     cdef Py_ssize_t sent              # of head and body together, handed to the upstream
-    cdef int attempts
+    cdef int attempts                 # dispatched, whatever became of them
+    # tries: what the request asked for, and what became of it
+    cdef int num_retries              # -1: as the group says
+    cdef double timeout, stream_timeout     # seconds of a try; 0: as the deployment says
+    cdef double total_until           # monotonic seconds; 0: no limit over all tries
+    cdef bint no_fallbacks
+    cdef list asked_fallbacks         # None: those of the configuration
+    cdef object asked_tags            # frozenset of str, or None
+    cdef bint admitted                # counts among the worker's requests in flight
+    cdef bint in_group, in_attempt, retrying    # what is counted in shared memory for it
+    cdef int retries, fallbacks       # in this group; groups left
+    cdef int unfit                    # why `choose` found none
+    cdef list tried                   # deployments that failed this request, in this group
+    cdef list pending                 # names of groups still to be tried
+    cdef set visited
+    cdef bint let_go                  # the body is gone: the request can't be sent again
     # answer
     cdef int interim                  # 1xx heads before it
     cdef int status
@@ -50,10 +66,12 @@ cdef class Exchange:
     cdef bint tapping
     cdef Buffer answer_lines          # the head's field lines, as the client gets them
     cdef Buffer held                  # S_HOLD: the body so far
+    cdef bint peeking                 # … of a stream whose first token has not come
+    cdef Py_ssize_t judged            # bytes of `held` whose events were looked at
     cdef bytes content_type, retry_after
     cdef unsigned char flags
     # times, monotonic ns
-    cdef long long started, sent_at, head_at
+    cdef long long started, sent_at, head_at, first_at
 
     def __cinit__(self):
         buf_init(&self.forward)
@@ -93,12 +111,18 @@ cdef class Exchange:
         self.error_answer = self.chunk_out = self.close_out = False
         self.model_start = self.model_end = -1
         self.attempts = self.interim = 0
+        self.num_retries = -1
+        self.timeout = self.stream_timeout = self.total_until = 0.0
+        self.admitted = False
+        self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
+        self.retries = self.fallbacks = self.unfit = 0
+        self.let_go = self.peeking = self.once = False
         self.answer_size = 0
         self.status = 0
         self.flags = 0
         self.no_anthropic_version = True
         self.started = monotonic_ns()
-        self.sent_at = self.head_at = 0
+        self.sent_at = self.head_at = self.first_at = 0
         self.gateway.now = self.started * 1e-9
         self.gateway.block.counters[C_REQUESTS] += 1
         self.gateway.block.counters[C_IN_FLIGHT] += 1
@@ -117,6 +141,9 @@ cdef class Exchange:
         self.path_model = self.model = self.call_id = self.cors_lines = None
         self.content_type = self.retry_after = None
         self.multipart = None
+        self.asked_fallbacks = self.tried = self.pending = None
+        self.asked_tags = None
+        self.visited = None
         forget_bytes(&self.body, keep)
         forget_bytes(&self.request, keep)
         forget_bytes(&self.held, keep)

@@ -7,8 +7,11 @@ cdef class Gateway:
     cdef Poller poller
     cdef object dial                  # async (Pool): opens one connection, see connect.py
     cdef Block block
+    cdef Traffic traffic
     cdef dict pools
     cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
+    cdef Py_ssize_t admitted          # LLM requests in flight,
+    cdef object queue                 # … and those that wait for a place: OrderedDict, longest first
     cdef set connections              # Downstream objects, for deadlines and drain
     cdef dict addresses               # connections per client address,
     cdef list listeners
@@ -36,10 +39,11 @@ cdef class Gateway:
         buf_free(&self.lines)
         buf_free(&self.tapped)
 
-    def __init__(self, loop, Block block, dial, log, str version):
+    def __init__(self, loop, Block block, Traffic traffic, dial, log, str version):
         self.loop = loop
         self.poller = Poller(loop)
         self.block = block
+        self.traffic = traffic
         self.dial = dial
         self.log = log
         self.pools = {}
@@ -47,6 +51,7 @@ cdef class Gateway:
         self.tasks = set()
         self.connections = set()
         self.addresses = {}
+        self.queue = OrderedDict()
         self.listeners = []
         self.random_state = int.from_bytes(os.urandom(8), "little") | 1
         self.constant_lines = f"x-litellm-version: {version}\r\n".encode()
@@ -136,6 +141,15 @@ cdef class Gateway:
         x.forget(LARGE_KEEP if spares < LARGE_SPARES else BODY_KEEP)
         if spares < SPARE_MAX:
             self.spare.append(x)
+
+    def admit_next(self):
+        """A place is free: whoever has waited longest goes on."""
+        cdef Exchange x
+        while self.queue and self.admitted < max(1, self.table.router.max_in_flight):
+            x = <Exchange>self.queue.popitem(False)[0]
+            self.block.counters[C_QUEUED] -= 1
+            hold_place(x)
+            proceed(x)
 
     cdef void want_connection(self, Pool pool):
         if not Upstream(self, pool).reach():

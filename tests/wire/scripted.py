@@ -290,5 +290,6 @@ def config(port: int) -> dict[str, Any]:
                 "litellm_params": {"model": "openai/up", "timeout": 0.3, **base},
             },
         ],
+        "router_settings": {"num_retries": 0},  # what is tried again is judged elsewhere
         "general_settings": {"master_key": MASTER, "max_request_size_mb": 1},
     }

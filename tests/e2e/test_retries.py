@@ -325,7 +325,10 @@ def sent_bodies(lab: Lab, script: str) -> list[bytes]:
     return bodies
 
 
-ODD = b' {\n"model" : "two" ,"big":123456789012345678901234567890,"messages":[{"role":"user","content":"%b \\u00e9 \xc3\xa9 \\"model\\""}], "x":1e400 , "e":""}  '
+ODD = (
+    b' {\n"model" : "two" ,"big":123456789012345678901234567890,"messages":[{"role":"user",'
+    b'"content":"%b \\u00e9 \xc3\xa9 \\"model\\""}], "x":1e400 , "e":""}  '
+)
 
 
 @pytest.mark.parametrize("act", ["e500", "close", "reset", "half-head"])

@@ -202,6 +202,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> tuple[list[str], li
         ("arrivals upstream", f"{journal.total:,}"),
         *((f"… {act}", f"{count:,}") for act, count in journal.acts.most_common()),
         ("retries and fallbacks by the headers", f"{found.retries:,} and {found.fallbacks:,}"),
+        ("sent again unmentioned, after a lost pooled connection", f"{found.unmentioned:,}"),
         (
             "good plain answers at the first try, p50 and p99",
             f"{at(quick, 0.5)} and {at(quick, 0.99)} ms",

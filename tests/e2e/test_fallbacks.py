@@ -288,7 +288,6 @@ def test_a_client_names_groups(lab: Lab, gateway: Gateway) -> None:
         [1],
         [None],
         {"model": "spare"},
-        "spare",
         1,
         True,
     ],

@@ -27,7 +27,8 @@ def names(hits: list[Hit]) -> list[str]:
 @pytest.fixture(scope="module")
 def unset(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
     """Nothing is said about retries."""
-    return behind(many(lab, "g"), router_settings={"disable_cooldowns": True}).wait()
+    groups = many(lab, "g") + many(lab, "a", provider="anthropic")
+    return behind(groups, router_settings={"disable_cooldowns": True}).wait()
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +136,8 @@ def test_retried(lab: Lab, unset: Gateway, status: int) -> None:
 @pytest.mark.parametrize("api", APIS)
 def test_not_retried(lab: Lab, unset: Gateway, api: str, status: int) -> None:
     """The fault is the request's: it would fail the same way everywhere."""
-    if api == "messages":
-        pytest.skip("the group is OpenAI's; test_failures has the other")
     script = mark(f"e{status}", "ok")
-    found = ask(unset, api, "g", script)
+    found = ask(unset, api, "a" if api == "messages" else "g", script)
     assert (found.status, len(lab.of(script))) == (status, 1)
     assert f"upstream says {status}" in found.message
 

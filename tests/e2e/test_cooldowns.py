@@ -255,7 +255,9 @@ def test_one_probe_and_no_flood(lab: Lab, short: Gateway) -> None:
     until(probed, what="the probe")
     probe = lab.at("probe-a")[1]
     assert [r.status for r in several(short, "probe", 25)] == [200] * 25
-    assert len(lab.at("probe-a")) == 2
+    assert (
+        len(lab.at("probe-a")) <= 3
+    )  # chance would have sent it a dozen; a lost probe has a successor
     lab.moods.clear()
     lab.release(probe)
     for asker in askers:

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
 
-.PHONY: run test lint types docs bench bench-quick fuzz asan binary binary-dir wheel sbom release test-packaging lock dev clean
+.PHONY: run test lint types docs bench bench-quick soak fuzz asan binary binary-dir wheel sbom release test-packaging lock dev clean
 
 run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
 	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
@@ -30,6 +30,9 @@ bench: $(VENV)/.built        ## nginx, HAProxy and fastproxy side by side; write
 bench-quick: $(VENV)/.built  ## under a minute, prints only
 	bench/setup
 	$(BIN)/python bench/compare.py --quick
+
+soak: $(VENV)/.built         ## half an hour of faulty upstreams; writes bench/SOAK.md. SECONDS=60 for a try
+	$(BIN)/python bench/soak.py --write $(if $(filter command% environment,$(origin SECONDS)),--seconds $(SECONDS))
 
 SECONDS ?= 60
 LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py tap.py multipart.py)

@@ -152,6 +152,11 @@ def serve_parser() -> Parser:
     )
     add("--hello", action="store_true", help="print a first request to try")
     add(
+        "--reload_config",
+        action="store_true",
+        help="reload whenever the config, or a file that it includes, has changed",
+    )
+    add(
         "--validate_config",
         action="store_true",
         help="load the config and exit: 1 on an error",
@@ -207,6 +212,7 @@ def serve(arguments: list[str]) -> int:
         allow_missing=args.allow_missing,
         debug=args.debug or args.detailed_debug,
         hello=args.hello,
+        reload_config=args.reload_config,
     )
     try:
         return Supervisor(options).run()

@@ -71,6 +71,7 @@ class ServeOptions:
     debug: bool = False
     quiet: bool = False
     hello: bool = False
+    reload_config: bool = False
 
     @property
     def url(self) -> str:

@@ -26,7 +26,12 @@ Section = TypeVar("Section", bound=msgspec.Struct)
 
 def load(path: str, *, environ: Mapping[str, str], overrides: CliOverrides | None = None) -> Config:
     """Read, validate and judge a file. Raises ConfigError, which says where and what would be right."""
-    return from_document(source.read(path, environ), overrides or CliOverrides())
+    document = source.read(path, environ)
+    try:
+        return from_document(document, overrides or CliOverrides())
+    except ConfigError as error:
+        error.files = tuple(document.files)
+        raise
 
 
 def from_document(document: source.Document, overrides: CliOverrides) -> Config:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from fastproxy import __version__, config
+from fastproxy.control import reload
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.links import Links
+from fastproxy.control.reload import Reloader
 from fastproxy.control.rings import Rings
 
 if TYPE_CHECKING:
@@ -42,16 +44,16 @@ class Control:
 
     def __init__(self, options: ControlOptions, loaded: config.Config) -> None:
         self.options = options
-        self.config = loaded
-        self.version = 1
         self.stopping = asyncio.Event()
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.admin = Admin(self.rings)
         self.app = make_app(self.admin)
         self.links = Links(options.serve.workers, self._all_ready)
-        self._install(config.build_snapshot(loaded, self.version))
+        self.reloader = Reloader(lambda: load(options.serve), loaded, self._install, self.links)
+        reload.add_routes(self.app, self.admin, self.reloader)
+        self._install(config.build_snapshot(loaded, self.reloader.version), loaded)
 
-    def _install(self, snapshot: dict[str, Any]) -> None:
+    def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         snapshot["control_routes"] = self.admin.routes(self.app)
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
@@ -60,15 +62,18 @@ class Control:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self.reloader.by_signal)
         loop.add_reader(self.options.alive_fd, self._supervisor_gone)
         runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
         await runner.setup()
         await web.SockSite(runner, self.options.http_socket).start()
         server = await asyncio.start_unix_server(self.links.serve, sock=self.options.feed_socket)
-        drainer = loop.create_task(self._drain_rings())
+        running = [loop.create_task(self._drain_rings())]
+        if self.options.serve.reload_config:
+            running.append(loop.create_task(self.reloader.follow_files()))
         await self.stopping.wait()
-        drainer.cancel()
+        for task in running:
+            task.cancel()
         self.rings.drain()
         server.close()
         await runner.cleanup()
@@ -78,19 +83,6 @@ class Control:
         while True:
             self.rings.drain()
             await asyncio.sleep(DRAIN_RINGS_SECONDS)
-
-    def reload(self) -> None:
-        """Read the file again; a broken one is refused with the reason and the old one stays."""
-        try:
-            loaded = load(self.options.serve)
-            snapshot = config.build_snapshot(loaded, self.version + 1)
-        except config.ConfigError as error:
-            log.error("reload refused, the old configuration stays: %s", error)
-            return
-        self.version += 1
-        self.config = loaded
-        self._install(snapshot)
-        log.warning("configuration reloaded, version %s", self.version)
 
     def _supervisor_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self.options.alive_fd)
@@ -103,8 +95,8 @@ class Control:
             return
         with contextlib.suppress(OSError):
             os.write(self.options.ready_fd, b"R")
-        if not self.options.serve.quiet and self.version == 1:
-            print_banner(self.options.serve, self.config)
+        if not self.options.serve.quiet and self.reloader.version == 1:
+            print_banner(self.options.serve, self.reloader.config)
 
 
 def load(options: "ServeOptions") -> config.Config:

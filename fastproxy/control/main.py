@@ -149,6 +149,16 @@ def main(options: ControlOptions) -> int:
     return asyncio.run(_run(options, loaded))
 
 
+def rehearse(options: "ServeOptions") -> int:
+    """Whether this program can use the configuration: exit code, the reason on standard error."""
+    try:
+        reload.try_out(config.build_snapshot(load(options), 1))
+    except config.ConfigError as error:
+        print(f"fastproxy: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
 async def _run(options: ControlOptions, loaded: config.Config) -> int:
     try:
         control = Control(options, loaded)

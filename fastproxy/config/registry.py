@@ -51,7 +51,8 @@ NO_RETRIES = "each request is tried once; no retry, fallback or cooldown"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
-NO_HEALTH = "deployments are not probed"
+NO_HEALTH = "what the checks find is reported by /health, it does not steer routing"
+STALE = "how long a background check counts"
 NO_TAGS = "tags do not steer routing"
 NO_PRICES = "costs are not computed; shown by /model/info"
 NO_DROPPING = (
@@ -118,11 +119,16 @@ GENERAL = {
         "max_parallel_requests global_max_parallel_requests max_in_flight_requests_per_worker "
         "max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
-    **_not_yet(NO_HEALTH, "health_check_interval health_check_concurrency health_check_details"),
-    **_switches(
-        NO_HEALTH, "background_health_checks use_shared_health_check enable_drain_endpoint"
+    **_all(
+        HONOURED,
+        "background_health_checks health_check_interval health_check_concurrency health_check_details",
     ),
-    **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
+    **_switches("each instance checks for itself", "use_shared_health_check"),
+    **_switches(
+        "there is no /health/drain: TERM closes the port at once and finishes what is in flight",
+        "enable_drain_endpoint",
+    ),
+    **_honoured(STALE, "health_check_staleness_threshold"),
     **_switches(NO_HEALTH, "enable_health_check_routing"),
     **_not_yet("these routes are not served", "pass_through_endpoints"),
     **_not_yet(
@@ -218,8 +224,9 @@ ROUTER = {
     ),
     **_switches(NO_TAGS, "enable_tag_filtering tag_filtering_match_any"),
     **_not_yet(NO_LIMITS, "default_max_parallel_requests"),
-    **_switches(NO_HEALTH, "enable_health_check_routing health_check_ignore_transient_errors"),
-    **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
+    **_switches(NO_HEALTH, "enable_health_check_routing"),
+    **_honoured(STALE, "health_check_staleness_threshold"),
+    **_honoured("of background checks: 408 and 429", "health_check_ignore_transient_errors"),
     **_not_yet(NO_SPEND, "provider_budget_config"),
     **_not_yet(
         "requests are served as they come", "default_priority polling_interval priority_reservation"
@@ -292,9 +299,7 @@ INFO = {
         "every key may use the deployment (keys' models name groups)",
         "access_groups team_id team_public_model_name",
     ),
-    **_not_yet(
-        NO_HEALTH, "health_check_model disable_background_health_check health_check_timeout"
-    ),
+    **_all(HONOURED, "health_check_model disable_background_health_check health_check_timeout"),
     **_not_yet(NO_RETRIES, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {

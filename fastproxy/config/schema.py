@@ -54,6 +54,9 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     base_model: str | None = None
     supported_environments: Names | None = None
     blocked: Flag | None = None
+    health_check_model: str | None = None
+    health_check_timeout: Positive | None = None
+    disable_background_health_check: Flag | None = None
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
@@ -103,6 +106,11 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     pool_idle_timeout: Positive | None = None
     pool_max_idle: Count | None = None
     pool_max_age: Positive | None = None
+    background_health_checks: Flag | None = None
+    health_check_interval: Positive | None = None
+    health_check_details: Flag | None = None
+    health_check_concurrency: Count | None = None
+    health_check_staleness_threshold: Positive | None = None
 
 
 class LitellmSettings(msgspec.Struct, kw_only=True):
@@ -121,6 +129,8 @@ class RouterSettings(msgspec.Struct, kw_only=True):
     model_group_alias: dict[str, Any] | None = None
     timeout: Positive | None = None
     stream_timeout: Positive | None = None
+    health_check_staleness_threshold: Positive | None = None
+    health_check_ignore_transient_errors: Flag | None = None
 
 
 class Credential(msgspec.Struct, kw_only=True):

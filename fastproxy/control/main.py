@@ -10,12 +10,14 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import ClientSession, DummyCookieJar, web
 
 from fastproxy import __version__, config
-from fastproxy.control import reload
+from fastproxy.control import health, reload
 from fastproxy.control.app import Admin, make_app
+from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
+from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader
 from fastproxy.control.rings import Rings
 
@@ -42,7 +44,7 @@ class ControlOptions:
 class Control:
     """One control process."""
 
-    def __init__(self, options: ControlOptions, loaded: config.Config) -> None:
+    def __init__(self, options: ControlOptions, loaded: config.Config, prober: Prober) -> None:
         self.options = options
         self.stopping = asyncio.Event()
         self.rings = Rings(options.shared_path, options.serve.workers)
@@ -50,13 +52,16 @@ class Control:
         self.app = make_app(self.admin)
         self.links = Links(options.serve.workers, self._all_ready)
         self.reloader = Reloader(lambda: load(options.serve), loaded, self._install, self.links)
+        self.health = Health(prober, lambda ids: self.links.keep_telling("health", ids))
         reload.add_routes(self.app, self.admin, self.reloader)
+        health.add_routes(self.app, self.admin, self.health)
         self._install(config.build_snapshot(loaded, self.reloader.version), loaded)
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         snapshot["control_routes"] = self.admin.routes(self.app)
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
+        self.health.use(snapshot, Settings.of(loaded))
 
     async def run(self) -> int:
         """Serve until told to stop."""
@@ -68,7 +73,10 @@ class Control:
         await runner.setup()
         await web.SockSite(runner, self.options.http_socket).start()
         server = await asyncio.start_unix_server(self.links.serve, sock=self.options.feed_socket)
-        running = [loop.create_task(self._drain_rings())]
+        running = [
+            loop.create_task(self._drain_rings()),
+            loop.create_task(self.health.watch()),
+        ]
         if self.options.serve.reload_config:
             running.append(loop.create_task(self.reloader.follow_files()))
         await self.stopping.wait()
@@ -160,9 +168,11 @@ def rehearse(options: "ServeOptions") -> int:
 
 
 async def _run(options: ControlOptions, loaded: config.Config) -> int:
-    try:
-        control = Control(options, loaded)
-    except config.ConfigError as error:
-        print(f"fastproxy: {error}", file=sys.stderr)
-        return int(getattr(error, "exit_code", 1) or 1)
-    return await control.run()
+    # the environment's proxies are each deployment's own business, and cookies nobody's
+    async with ClientSession(trust_env=False, cookie_jar=DummyCookieJar()) as session:
+        try:
+            control = Control(options, loaded, Prober(session))
+        except config.ConfigError as error:
+            print(f"fastproxy: {error}", file=sys.stderr)
+            return int(getattr(error, "exit_code", 1) or 1)
+        return await control.run()

@@ -16,7 +16,13 @@ from fastproxy.config.secret import Secret
 from fastproxy.config.slop import kind, listing
 
 LISTS = {  # keys that want a list; a scalar is taken as a list of one
-    ("general_settings",): ("allowed_ips", "trusted_proxy_ranges", "keys"),
+    ("general_settings",): (
+        "allowed_ips",
+        "trusted_proxy_ranges",
+        "keys",
+        "pass_through_endpoints",
+    ),
+    ("pass_through_endpoints",): ("methods",),
     ("litellm_params",): ("additional_drop_params",),
     ("model_info",): ("supported_environments",),
     ("key",): ("models",),
@@ -115,6 +121,12 @@ def _section(document: source.Document, name: str, shape: type[Section]) -> Sect
             if isinstance(k, dict)
             else k
             for i, k in enumerate(value["keys"])
+        ]
+    if isinstance(value.get("pass_through_endpoints"), list):
+        lists = LISTS["pass_through_endpoints",]
+        value["pass_through_endpoints"] = [
+            _tidy(entry, lists, schema.PassThroughEndpoint) if isinstance(entry, dict) else entry
+            for entry in value["pass_through_endpoints"]
         ]
     return convert(document, value, shape, (name,))
 

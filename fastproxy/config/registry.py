@@ -52,6 +52,7 @@ NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
 NO_HEALTH = "what the checks find is reported by /health, it does not steer routing"
+NO_ROUTES = "read and judged; pass-through routes are not served yet"
 STALE = "how long a background check counts"
 NO_TAGS = "tags do not steer routing"
 NO_PRICES = "costs are not computed; shown by /model/info"
@@ -130,7 +131,7 @@ GENERAL = {
     ),
     **_honoured(STALE, "health_check_staleness_threshold"),
     **_switches(NO_HEALTH, "enable_health_check_routing"),
-    **_not_yet("these routes are not served", "pass_through_endpoints"),
+    **_switches(NO_ROUTES, "pass_through_endpoints"),
     **_not_yet(
         "no alert is sent",
         "alerting alerting_threshold alert_types alerting_args alert_to_webhook_url",
@@ -275,7 +276,7 @@ PARAMS = {
         "a request that names its own api_key or api_base is answered 400",
         "configurable_clientside_auth_params",
     ),
-    **_switches("there are no pass-through routes", "use_in_pass_through"),
+    **_switches(NO_ROUTES, "use_in_pass_through"),
     **_not_yet("nothing is added to the messages", "cache_control_injection_points"),
     **_not_yet("it is not sent and not kept", "metadata"),
     **_not_yet("requests are not routed by content", "auto_router_config complexity_router_config"),
@@ -309,6 +310,15 @@ KEY = {
     **_not_yet(NO_SPEND, "max_budget budget_duration"),
     **_not_yet("it is not recorded", "team_id user_id tags"),
 }
+PASS_THROUGH = {
+    **_all(
+        HONOURED,
+        "path target headers include_subpath auth methods default_query_params merge_query_params "
+        "forward_headers cost_per_request timeout",
+    ),
+    **_protects("not applied to the endpoint's requests", "guardrails"),
+    **_ignored("the path names the endpoint", "id"),
+}
 CREDENTIAL = _all(HONOURED, "credential_name credential_values credential_info")
 MODEL = _all(HONOURED, "model_name litellm_params model_info")
 SECTIONS = {
@@ -318,6 +328,7 @@ SECTIONS = {
     "litellm_params": PARAMS,
     "model_info": INFO,
     "keys": KEY,
+    "pass_through_endpoints": PASS_THROUGH,
     "credential_list": CREDENTIAL,
 }
 

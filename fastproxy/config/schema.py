@@ -80,6 +80,22 @@ class KeyEntry(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
 
 
+class PassThroughEndpoint(msgspec.Struct, kw_only=True):
+    """One of `general_settings.pass_through_endpoints`."""
+
+    path: str
+    target: str | None = None
+    headers: dict[str, Any] | None = None
+    include_subpath: Flag | None = None
+    auth: Flag | None = None
+    methods: Names | None = None
+    default_query_params: dict[str, Any] | None = None
+    merge_query_params: Flag | None = None
+    forward_headers: Flag | None = None
+    cost_per_request: Positive | None = None
+    timeout: Positive | None = None
+
+
 class GeneralSettings(msgspec.Struct, kw_only=True):
     """`general_settings`."""
 
@@ -111,6 +127,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     health_check_details: Flag | None = None
     health_check_concurrency: Count | None = None
     health_check_staleness_threshold: Positive | None = None
+    pass_through_endpoints: list[PassThroughEndpoint] | None = None
 
 
 class LitellmSettings(msgspec.Struct, kw_only=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
+from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.secret import Secret
 from fastproxy.config.slop import boolean
@@ -32,6 +33,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
         "deployments": deployments,
         "groups": [{"name": n, "deployments": m} for n, m in groups.items() if "*" not in n],
         "aliases": aliases,
+        "passthrough": make_passthrough(config),
         "wildcards": [
             {"pattern": n, "deployments": groups[n], "hidden": n in hidden} for n in patterns
         ],

@@ -109,9 +109,11 @@ class Generation:
         self.control.close()
         os.close(self.ready_read)
         os.close(self.ready_write)
-        for path in (self.feed_path, self.control_path, self.shared_path):
+        shared = Path(self.shared_path)
+        beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
+        for path in (Path(self.feed_path), Path(self.control_path), shared, *beside):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                path.unlink()
 
 
 def bind_unix(path: str) -> socket.socket:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientSession, DummyCookieJar, web
@@ -18,7 +19,7 @@ from fastproxy.control.app import Admin, make_app
 from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
 from fastproxy.control.probe import Prober
-from fastproxy.control.reload import Reloader
+from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class Control:
         self.admin = Admin(self.rings)
         self.app = make_app(self.admin)
         self.links = Links(options.serve.workers, self._all_ready)
-        self.reloader = Reloader(lambda: load(options.serve), loaded, self._install, self.links)
+        versions = Versions(Path(f"{options.shared_path}.version"))
+        self.reloader = Reloader(
+            lambda: load(options.serve), loaded, self._install, self.links, versions
+        )
         self.health = Health(prober, lambda ids: self.links.keep_telling("health", ids))
         reload.add_routes(self.app, self.admin, self.reloader)
         health.add_routes(self.app, self.admin, self.health)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -45,12 +46,14 @@ class Reloader:
         current: config.Config,
         install: Callable[[dict[str, Any], config.Config], None],
         links: Links,
+        versions: "Versions",
     ) -> None:
         self.read = read
         self.config = current
         self.install = install
         self.links = links
-        self.version = 1
+        self.versions = versions
+        self.version = versions.next()
         self.busy = asyncio.Lock()
         self.watch = Watch(current.document.files)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -95,7 +98,7 @@ class Reloader:
             self.watch.after_reading(files, before)
             changes = compare(self.config, loaded)
             known = set(self.config.warnings)
-            self.version += 1
+            self.version = snapshot["version"] = self.versions.next()
             self.config = loaded
             self.install(snapshot, loaded)
             log.warning(
@@ -108,6 +111,27 @@ class Reloader:
             if refused:
                 raise ReloadRefused(f"a worker can't use it and goes on with the old: {refused}")
             return Reloaded(self.version, changes, self.links.count_applied(self.version))
+
+
+class Versions:
+    """Numbers of snapshots, of which a process tree uses none twice: events name their deployment by one.
+
+    A control process that follows a dead one goes on counting, so the newest lies in a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def next(self) -> int:
+        """A number that no snapshot had before."""
+        try:
+            number = int(self.path.read_text()) + 1
+        except FileNotFoundError:
+            number = 1
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.write_text(str(number))
+        new.replace(self.path)
+        return number
 
 
 def try_out(snapshot: dict[str, Any]) -> None:

@@ -160,3 +160,19 @@ def test_files_are_not_watched_unasked(start, mock_port: int):
     running.process.send_signal(signal.SIGHUP)
     until(lambda: "reload refused by HUP" in running.log, 10, "the refusal")
     assert running.log.count("reload refused") == 1
+
+
+def test_no_version_comes_twice(start, mock_port: int):
+    """Events name their deployment by version and place: after control's death they must not be mixed up."""
+    config = mock_config(mock_port)
+    running = start(config).wait()
+    assert post_reload(running).json()["version"] == 2
+    with running.client() as client:
+        assert client.post(CHAT, BODY).status == 200
+    pid = running.process.pid
+    control = min(int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    os.kill(control, signal.SIGKILL)
+    with running.client(20) as client:
+        until(lambda: client.post("/config/reload", b"").status == 200, 10, "a new control process")
+        assert client.post("/config/reload", b"").json()["version"] >= 5
+    assert "Traceback" not in running.log

@@ -107,6 +107,7 @@ def test_what_was_started_anew_works(start, mock_port: int):
         "control-1.sock",
         "feed-1.sock",
         "shared-1",
+        "shared-1.version",
     ]
     with running.client() as client:
         assert client.post(CHAT, BODY).status == 200

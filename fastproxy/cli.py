@@ -6,9 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastproxy import __version__
+from fastproxy import __version__, takeover
 from fastproxy.arguments import Parser, count, port, seconds
+
+if TYPE_CHECKING:
+    from fastproxy.supervisor import ServeOptions
 
 COMMANDS = ("serve", "check", "mock", "bench", "init", "health")
 
@@ -152,6 +156,11 @@ def serve_parser() -> Parser:
     )
     add("--hello", action="store_true", help="print a first request to try")
     add(
+        "--reload_config",
+        action="store_true",
+        help="reload whenever the config, or a file that it includes, has changed",
+    )
+    add(
         "--validate_config",
         action="store_true",
         help="load the config and exit: 1 on an error",
@@ -178,7 +187,7 @@ def serve(arguments: list[str]) -> int:
         if getattr(args, name):
             parser.error(f"--{name} is not there: {instead}")
     ignored = [name for name in IGNORED_FLAGS if getattr(args, name)]
-    if ignored:
+    if ignored and takeover.VARIABLE not in os.environ:
         names = ", ".join(f"--{name}" for name in ignored)
         print(f"fastproxy: these flags have no effect here: {names}", file=sys.stderr)
     if args.skip_server_startup:
@@ -191,7 +200,8 @@ def serve(arguments: list[str]) -> int:
         if path and not Path(path).exists():
             print(f"fastproxy: {path}: no such file", file=sys.stderr)
             return 1
-    from fastproxy.supervisor import ServeOptions, StartError, Supervisor
+    from fastproxy.supervisor import ServeOptions, Supervisor
+    from fastproxy.tree import StartError
 
     options = ServeOptions(
         config=args.config or None,
@@ -207,12 +217,32 @@ def serve(arguments: list[str]) -> int:
         allow_missing=args.allow_missing,
         debug=args.debug or args.detailed_debug,
         hello=args.hello,
+        reload_config=args.reload_config,
     )
+    if os.environ.get(takeover.VARIABLE, "").startswith("rehearsal"):
+        return rehearse(options)
     try:
         return Supervisor(options).run()
     except StartError as error:
         print(f"fastproxy: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def rehearse(options: "ServeOptions") -> int:
+    """Asked by a running gateway that would become this program: 0 if that would start."""
+    if os.environ[takeover.VARIABLE] != takeover.REHEARSAL:
+        print("fastproxy: this version can't take over from the running one", file=sys.stderr)
+        return 1
+    from fastproxy import worker
+    from fastproxy.control.main import rehearse as load_and_try
+
+    try:
+        if options.ssl_certfile:
+            worker.tls_context(options.ssl_certfile, options.ssl_keyfile, options.ciphers)
+    except ValueError as error:
+        print(f"fastproxy: TLS can't be served: {error}", file=sys.stderr)
+        return 1
+    return load_and_try(options)
 
 
 def check(arguments: list[str]) -> int:

@@ -33,6 +33,13 @@ class RuntimeDirectory:
         self.lock = _locked(unnamed)
         os.rename(unnamed, self.path)
 
+    @classmethod
+    def adopt(cls, path: Path, lock: int) -> "RuntimeDirectory":
+        """The one that the image of the program before us has made; its lock came with it."""
+        directory = cls.__new__(cls)
+        directory.path, directory.lock = path, lock
+        return directory
+
     def join(self) -> None:
         """A forked child takes a hold of its own: the inherited one is its parent's."""
         inherited, self.lock = self.lock, _locked(self.path)

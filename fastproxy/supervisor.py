@@ -1,8 +1,10 @@
-"""The process tree: binds sockets, forks, restarts what dies, forwards signals. No requests, no config logic.
+"""The process tree: binds sockets, forks, restarts, forwards signals. No requests, no config logic.
 
 Children are forked before any loop or thread exists here; the listening sockets live in this process,
 one per worker (SO_REUSEPORT), so a connection that arrives while a worker is being replaced waits in
-its backlog instead of being refused.
+its backlog instead of being refused. For a new program, or to begin anew, this process becomes it by
+execve with the sockets open, starts a new generation of children beside the old, and sees the old off
+when the new one serves.
 """
 
 import contextlib
@@ -19,38 +21,38 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
+from fastproxy import __version__, takeover
 from fastproxy.runtime import RuntimeDirectory
+from fastproxy.tree import (
+    EXIT_PORT_TAKEN,
+    RESTART_SECONDS,
+    Child,
+    Generation,
+    StartError,
+    bind_unix,
+)
 
 log = logging.getLogger("fastproxy.supervisor")
 
-RING_SLOTS = 16384  # usage events per worker that wait for control
-SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 EXIT_CONFIG = 1
 EXIT_CUT_SHORT = 1  # requests in flight were not finished
-EXIT_PORT_TAKEN = 3
 EXIT_WORKERS_FAIL = 4
-# seconds between the death of a child and its successor, doubled while it keeps dying
-RESTART_SECONDS = 0.2
 RESTART_MAX_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
 SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
+PATIENCE_SECONDS = 60.0  # for a new generation to be ready
+READY_LOOK_SECONDS = 0.05  # between two looks whether it is
 BIND_ADVICE = {
     errno.EADDRINUSE: "another program uses it; choose one with --port",
     errno.EACCES: "low ports are for root; choose another with --port",
     errno.EADDRNOTAVAIL: "--host must be an address of this machine",
     socket.EAI_NONAME: "--host must be an address of this machine",
 }
-
-
-class StartError(Exception):
-    """The tree can't start; str() is for a person, `exit_code` for the shell."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass
@@ -71,6 +73,7 @@ class ServeOptions:
     debug: bool = False
     quiet: bool = False
     hello: bool = False
+    reload_config: bool = False
 
     @property
     def url(self) -> str:
@@ -84,40 +87,26 @@ class ServeOptions:
         return f"{scheme}://{authority}/{root}".rstrip("/")
 
 
-@dataclass
-class Child:
-    """A process of the tree and how to make it again."""
-
-    name: str
-    run: Callable[[], int]
-    keeps: list[socket.socket]  # what it listens on; of the tree's other sockets it holds none
-    pid: int = 0
-    started: float = 0.0
-    delay: float = RESTART_SECONDS
-    restart_at: float = 0.0
-
-    @property
-    def serves(self) -> bool:
-        """Whether it is a worker, with requests to finish."""
-        return self.name.startswith("worker")
-
-
 class Supervisor:
     """Owns sockets, shared memory, the runtime directory and the children."""
 
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
-        self.children: list[Child] = []
+        self.mock: Child | None = None
+        self.serving: Generation | None = None
+        self.coming: Generation | None = None  # after a restart: not ready yet
+        self.leaving: list[Generation] = []  # finish what they have
+        self.rehearsal: Child | None = None  # tries whether the program on the disk would start
         self.stopping = False
         self.asked = 0.0  # when somebody asked for the end
         self.deadline = 0.0  # while stopping: when those who are left are killed
         self.exit_code = 0
-        self.ready = False
         self.unpacked = unpacked_directory()
         # of a one-file program: the process that unpacked it and will tidy up
         self.boot = os.getppid()
         self.unix: socket.socket | None = None
         self.probed = False
+        self.replaced = ""  # version of the image before us
 
     def run(self) -> int:
         """Serve until a signal ends it; the exit code."""
@@ -125,11 +114,16 @@ class Supervisor:
         if not self.options.debug:
             # keys and prompts lie in memory: nothing of it may end in a core file
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        self.sockets = [self._bind() for _ in range(self.options.workers)]
-        self.runtime = RuntimeDirectory()
+        inherited = takeover.handed_over()
+        if inherited is None:
+            self.sockets = [self._bind() for _ in range(self.options.workers)]
+            self.runtime = RuntimeDirectory()
+            self.alive_read, self.alive_write = os.pipe()
         try:
-            self._prepare()
-            self._start_children()
+            if inherited is None:
+                self._start()
+            else:
+                self._take_over(inherited)
             self._watch()
         finally:
             self._clean_up()
@@ -141,7 +135,7 @@ class Supervisor:
         options = self.options
         if options.uds:
             if self.unix is None:
-                self.unix = _bind_unix(options.uds)
+                self.unix = bind_unix(options.uds)
             return [self.unix]
         try:
             infos = socket.getaddrinfo(
@@ -166,22 +160,6 @@ class Supervisor:
             ) from None
         return [sock]
 
-    def _prepare(self) -> None:
-        from fastproxy import _shared, _traffic
-
-        directory = self.runtime.path
-        self.feed_path = str(directory / "feed.sock")
-        self.control_path = str(directory / "control.sock")
-        self.shared_path = str(directory / "shared")
-        self.traffic_path = str(directory / "traffic")
-        self.feed_socket = _bind_unix(self.feed_path)
-        self.control_socket = _bind_unix(self.control_path)
-        _shared.create(self.shared_path, self.options.workers, RING_SLOTS)
-        _traffic.create(self.traffic_path, self.options.workers)
-        self.alive_read, self.alive_write = os.pipe()
-        self.ready_read, self.ready_write = os.pipe()
-        os.set_blocking(self.ready_read, False)
-
     def _clean_up(self) -> None:
         self.runtime.leave()
         if self._orphaned():
@@ -192,7 +170,15 @@ class Supervisor:
 
     # -- children
 
-    def _start_children(self) -> None:
+    def _start(self) -> None:
+        self._ready_to_fork()
+        if self.options.mock_port is not None:
+            self.mock = self._mock_child(_listen_mock(self.options.mock_port))
+        self.serving = self._new_generation(0)
+        for child in self._children():  # all are known: each closes what is only for others
+            self._fork(child)
+
+    def _ready_to_fork(self) -> None:
         # Imported here, before the fork: the pages are shared by all children.
         from fastproxy import worker as worker_module
 
@@ -206,24 +192,37 @@ class Supervisor:
                 raise StartError(f"TLS can't be served: {error}", EXIT_CONFIG) from None
         gc.collect()
         gc.freeze()
-        if options.mock_port is not None:
-            self.children.append(self._mock_child(options.mock_port))
-        control = [self.feed_socket, self.control_socket]
-        self.children.append(Child("control", self._run_control, control))
-        for index, sockets in enumerate(self.sockets):
-            run = _worker_runner(worker_module, self._worker_options(worker_module, index))
-            self.children.append(Child(f"worker-{index}", run, sockets))
-        for child in self.children:
-            self._fork(child)
 
-    def _worker_options(self, module: Any, index: int) -> Any:
+    def _new_generation(self, number: int) -> Generation:
+        generation = Generation.begin(number, self.runtime.path, len(self.sockets))
+        generation.children = self._children_of(generation)
+        return generation
+
+    def _children_of(self, generation: Generation) -> list[Child]:
+        from fastproxy import worker as worker_module
+
+        children = [
+            Child(
+                "control",
+                lambda: self._run_control(generation),
+                [generation.feed, generation.control],
+            )
+        ]
+        for index, sockets in enumerate(self.sockets):
+            options = self._worker_options(worker_module, generation, index)
+            children.append(
+                Child(f"worker-{index}", _worker_runner(worker_module, options), sockets)
+            )
+        return children
+
+    def _worker_options(self, module: Any, generation: Generation, index: int) -> Any:
         return module.WorkerOptions(
             index=index,
             sockets=self.sockets[index],
-            feed_path=self.feed_path,
-            control_path=self.control_path,
-            shared_path=self.shared_path,
-            traffic_path=self.traffic_path,
+            feed_path=generation.feed_path,
+            control_path=generation.control_path,
+            shared_path=generation.shared_path,
+            traffic_path=generation.traffic_path,
             alive_fd=self.alive_read,
             ssl_certfile=self.options.ssl_certfile,
             ssl_keyfile=self.options.ssl_keyfile,
@@ -231,34 +230,22 @@ class Supervisor:
             drain_seconds=self.options.drain_seconds,
         )
 
-    def _run_control(self) -> int:
+    def _run_control(self, generation: Generation) -> int:
         from fastproxy.control.main import ControlOptions, main
 
         return main(
             ControlOptions(
                 serve=self.options,
-                feed_socket=self.feed_socket,
-                http_socket=self.control_socket,
-                shared_path=self.shared_path,
-                traffic_path=self.traffic_path,
+                feed_socket=generation.feed,
+                http_socket=generation.control,
+                shared_path=generation.shared_path,
+                traffic_path=generation.traffic_path,
                 alive_fd=self.alive_read,
-                ready_fd=self.ready_write,
+                ready_fd=generation.ready_write,
             )
         )
 
-    def _mock_child(self, port: int) -> Child:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StartError(
-                f"the mock LLM can't listen on 127.0.0.1:{port}: {error.strerror} "
-                "(choose another port with --mock PORT)",
-                EXIT_PORT_TAKEN,
-            ) from None
-        sock.listen(1024)
-
+    def _mock_child(self, sock: socket.socket) -> Child:
         def run() -> int:
             from fastproxy.mock import serve_socket
 
@@ -266,6 +253,14 @@ class Supervisor:
             return 0
 
         return Child("mock", run, [sock])
+
+    def _generations(self) -> list[Generation]:
+        return [g for g in (self.serving, self.coming, *self.leaving) if g is not None]
+
+    def _children(self) -> list[Child]:
+        """In the order in which they are told things: mock, control, workers."""
+        single = [c for c in (self.mock, self.rehearsal) if c is not None]
+        return [*single, *(c for g in self._generations() for c in g.children)]
 
     def _fork(self, child: Child) -> None:
         pid = os.fork()
@@ -277,31 +272,43 @@ class Supervisor:
 
     def let_go(self, child: Child) -> None:
         """In a child: close what only others use, so that their closing it is its end."""
-        for other in self.children:
+        for other in self._children():
             for sock in other.keeps:
                 if sock not in child.keeps:
                     sock.close()
         os.close(self.alive_write)
-        os.close(self.ready_read)
-        if child.name != "control":
-            os.close(self.ready_write)
+        for generation in self._generations():
+            os.close(generation.ready_read)
+            if child is not generation.children[0]:
+                os.close(generation.ready_write)
         self.runtime.join()
 
     def _watch(self) -> None:
-        while any(child.pid for child in self.children):
+        self._reap()  # who died while this process changed its program
+        while any(child.pid for child in self._children()):
             # An interrupted wait may come back with no signal in it.
             info = signal.sigtimedwait(SIGNALS, self._due())
             number = info.si_signo if info is not None else 0
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGHUP:
-                self._signal_children(signal.SIGHUP, lambda child: child.name != "mock")
+                self._reload()
+            elif number == signal.SIGUSR2:
+                self._asked_to_restart()
             elif number in SIGNALS:
                 self._asked_to_stop()
             if self._orphaned():
                 self._stop()
             if self.stopping:
                 self._see_out()
+            else:
+                self._look_at_coming()
+                self._see_off()
+
+    def _reload(self) -> None:
+        for generation in (self.serving, self.coming):
+            if generation is not None:
+                self._signal(generation.children, signal.SIGHUP)
 
     def _orphaned(self) -> bool:
         return self.unpacked is not None and os.getppid() != self.boot
@@ -312,7 +319,11 @@ class Supervisor:
         wait = 1.0 if self.unpacked is not None else IDLE_SECONDS
         if self.stopping:
             return min(wait, max(0.0, self.deadline - now))
-        for child in self.children:
+        if self.coming is not None:
+            wait = min(wait, READY_LOOK_SECONDS)
+        for generation in self.leaving:
+            wait = min(wait, max(0.0, generation.deadline - now))
+        for child in self._children():
             if child.pid or not child.restart_at:
                 continue
             if child.restart_at <= now:
@@ -329,9 +340,10 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            for child in self.children:
+            for child in self._children():
                 if child.pid == pid:
                     self._ended(child, os.waitstatus_to_exitcode(status))
+                    break
 
     def _ended(self, child: Child, code: int) -> None:
         pid, child.pid = child.pid, 0
@@ -340,9 +352,19 @@ class Supervisor:
             if child.serves and code not in (0, -signal.SIGTERM):
                 self.exit_code = self.exit_code or EXIT_CUT_SHORT
             return
-        with contextlib.suppress(BlockingIOError):
-            self.ready = self.ready or bool(os.read(self.ready_read, 1))
-        if not self.ready:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if child is self.rehearsal:
+            self._rehearsed(code, how)
+            return
+        generation = next((g for g in self._generations() if child in g.children), None)
+        if generation in self.leaving:
+            if code:
+                log.warning("%s (pid %s) of before the restart ended by %s", child.name, pid, how)
+            return
+        if generation is not None and not generation.is_ready():
+            if generation is self.coming:
+                self._give_up(f"the new {child.name} ended by {how}")
+                return
             # It has never worked: control has said why (a broken config), or a worker can't run here.
             self.exit_code = code if child.name == "control" and code > 0 else EXIT_WORKERS_FAIL
             self._stop()
@@ -350,10 +372,139 @@ class Supervisor:
         self.options.quiet = True  # its successor need not introduce itself
         if time.monotonic() - child.started > 30:
             child.delay = RESTART_SECONDS
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.error("%s (pid %s) ended by %s; starting another", child.name, pid, how)
         child.restart_at = time.monotonic() + child.delay
         child.delay = min(child.delay * 2, RESTART_MAX_SECONDS)
+
+    # -- a restart: the same process, the program on the disk, a new generation of children
+
+    def _asked_to_restart(self) -> None:
+        if self.stopping:
+            return
+        if self.rehearsal is not None or self.coming is not None:
+            log.warning("a restart is under way: asked again for nothing")
+        elif self.unpacked is not None:
+            log.error("restart refused: a one-file program can't be replaced while it runs")
+        elif self.serving is None or not self.serving.is_ready():
+            log.warning("restart refused: not all workers serve yet")
+        else:
+            self.rehearsal = Child("rehearsal", _rehearse, [])
+            self._fork(self.rehearsal)
+
+    def _rehearsed(self, code: int, how: str) -> None:
+        self.rehearsal = None
+        if code:
+            log.error(
+                "restart refused, nothing has changed: a trial of the program ended by %s", how
+            )
+            return
+        assert self.serving is not None  # noqa: S101  # only a serving tree rehearses
+        mock = self.mock
+        error = takeover.hand_over(
+            takeover.Tree(
+                version=__version__,
+                sockets=[[sock.fileno() for sock in sockets] for sockets in self.sockets],
+                directory=str(self.runtime.path),
+                lock=self.runtime.lock,
+                alive=(self.alive_read, self.alive_write),
+                mock=(mock.keeps[0].fileno(), mock.pid) if mock is not None else None,
+                serving=self.serving.state(),
+                leaving=[generation.state() for generation in self.leaving],
+            )
+        )
+        log.error("restart refused, nothing has changed: %s", error)
+
+    def _take_over(self, tree: takeover.Tree) -> None:
+        """Go on where the image before us stopped."""
+        known = {fd: socket.socket(fileno=fd) for fds in tree.sockets for fd in set(fds)}
+        self.sockets = [[known[fd] for fd in fds] for fds in tree.sockets]
+        first = self.sockets[0][0]
+        self.options.workers = len(
+            self.sockets
+        )  # each has a queue of its own, which must not be lost
+        self.options.quiet = True
+        if first.family == socket.AF_UNIX:
+            self.unix = first
+        else:
+            self.options.port = first.getsockname()[1]
+        self.runtime = RuntimeDirectory.adopt(Path(tree.directory), tree.lock)
+        self.alive_read, self.alive_write = tree.alive
+        if tree.mock is not None:
+            self.mock = self._mock_child(socket.socket(fileno=tree.mock[0]))
+            self.mock.pid = tree.mock[1]
+        self.serving = self._adopt(tree.serving)
+        for state in tree.leaving:
+            generation = self._adopt(state)
+            self.leaving.append(generation)
+            self._grant(generation)
+        self.replaced = tree.version
+        try:
+            self._ready_to_fork()
+            number = max(g.number for g in self._generations()) + 1
+            self.coming = self._new_generation(number)
+            self.coming.deadline = time.monotonic() + PATIENCE_SECONDS
+            for child in self.coming.children:
+                self._fork(child)
+        except (StartError, OSError) as error:
+            log.error("restart refused, the old processes go on: %s", error)
+
+    def _adopt(self, state: takeover.Generation) -> Generation:
+        generation = Generation.adopt(state)
+        generation.children = self._children_of(generation)
+        for child in generation.children:
+            child.pid = state.pids.get(child.name, 0)
+            child.started = time.monotonic()
+        return generation
+
+    def _look_at_coming(self) -> None:
+        coming = self.coming
+        if coming is None:
+            return
+        if not coming.is_ready():
+            if time.monotonic() >= coming.deadline:
+                self._give_up(f"the new processes were not ready within {PATIENCE_SECONDS:g} s")
+            return
+        old, self.serving, self.coming = self.serving, coming, None
+        log.warning(
+            "restarted: fastproxy %s serves, the processes of %s finish what they have",
+            __version__,
+            self.replaced,
+        )
+        if old is not None:
+            self._leave(old, signal.SIGUSR2)
+
+    def _give_up(self, why: str) -> None:
+        log.error("restart refused, the old processes go on: %s", why)
+        if self.coming is not None:
+            coming, self.coming = self.coming, None
+            self._leave(coming, signal.SIGTERM)
+
+    def _leave(self, generation: Generation, number: signal.Signals) -> None:
+        self.leaving.append(generation)
+        self._grant(generation)
+        self._signal([c for c in generation.children if c.serves], number)
+
+    def _grant(self, generation: Generation) -> None:
+        # its workers drain by themselves; this is for one that hangs
+        generation.deadline = time.monotonic() + self.options.drain_seconds + HELPERS_SECONDS
+
+    def _see_off(self) -> None:
+        """Of each leaving generation the workers end first, so that control sees their last events."""
+        now = time.monotonic()
+        for generation in list(self.leaving):
+            workers = [c for c in generation.children if c.pid and c.serves]
+            others = [c for c in generation.children if c.pid and not c.serves]
+            late = now >= generation.deadline
+            if late:
+                self._signal(workers or others, signal.SIGKILL)
+                generation.deadline = now + HELPERS_SECONDS
+            elif not workers and others and not generation.dismissed:
+                generation.dismissed = True
+                generation.deadline = now + HELPERS_SECONDS
+                self._signal(others, signal.SIGTERM)
+            if not workers and not others:
+                self.leaving.remove(generation)
+                generation.close()
 
     # -- the end
 
@@ -362,7 +513,7 @@ class Supervisor:
             # `timeout` and terminals signal a whole process group: what comes at once is one wish
             if time.monotonic() > self.asked + SAME_WISH_SECONDS:
                 log.warning("asked again: requests in flight are cut")
-                self._signal_children(signal.SIGKILL)
+                self._signal(self._children(), signal.SIGKILL)
             return
         self.asked = time.monotonic()
         seconds = self.options.drain_seconds
@@ -378,26 +529,27 @@ class Supervisor:
             for sock in sockets:
                 sock.close()
         self.deadline = time.monotonic() + self.options.drain_seconds + HELPERS_SECONDS
-        self._signal_children(signal.SIGTERM, lambda child: child.serves)
+        self._signal(
+            [c for c in self._children() if c.serves or c is self.rehearsal], signal.SIGTERM
+        )
 
     def _see_out(self) -> None:
         """Workers end first, so that control sees their last events; then the others."""
         late = time.monotonic() >= self.deadline
-        if any(child.pid for child in self.children if child.serves):
+        workers = [c for c in self._children() if c.pid and c.serves]
+        if workers:
             if late:
-                self._signal_children(signal.SIGKILL, lambda child: child.serves)
+                self._signal(workers, signal.SIGKILL)
                 self.deadline += HELPERS_SECONDS
         elif late:
-            self._signal_children(signal.SIGKILL)
+            self._signal(self._children(), signal.SIGKILL)
             self.deadline += HELPERS_SECONDS
         else:
-            self._signal_children(signal.SIGTERM)
+            self._signal(self._children(), signal.SIGTERM)
 
-    def _signal_children(
-        self, number: int, wanted: Callable[[Child], bool] = lambda child: True
-    ) -> None:
-        for child in self.children:
-            if child.pid and wanted(child):
+    def _signal(self, children: list[Child], number: signal.Signals) -> None:
+        for child in children:
+            if child.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
 
@@ -421,6 +573,7 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
         # the terminal's ^C is the supervisor's to handle; HUP until the child says what it does with it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code = child.run()
     except KeyboardInterrupt:
@@ -438,18 +591,24 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
         os._exit(code)
 
 
-def _bind_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if os.path.exists(path):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            if probe.connect_ex(path) == 0:
-                raise StartError(f"another program listens on {path}", EXIT_PORT_TAKEN)
-        os.unlink(path)  # left behind by a process that is gone
+def _rehearse() -> int:
+    """In a child: would the program on the disk start with this command line and configuration?"""
+    command = takeover.program()
+    os.environ[takeover.VARIABLE] = takeover.REHEARSAL
+    os.execv(command[0], command)  # noqa: S606  # no shell is wanted
+
+
+def _listen_mock(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind(path)
+        sock.bind(("127.0.0.1", port))
     except OSError as error:
-        raise StartError(f"can't listen on {path}: {error.strerror}", EXIT_PORT_TAKEN) from None
-    os.chmod(path, 0o600)
+        raise StartError(
+            f"the mock LLM can't listen on 127.0.0.1:{port}: {error.strerror} "
+            "(choose another port with --mock PORT)",
+            EXIT_PORT_TAKEN,
+        ) from None
     sock.listen(1024)
     return sock
 

@@ -22,6 +22,7 @@ from fastproxy.connect import Dialer
 log = logging.getLogger("fastproxy.worker")
 
 TICK_SECONDS = 0.05  # resolution of deadlines
+RETIRE_SECONDS = 5.0  # for kept-alive clients of a retiring worker to come once more
 RECONNECT_SECONDS = 0.2  # between tries to reach a restarted control process
 BACKLOG = 4096
 
@@ -60,10 +61,12 @@ class Worker:
         self.listening = False
         self.tls: ssl.SSLContext | None = None
         self.stopping = asyncio.Event()
+        self.retiring = False
 
     async def run(self) -> int:
         """Serve until told to stop; 0 when every request in flight was finished."""
         self.loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        self.loop.add_signal_handler(signal.SIGUSR2, self._retire)
         self.loop.add_signal_handler(signal.SIGHUP, self._reload_tls)
         self.loop.add_reader(self.options.alive_fd, self._supervisor_gone)
         if self.options.ssl_certfile:
@@ -138,7 +141,26 @@ class Worker:
         self.loop.remove_reader(self.options.alive_fd)
         self.stopping.set()
 
+    def _retire(self) -> None:
+        """A successor serves on the same sockets: end, but leave clients time to notice."""
+        self.retiring = True
+        self.stopping.set()
+
+    async def _let_clients_go(self) -> None:
+        """Accept nobody, go on serving who is there."""
+        for sock in self.options.sockets:
+            self.loop.remove_reader(sock.fileno())
+        until = self.loop.time() + min(RETIRE_SECONDS, self.options.drain_seconds)
+        retire = getattr(self.gateway, "retire", None)
+        if retire is None:
+            until = min(until, self.loop.time() + 1.0)
+        # the core keeps counts, not events
+        while self.loop.time() < until and (retire is None or retire()):  # noqa: ASYNC110
+            await asyncio.sleep(TICK_SECONDS)
+
     async def _drain(self) -> int:
+        if self.retiring:
+            await self._let_clients_go()
         self.gateway.drain()
         for sock in self.options.sockets:
             sock.close()

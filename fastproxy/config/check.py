@@ -13,6 +13,7 @@ from fastproxy.config import registry, source
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.load import dotted, from_document, missing
 from fastproxy.config.model import CliOverrides, Config
+from fastproxy.config.passthrough import SETTING as PASS_THROUGH
 from fastproxy.config.plaintext import secrets
 from fastproxy.config.protect import protecting
 from fastproxy.config.snapshot import build_snapshot
@@ -243,7 +244,9 @@ class _Walker:
             if source.PLACEHOLDER.search(value):
                 text = "a placeholder stays as it is written; os.environ/NAME as the whole value is replaced"
                 yield self.finding(path, "not replaced", text, WARNING)
-            elif value.find(source.ENV_PREFIX) > 0:
+            elif value.find(source.ENV_PREFIX) > 0 and not (
+                path[:2] == PASS_THROUGH and "headers" in path  # where it is, everywhere
+            ):
                 text = "os.environ/NAME is replaced only where it is the whole value"
                 yield self.finding(path, "not replaced", text, WARNING)
 
@@ -296,10 +299,10 @@ class _Walker:
                 yield self._default(here)
             else:
                 yield self._unknown(here, registry.SECTIONS[section])
-            if here == ("general_settings", "keys"):
+            if here in (("general_settings", "keys"), PASS_THROUGH):
                 for index, entry in enumerate(value if isinstance(value, list) else [value]):
                     if isinstance(entry, dict):
-                        yield from self._section((*here, index), "keys", entry)
+                        yield from self._section((*here, index), key, entry)
 
     def _default(self, path: source.Path_) -> Finding:
         """A key of litellm_params that is no setting: a default of the request's body."""

@@ -16,7 +16,13 @@ from fastproxy.config.secret import Secret
 from fastproxy.config.slop import kind, listing
 
 LISTS = {  # keys that want a list; a scalar is taken as a list of one
-    ("general_settings",): ("allowed_ips", "trusted_proxy_ranges", "keys"),
+    ("general_settings",): (
+        "allowed_ips",
+        "trusted_proxy_ranges",
+        "keys",
+        "pass_through_endpoints",
+    ),
+    ("pass_through_endpoints",): ("methods",),
     ("router_settings",): ("optional_pre_call_checks",),
     ("litellm_params",): ("additional_drop_params", "tags"),
     ("model_info",): ("supported_environments",),
@@ -27,7 +33,12 @@ Section = TypeVar("Section", bound=msgspec.Struct)
 
 def load(path: str, *, environ: Mapping[str, str], overrides: CliOverrides | None = None) -> Config:
     """Read, validate and judge a file. Raises ConfigError, which says where and what would be right."""
-    return from_document(source.read(path, environ), overrides or CliOverrides())
+    document = source.read(path, environ)
+    try:
+        return from_document(document, overrides or CliOverrides())
+    except ConfigError as error:
+        error.files = tuple(document.files)
+        raise
 
 
 def from_document(document: source.Document, overrides: CliOverrides) -> Config:
@@ -111,6 +122,12 @@ def _section(document: source.Document, name: str, shape: type[Section]) -> Sect
             if isinstance(k, dict)
             else k
             for i, k in enumerate(value["keys"])
+        ]
+    if isinstance(value.get("pass_through_endpoints"), list):
+        lists = LISTS["pass_through_endpoints",]
+        value["pass_through_endpoints"] = [
+            _tidy(entry, lists, schema.PassThroughEndpoint) if isinstance(entry, dict) else entry
+            for entry in value["pass_through_endpoints"]
         ]
     return convert(document, value, shape, (name,))
 

@@ -55,6 +55,7 @@ def protecting(document: Document) -> list[Protection]:
         *_callbacks(document),
         *_general(document),
         *_keys(document),
+        *_endpoints(document),
         *_deployments(document),
     ]
     found += [
@@ -185,6 +186,15 @@ def _keys(document: Document) -> Iterator[Protection]:
             if isinstance(key, dict) and not _is_off(key.get(name)):
                 path = ("general_settings", "keys", index, name)
                 yield _at(document, path, f"keys.{name}", f"{name} of a key are not applied")
+
+
+def _endpoints(document: Document) -> Iterator[Protection]:
+    endpoints = _section(document, "general_settings").get("pass_through_endpoints")
+    for index, endpoint in enumerate(listing(endpoints)):
+        if isinstance(endpoint, dict) and not _is_off(endpoint.get("guardrails")):
+            path: Path_ = ("general_settings", "pass_through_endpoints", index, "guardrails")
+            why = "guardrails of a pass-through endpoint are not applied"
+            yield _at(document, path, "pass_through_endpoints.guardrails", why)
 
 
 def _deployments(document: Document) -> Iterator[Protection]:

@@ -59,7 +59,8 @@ NO_SPEND = "tokens are metered, spend and budgets are not kept"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
-NO_HEALTH = "deployments are not probed"
+NO_ROUTES = "read and judged; pass-through routes are not served yet"
+STALE = "how long a background check counts"
 NO_PRICES = "costs are not computed; shown by /model/info"
 NO_DROPPING = (
     "no parameter is dropped: each goes upstream as it was sent, and a provider that can't take one answers 400; "
@@ -125,13 +126,18 @@ GENERAL = {
         NO_LIMITS,
         "max_parallel_requests global_max_parallel_requests",
     ),
-    **_not_yet(NO_HEALTH, "health_check_interval health_check_concurrency health_check_details"),
-    **_switches(
-        NO_HEALTH, "background_health_checks use_shared_health_check enable_drain_endpoint"
+    **_all(
+        HONOURED,
+        "background_health_checks health_check_interval health_check_concurrency health_check_details",
     ),
-    **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
-    **_switches(NO_HEALTH, "enable_health_check_routing"),
-    **_not_yet("these routes are not served", "pass_through_endpoints"),
+    **_switches("each instance checks for itself", "use_shared_health_check"),
+    **_switches(
+        "there is no /health/drain: TERM closes the port at once and finishes what is in flight",
+        "enable_drain_endpoint",
+    ),
+    **_honoured(STALE, "health_check_staleness_threshold"),
+    **_honoured("what background checks find sick gets no requests", "enable_health_check_routing"),
+    **_switches(NO_ROUTES, "pass_through_endpoints"),
     **_not_yet(
         "no alert is sent",
         "alerting alerting_threshold alert_types alerting_args alert_to_webhook_url",
@@ -224,8 +230,9 @@ ROUTER = {
         "enable_pre_call_checks",
     ),
     **_honoured("enforce_model_rate_limits is made, no other", "optional_pre_call_checks"),
-    **_switches(NO_HEALTH, "enable_health_check_routing health_check_ignore_transient_errors"),
-    **_not_yet(NO_HEALTH, "health_check_staleness_threshold"),
+    **_honoured("what background checks find sick gets no requests", "enable_health_check_routing"),
+    **_honoured(STALE, "health_check_staleness_threshold"),
+    **_honoured("of background checks: 408 and 429", "health_check_ignore_transient_errors"),
     **_not_yet(NO_SPEND, "provider_budget_config"),
     **_not_yet(
         "requests are served as they come", "default_priority polling_interval priority_reservation"
@@ -272,7 +279,7 @@ PARAMS = {
         "a request that names its own api_key or api_base is answered 400",
         "configurable_clientside_auth_params",
     ),
-    **_switches("there are no pass-through routes", "use_in_pass_through"),
+    **_switches(NO_ROUTES, "use_in_pass_through"),
     **_not_yet("nothing is added to the messages", "cache_control_injection_points"),
     **_not_yet("it is not sent and not kept", "metadata"),
     **_not_yet("requests are not routed by content", "auto_router_config complexity_router_config"),
@@ -296,9 +303,7 @@ INFO = {
         "every key may use the deployment (keys' models name groups)",
         "access_groups team_id team_public_model_name",
     ),
-    **_not_yet(
-        NO_HEALTH, "health_check_model disable_background_health_check health_check_timeout"
-    ),
+    **_all(HONOURED, "health_check_model disable_background_health_check health_check_timeout"),
     **_all(HONOURED, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {
@@ -307,6 +312,15 @@ KEY = {
     **_not_yet(NO_LIMITS, "rpm_limit tpm_limit max_parallel_requests"),
     **_not_yet(NO_SPEND, "max_budget budget_duration"),
     **_not_yet("it is not recorded", "team_id user_id tags"),
+}
+PASS_THROUGH = {
+    **_all(
+        HONOURED,
+        "path target headers include_subpath auth methods default_query_params merge_query_params "
+        "forward_headers cost_per_request timeout",
+    ),
+    **_protects("not applied to the endpoint's requests", "guardrails"),
+    **_ignored("the path names the endpoint", "id"),
 }
 CREDENTIAL = _all(HONOURED, "credential_name credential_values credential_info")
 MODEL = _all(HONOURED, "model_name litellm_params model_info")
@@ -317,6 +331,7 @@ SECTIONS = {
     "litellm_params": PARAMS,
     "model_info": INFO,
     "keys": KEY,
+    "pass_through_endpoints": PASS_THROUGH,
     "credential_list": CREDENTIAL,
 }
 

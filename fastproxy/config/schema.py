@@ -63,6 +63,9 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     cooldown_time: Positive | None = None
     allowed_fails: Count | None = None
     allowed_fails_policy: dict[str, Any] | None = None
+    health_check_model: str | None = None
+    health_check_timeout: Positive | None = None
+    disable_background_health_check: Flag | None = None
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
@@ -84,6 +87,22 @@ class KeyEntry(msgspec.Struct, kw_only=True):
     expires: Positive | None = None
     blocked: Flag | None = None
     metadata: dict[str, Any] | None = None
+
+
+class PassThroughEndpoint(msgspec.Struct, kw_only=True):
+    """One of `general_settings.pass_through_endpoints`."""
+
+    path: str
+    target: str | None = None
+    headers: dict[str, Any] | None = None
+    include_subpath: Flag | None = None
+    auth: Flag | None = None
+    methods: Names | None = None
+    default_query_params: dict[str, Any] | None = None
+    merge_query_params: Flag | None = None
+    forward_headers: Flag | None = None
+    cost_per_request: Positive | None = None
+    timeout: Positive | None = None
 
 
 class GeneralSettings(msgspec.Struct, kw_only=True):
@@ -116,6 +135,12 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     max_queued_requests_per_worker: Count | None = None
     admission_queue_timeout_seconds: Positive | None = None
     enable_health_check_routing: Flag | None = None
+    background_health_checks: Flag | None = None
+    health_check_interval: Positive | None = None
+    health_check_details: Flag | None = None
+    health_check_concurrency: Count | None = None
+    health_check_staleness_threshold: Positive | None = None
+    pass_through_endpoints: list[PassThroughEndpoint] | None = None
 
 
 class LitellmSettings(msgspec.Struct, kw_only=True):
@@ -168,6 +193,8 @@ class RouterSettings(msgspec.Struct, kw_only=True):
     stream_hold: Positive | None = None
     stream_policy: str | None = None
     client_gone: str | None = None
+    health_check_staleness_threshold: Positive | None = None
+    health_check_ignore_transient_errors: Flag | None = None
 
 
 class Credential(msgspec.Struct, kw_only=True):

@@ -17,6 +17,7 @@ SECTIONS = {  # the schema's names of the sections
     "LitellmParams": registry.PARAMS,
     "ModelInfo": registry.INFO,
     "KeyEntry": registry.KEY,
+    "PassThroughEndpoint": registry.PASS_THROUGH,
     "File": registry.TOP,
 }
 

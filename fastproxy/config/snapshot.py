@@ -6,6 +6,7 @@ from typing import Any
 
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
+from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.secret import Secret
 from fastproxy.config.slop import boolean
@@ -40,6 +41,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
             if "*" not in n
         ],
         "aliases": aliases,
+        "passthrough": make_passthrough(config),
         "wildcards": [
             {
                 "pattern": n,

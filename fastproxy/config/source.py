@@ -76,7 +76,11 @@ class Document:
 def read(path: str, environ: Mapping[str, str]) -> Document:
     """The file with its includes, environment references resolved. Raises ConfigError."""
     document = Document({})
-    part = _read_file(Path(path), document, set(), None)
+    try:
+        part = _read_file(Path(path), document, set(), None)
+    except ConfigError as error:
+        error.files = tuple(document.files)
+        raise
     document.raw, document.places = part.data, part.places
     document.duplicates += part.duplicates
     known = dict(environ)

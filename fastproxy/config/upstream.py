@@ -34,7 +34,7 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
 
     Raises ConfigError where the entry contradicts itself.
     """
-    params = _with_credential(config, entry)
+    params = merged_params(config, entry)
     place = config.document.place(("model_list", entry.index))
     provider, model = split_model(str(params["model"]), params.get("custom_llm_provider"))
     row = PROVIDERS.get(provider)
@@ -55,7 +55,7 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
         # As LiteLLM the deployment loads: one unset variable must not stop the others of the file.
         row, unsupported = None, f"{provider} without an api_base"
         problem = f"{UNREACHABLE}: {provider} has no default address"
-    key = _api_key(params, row, config.environ)
+    key = api_key(params, row, config.environ)
     if row is not None:
         _warn_of_prefix(config, entry, params, provider, model, place)
         _warn_of_key(config, entry, params, row, key, place)
@@ -68,11 +68,13 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
             config.warn(
                 f"{place}: {entry.name}: additional_drop_params: {dropped} lies inside a field: not dropped yet"
             )
-    origin, path = _origin(config, params, base or "https://invalid.invalid", place, entry.name)
+    origin, path = make_origin(
+        config, params, base or "https://invalid.invalid", place, f"{entry.name}: api_base"
+    )
     targets = _targets(params, provider, model, path, config.environ) if row else {}
     headers = _headers(params, row, provider, key, place, entry.name) if row else []
     if row and origin["proxy"] and origin["scheme"] == "http":
-        targets, headers = _by_plain_proxy(origin, targets, headers)
+        targets, headers = by_plain_proxy(origin, targets, headers)
     identity = entry.info.get("id")
     hashed = orjson.dumps(
         params, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str
@@ -119,7 +121,8 @@ def _first(*values: float | None) -> float | None:
     return next((v for v in values if v is not None), None)
 
 
-def _with_credential(config: Config, entry: Entry) -> dict[str, Any]:
+def merged_params(config: Config, entry: Entry) -> dict[str, Any]:
+    """`litellm_params` over the credential that they name."""
     params = dict(entry.raw)
     name = params.get("litellm_credential_name")
     if name:
@@ -131,7 +134,8 @@ def _with_credential(config: Config, entry: Entry) -> dict[str, Any]:
     return params
 
 
-def _api_key(params: Mapping[str, Any], row: Provider | None, environ: Mapping[str, str]) -> str:
+def api_key(params: Mapping[str, Any], row: Provider | None, environ: Mapping[str, str]) -> str:
+    """The deployment's key, or the provider's of the environment; empty if there is none."""
     value = params.get("api_key")
     if value is None and row is not None:
         value = next((environ[name] for name in row.keys if environ.get(name)), "")
@@ -199,9 +203,10 @@ def _base(
     return base
 
 
-def _origin(
-    config: Config, params: Mapping[str, Any], base: str, place: str, name: str
+def make_origin(
+    config: Config, params: Mapping[str, Any], base: str, place: str, key: str
 ) -> tuple[dict[str, Any], str]:
+    """Where a URL is reached (address, certificates, proxy), and its path. `key` names it in messages."""
     try:
         url = urlsplit(base)
         port = url.port
@@ -210,13 +215,14 @@ def _origin(
             host = host.encode("idna").decode()
     except ValueError:  # what it says could quote a password of the URL
         raise ConfigError(
-            f"{place}: {name}: api_base: a URL such as https://host/v1 is expected, this one can't be read"
+            f"{place}: {key}: a URL such as https://host/v1 is expected, this one can't be read"
         ) from None
     if url.scheme not in ("http", "https") or not host or any(c.isspace() for c in base):
         raise ConfigError(
-            f"{place}: {name}: api_base: a URL such as https://host/v1 is expected "
+            f"{place}: {key}: a URL such as https://host/v1 is expected "
             f"(scheme {url.scheme or 'missing'})"
         )
+    name = key.removesuffix(": api_base")
     verify, ca_file = _verification(config, params)
     cert_file = config.litellm.ssl_certificate or config.environ.get("SSL_CERTIFICATE")
     for file, setting in ((ca_file, "ssl_verify or SSL_CERT_FILE"), (cert_file, "ssl_certificate")):
@@ -284,9 +290,10 @@ def _proxy(
     return {"host": url.hostname, "port": port, "authorization": authorization}
 
 
-def _by_plain_proxy(
+def by_plain_proxy(
     origin: dict[str, Any], targets: dict[str, str], headers: list[list[str]]
 ) -> tuple[dict[str, str], list[list[str]]]:
+    """Targets and heads for an HTTP proxy between us and an http:// upstream."""
     # Without TLS there is no tunnel: the proxy reads the request, which names the whole URL (RFC 9112 3.2.2).
     host = f"[{origin['host']}]" if ":" in origin["host"] else origin["host"]
     start = f"http://{host}:{origin['port']}"
@@ -351,6 +358,11 @@ def _headers(
     extra = {**(params.get("headers") or {}), **(params.get("extra_headers") or {})}
     for field, value in extra.items():
         headers[str(field).lower()] = str(value)
+    return checked_headers(headers, place, name)
+
+
+def checked_headers(headers: Mapping[str, str], place: str, name: str) -> list[list[str]]:
+    """Header fields of a configuration as pairs. Raises ConfigError on what no header can carry."""
     for field, value in headers.items():
         allowed = "!#$%&'*+-.^_`|~"
         if not field or not all(c.isascii() and (c.isalnum() or c in allowed) for c in field):

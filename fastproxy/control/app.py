@@ -63,6 +63,13 @@ class Admin:
             401, "Authentication Error, The key is no longer known.", "auth_error", "None"
         )
 
+    def authenticate_master(self, request: web.Request, deed: str) -> dict[str, Any]:
+        """As `authenticate`, for what only the master key may do."""
+        record = self.authenticate(request)
+        if not record.get("master"):
+            raise Refused(403, f"Only the master key may {deed}.", "auth_error")
+        return record
+
     def visible_groups(self, record: dict[str, Any]) -> list[str]:
         """Model names that a key may use and see, in the order of the configuration."""
         snapshot = self.snapshot
@@ -121,8 +128,7 @@ def make_app(admin: Admin) -> web.Application:
         return web.json_response({"data": data})
 
     async def events(request: web.Request) -> web.StreamResponse:
-        if not admin.authenticate(request).get("master"):
-            raise Refused(403, "Only the master key may read usage events.", "auth_error")
+        admin.authenticate_master(request, "read usage events")
         admin.rings.drain()
         asked = request.query.get("limit", "100")
         if not asked.isdecimal() or not 0 < int(asked[:9]) <= 1000:
@@ -134,8 +140,7 @@ def make_app(admin: Admin) -> web.Application:
         return web.json_response({"data": rows, "total": admin.rings.total})
 
     async def counters(request: web.Request) -> web.StreamResponse:
-        if not admin.authenticate(request).get("master"):
-            raise Refused(403, "Only the master key may read counters.", "auth_error")
+        admin.authenticate_master(request, "read counters")
         return web.json_response(admin.rings.counters())
 
     async def root(request: web.Request) -> web.StreamResponse:

@@ -1,6 +1,7 @@
 """Control's side of the feed: one link per worker, the newest snapshot to each."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,10 @@ class Links:
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
         self.writers: dict[int, asyncio.StreamWriter] = {}
+        self.standing: dict[str, Any] = {}  # what else a worker that connects has to know
         self.applied: dict[int, int] = {}
+        self.refused: dict[int, tuple[int, str]] = {}
+        self.news = asyncio.Condition()
         self.announced = False
 
     def publish(self, snapshot: dict[str, Any]) -> None:
@@ -26,6 +30,30 @@ class Links:
         self.snapshot = snapshot
         for writer in self.writers.values():
             feed.send(writer, "snapshot", snapshot)
+
+    def keep_telling(self, kind: str, value: Any) -> None:
+        """Send a message to every worker, and to those that connect later."""
+        self.standing[kind] = value
+        for writer in self.writers.values():
+            feed.send(writer, kind, value)
+
+    async def settled(self, version: int, seconds: float) -> str | None:
+        """Wait until every connected worker has answered to a snapshot; why one can't use it."""
+
+        def answered() -> bool:
+            return all(
+                self.applied.get(index) == version or self.refused.get(index, (0,))[0] == version
+                for index in self.writers
+            )
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self.news:
+                await self.news.wait_for(answered)
+        return next((why for told, why in self.refused.values() if told == version), None)
+
+    def count_applied(self, version: int) -> int:
+        """How many workers use a snapshot."""
+        return sum(applied == version for applied in self.applied.values())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One worker's link, until it ends."""
@@ -37,10 +65,16 @@ class Links:
                     self.writers[index] = writer
                     if self.snapshot is not None:
                         feed.send(writer, "snapshot", self.snapshot)
+                    for kind, value in self.standing.items():
+                        feed.send(writer, kind, value)
                 elif message[0] == "applied":
                     self.applied[index] = message[1]
+                    self.refused.pop(index, None)
                     self._check_ready()
+                    await self._tell()
                 elif message[0] == "refused":
+                    self.refused[index] = (message[1], str(message[2]))
+                    await self._tell()
                     log.error("worker %s refused snapshot %s: %s", index, message[1], message[2])
                     if not self.announced:
                         self.on_ready(str(message[2]))
@@ -52,7 +86,12 @@ class Links:
             if self.writers.get(index) is writer:
                 del self.writers[index]
                 self.applied.pop(index, None)
+                self.refused.pop(index, None)
             writer.close()
+
+    async def _tell(self) -> None:
+        async with self.news:
+            self.news.notify_all()
 
     def _check_ready(self) -> None:
         if not self.announced and len(self.applied) == self.workers:

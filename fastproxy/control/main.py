@@ -7,15 +7,21 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import ClientSession, DummyCookieJar, web
 
 from fastproxy import __version__, config
 from fastproxy._traffic import Traffic
+from fastproxy.control import health, reload
 from fastproxy.control.app import Admin, make_app
+from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
+from fastproxy.control.probe import Prober
+from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
 
 if TYPE_CHECKING:
@@ -42,37 +48,55 @@ class ControlOptions:
 class Control:
     """One control process."""
 
-    def __init__(self, options: ControlOptions, loaded: config.Config) -> None:
+    def __init__(self, options: ControlOptions, loaded: config.Config, prober: Prober) -> None:
         self.options = options
-        self.config = loaded
-        self.version = 1
         self.stopping = asyncio.Event()
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.admin = Admin(self.rings, self.traffic)
         self.app = make_app(self.admin)
         self.links = Links(options.serve.workers, self._all_ready)
-        self._install(config.build_snapshot(loaded, self.version))
+        versions = Versions(Path(f"{options.shared_path}.version"))
+        self.reloader = Reloader(
+            lambda: load(options.serve), loaded, self._install, self.links, versions
+        )
+        self.health = Health(prober, self._mark_health)
+        reload.add_routes(self.app, self.admin, self.reloader)
+        health.add_routes(self.app, self.admin, self.health)
+        self._install(config.build_snapshot(loaded, self.reloader.version), loaded)
 
-    def _install(self, snapshot: dict[str, Any]) -> None:
+    def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         snapshot["control_routes"] = self.admin.routes(self.app)
         assign_slots(self.traffic, snapshot)
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
+        self.health.use(snapshot, Settings.of(loaded))
+        self._mark_health(self.health.unhealthy())
+
+    def _mark_health(self, sick: Collection[str]) -> None:
+        """What workers see in shared memory of the background checks."""
+        for record in self.admin.snapshot["deployments"]:
+            self.traffic.mark_unhealthy(record["slot"], record["id"] in sick)
 
     async def run(self) -> int:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self.reloader.by_signal)
         loop.add_reader(self.options.alive_fd, self._supervisor_gone)
         runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
         await runner.setup()
         await web.SockSite(runner, self.options.http_socket).start()
         server = await asyncio.start_unix_server(self.links.serve, sock=self.options.feed_socket)
-        drainer = loop.create_task(self._drain_rings())
+        running = [
+            loop.create_task(self._drain_rings()),
+            loop.create_task(self.health.watch()),
+        ]
+        if self.options.serve.reload_config:
+            running.append(loop.create_task(self.reloader.follow_files()))
         await self.stopping.wait()
-        drainer.cancel()
+        for task in running:
+            task.cancel()
         self.rings.drain()
         server.close()
         await runner.cleanup()
@@ -82,19 +106,6 @@ class Control:
         while True:
             self.rings.drain()
             await asyncio.sleep(DRAIN_RINGS_SECONDS)
-
-    def reload(self) -> None:
-        """Read the file again; a broken one is refused with the reason and the old one stays."""
-        try:
-            loaded = load(self.options.serve)
-            snapshot = config.build_snapshot(loaded, self.version + 1)
-        except config.ConfigError as error:
-            log.error("reload refused, the old configuration stays: %s", error)
-            return
-        self.version += 1
-        self.config = loaded
-        self._install(snapshot)
-        log.warning("configuration reloaded, version %s", self.version)
 
     def _supervisor_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self.options.alive_fd)
@@ -107,8 +118,8 @@ class Control:
             return
         with contextlib.suppress(OSError):
             os.write(self.options.ready_fd, b"R")
-        if not self.options.serve.quiet and self.version == 1:
-            print_banner(self.options.serve, self.config)
+        if not self.options.serve.quiet and self.reloader.version == 1:
+            print_banner(self.options.serve, self.reloader.config)
 
 
 def assign_slots(traffic: Traffic, snapshot: dict[str, Any]) -> None:
@@ -176,10 +187,22 @@ def main(options: ControlOptions) -> int:
     return asyncio.run(_run(options, loaded))
 
 
-async def _run(options: ControlOptions, loaded: config.Config) -> int:
+def rehearse(options: "ServeOptions") -> int:
+    """Whether this program can use the configuration: exit code, the reason on standard error."""
     try:
-        control = Control(options, loaded)
+        reload.try_out(config.build_snapshot(load(options), 1))
     except config.ConfigError as error:
         print(f"fastproxy: {error}", file=sys.stderr)
-        return int(getattr(error, "exit_code", 1) or 1)
-    return await control.run()
+        return error.exit_code
+    return 0
+
+
+async def _run(options: ControlOptions, loaded: config.Config) -> int:
+    # the environment's proxies are each deployment's own business, and cookies nobody's
+    async with ClientSession(trust_env=False, cookie_jar=DummyCookieJar()) as session:
+        try:
+            control = Control(options, loaded, Prober(session))
+        except config.ConfigError as error:
+            print(f"fastproxy: {error}", file=sys.stderr)
+            return int(getattr(error, "exit_code", 1) or 1)
+        return await control.run()

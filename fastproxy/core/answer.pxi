@@ -285,7 +285,7 @@ cdef void add_head(Exchange x, Buffer* out, int status, const char* lines, Py_ss
             buf_add(out, b"\r\n", 2)
     elif x.chunk_out:
         buf_add(out, b"transfer-encoding: chunked\r\n", 28)
-    if not x.keep_alive or x.close_out or x.gateway.draining:
+    if not x.keep_alive or x.close_out or x.gateway.retiring:
         x.close_out = True
         buf_add(out, b"connection: close\r\n\r\n", 21)
     elif x.http10:

@@ -19,7 +19,8 @@ cdef class Gateway:
     cdef long long wall_offset        # wall clock minus monotonic clock, ns
     cdef bytes date_line
     cdef double now                   # monotonic seconds, refreshed each tick and at each head
-    cdef readonly bint draining
+    cdef readonly bint retiring       # no new client; each answer ends its connection
+    cdef readonly bint draining       # and idle connections close at once
     cdef Head head                    # scratch: parsing is synchronous
     cdef Buffer out                   # scratch: every write to a client is composed here
     cdef Buffer lines                 # scratch: field lines of an answer
@@ -86,14 +87,20 @@ cdef class Gateway:
         for pool in self.pools.values():
             prune(pool, self.now)
 
-    def drain(self):
-        """Stop serving new requests: idle connections close now, busy ones after their answer."""
-        cdef Downstream d
+    def retire(self):
+        """Accept nobody; who is connected may ask once more, and is told that the connection ends with it."""
         cdef Door door
-        self.draining = True
+        self.retiring = True
         while self.listeners:
             door = <Door>self.listeners.pop()
             door.stop()
+        return len(self.connections)
+
+    def drain(self):
+        """Stop serving new requests: idle connections close now, busy ones after their answer."""
+        cdef Downstream d
+        self.retire()
+        self.draining = True
         for d in list(self.connections):
             if d.exchange is None:
                 d.finish(False)

@@ -1,0 +1,149 @@
+"""What a process tree is made of: children, and generations of them that one image of the program has started."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastproxy import takeover
+
+RING_SLOTS = 16384  # usage events per worker that wait for control
+EXIT_PORT_TAKEN = 3
+# seconds between the death of a child and its successor, doubled while it keeps dying
+RESTART_SECONDS = 0.2
+
+
+class StartError(Exception):
+    """The tree can't start; str() is for a person, `exit_code` for the shell."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Child:
+    """A process of the tree and how to make it again."""
+
+    name: str
+    run: Callable[[], int]
+    keeps: list[socket.socket]  # what it listens on; of the tree's other sockets it holds none
+    pid: int = 0
+    started: float = 0.0
+    delay: float = RESTART_SECONDS
+    restart_at: float = 0.0
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a worker, with requests to finish."""
+        return self.name.startswith("worker")
+
+
+@dataclass
+class Generation:
+    """Control and workers of one image of the program, and what only they share."""
+
+    number: int
+    feed: socket.socket
+    feed_path: str
+    control: socket.socket
+    control_path: str
+    shared_path: str
+    traffic_path: str
+    ready_read: int
+    ready_write: int
+    ready: bool = False
+    dismissed: bool = False  # leaving: its control has been told to end
+    deadline: float = 0.0  # coming: to be ready; leaving: when those who are left are killed
+    children: list[Child] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, number: int, directory: Path, workers: int) -> "Generation":
+        """A new one in the runtime directory."""
+        from fastproxy import _shared, _traffic
+
+        suffix = f"-{number}" if number else ""
+        feed, control = (str(directory / f"{name}{suffix}.sock") for name in ("feed", "control"))
+        shared = str(directory / f"shared{suffix}")
+        traffic = str(directory / f"traffic{suffix}")
+        _shared.create(shared, workers, RING_SLOTS)
+        _traffic.create(traffic, workers)
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        return cls(
+            number=number,
+            feed=bind_unix(feed),
+            feed_path=feed,
+            control=bind_unix(control),
+            control_path=control,
+            shared_path=shared,
+            traffic_path=traffic,
+            ready_read=read,
+            ready_write=write,
+        )
+
+    @classmethod
+    def adopt(cls, state: takeover.Generation) -> "Generation":
+        """One that the image before us has started."""
+        return cls(
+            number=state.number,
+            feed=socket.socket(fileno=state.feed[0]),
+            feed_path=state.feed[1],
+            control=socket.socket(fileno=state.control[0]),
+            control_path=state.control[1],
+            shared_path=state.shared,
+            traffic_path=state.traffic,
+            ready_read=state.ready[0],
+            ready_write=state.ready[1],
+            ready=True,
+        )
+
+    def state(self) -> takeover.Generation:
+        """For the image after us."""
+        return takeover.Generation(
+            number=self.number,
+            feed=(self.feed.fileno(), self.feed_path),
+            control=(self.control.fileno(), self.control_path),
+            shared=self.shared_path,
+            traffic=self.traffic_path,
+            ready=(self.ready_read, self.ready_write),
+            pids={child.name: child.pid for child in self.children if child.pid},
+        )
+
+    def is_ready(self) -> bool:
+        """Whether control has ever said that all workers serve."""
+        with contextlib.suppress(BlockingIOError):
+            self.ready = self.ready or bool(os.read(self.ready_read, 1))
+        return self.ready
+
+    def close(self) -> None:
+        """After the end of its processes: what they shared goes."""
+        self.feed.close()
+        self.control.close()
+        os.close(self.ready_read)
+        os.close(self.ready_write)
+        shared = Path(self.shared_path)
+        beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
+        traffic = Path(self.traffic_path)
+        for path in (Path(self.feed_path), Path(self.control_path), shared, traffic, *beside):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def bind_unix(path: str) -> socket.socket:
+    """A listening Unix socket that only this user may reach. Raises StartError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if os.path.exists(path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(path) == 0:
+                raise StartError(f"another program listens on {path}", EXIT_PORT_TAKEN)
+        os.unlink(path)  # left behind by a process that is gone
+    try:
+        sock.bind(path)
+    except OSError as error:
+        raise StartError(f"can't listen on {path}: {error.strerror}", EXIT_PORT_TAKEN) from None
+    os.chmod(path, 0o600)
+    sock.listen(1024)
+    return sock

@@ -27,7 +27,7 @@ from fastproxy._head cimport (
     H_CONTENT_TYPE, H_DATE, H_EXPECT, H_IDEMPOTENCY_KEY, H_OCP_APIM_SUBSCRIPTION_KEY,
     H_OPENAI, H_ORIGIN, H_OTHER, H_RETRY_AFTER, H_SERVER, H_SET_COOKIE, H_TRACEPARENT, H_TRACESTATE,
     H_TRANSFER_ENCODING, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
-    H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
+    H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
@@ -38,7 +38,7 @@ from fastproxy._routing cimport (
     should_cool,
 )
 from fastproxy._scan cimport (
-    F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_INPUT,
+    F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_INPUT,
     F_LITELLM, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_PROMPT, F_STREAM,
     F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
 )
@@ -172,7 +172,8 @@ cdef unsigned int STRIP = (
 # Fields that say how a request is to be tried.
 cdef unsigned int OPTIONS = 1u << F_NUM_RETRIES | 1u << F_TIMEOUT | 1u << F_FALLBACKS | 1u << F_DISABLE_FALLBACKS
 # Fields by which a client would choose a destination, a credential or an answer of its own: refused (SSRF).
-cdef unsigned int FORBIDDEN = 1u << F_API_BASE | 1u << F_API_KEY | 1u << F_BASE_URL | 1u << F_MOCK_RESPONSE
+cdef unsigned int FORBIDDEN = 1u << F_API_BASE | 1u << F_API_KEY | 1u << F_BASE_URL | 1u << F_MOCK_RESPONSE \
+    | 1u << F_CONTEXT_FALLBACKS | 1u << F_CONTENT_FALLBACKS
 
 cdef bytes USAGE_OPTION = b',"stream_options":{"include_usage":true}'
 cdef bytes PADDING = b" " * len(USAGE_OPTION)

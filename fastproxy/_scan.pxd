@@ -32,6 +32,8 @@ cdef enum:
     F_MESSAGES
     F_INPUT
     F_PROMPT
+    F_CONTEXT_FALLBACKS
+    F_CONTENT_FALLBACKS
     F_LITELLM            # any key that begins with "litellm_" (several allowed)
     F_COUNT
 
@@ -50,7 +52,7 @@ cdef struct Field:
 
 cdef class JsonScan:
     # Strict, incremental, one pass over a request body (RFC 8259 grammar, UTF-8, no BOM, no second reading).
-    cdef Field fields[26]
+    cdef Field fields[28]
     cdef const char* error
     cdef Py_ssize_t error_at
     cdef Py_ssize_t offset       # absolute offset of the next byte to be fed

@@ -217,7 +217,7 @@ FIELD_NAMES = (
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n",
     "user", "metadata", "tags", "fallbacks", "num_retries", "timeout", "cache", "guardrails",
     "mock_response", "disable_fallbacks", "api_base", "api_key", "base_url", "priority", "no-log",
-    "messages", "input", "prompt", "litellm_",
+    "messages", "input", "prompt", "context_window_fallbacks", "content_policy_fallbacks", "litellm_",
 )
 
 
@@ -289,6 +289,11 @@ cdef int field_of(const unsigned char* key, Py_ssize_t size) noexcept nogil:
     elif size == 21:
         if same(key, b"max_completion_tokens", 21):
             return F_MAX_COMPLETION_TOKENS
+    elif size == 24:
+        if same(key, b"context_window_fallbacks", 24):
+            return F_CONTEXT_FALLBACKS
+        if same(key, b"content_policy_fallbacks", 24):
+            return F_CONTENT_FALLBACKS
     if size >= 8 and same(key, b"litellm_", 8):
         return F_LITELLM
     return -1
@@ -338,6 +343,10 @@ cdef const char* duplicate_message(int field) noexcept nogil:
         return b'duplicate field "base_url"'
     elif field == F_PRIORITY:
         return b'duplicate field "priority"'
+    elif field == F_CONTEXT_FALLBACKS:
+        return b'duplicate field "context_window_fallbacks"'
+    elif field == F_CONTENT_FALLBACKS:
+        return b'duplicate field "content_policy_fallbacks"'
     elif field == F_NO_LOG:
         return b'duplicate field "no-log"'
     elif field == F_MESSAGES:

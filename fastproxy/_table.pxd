@@ -41,6 +41,7 @@ cdef class KeyRecord:
     cdef readonly double expires       # unix seconds, 0: never
     cdef readonly frozenset models     # None: all
     cdef readonly tuple model_patterns  # wildcard entries of `models`
+    cdef readonly bint no_fallbacks    # metadata.disable_fallbacks
     cdef readonly dict aliases         # bytes -> bytes, None: none
 
 cdef class Deployment:

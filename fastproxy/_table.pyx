@@ -73,6 +73,7 @@ cdef class KeyRecord:
         self.models = None if everything else frozenset(
             m.encode() for m in names if "*" not in m)
         self.model_patterns = () if everything else tuple(m for m in names if "*" in m)
+        self.no_fallbacks = bool((record.get("metadata") or {}).get("disable_fallbacks"))
         aliases = record.get("aliases") or {}
         self.aliases = {k.encode(): v.encode() for k, v in aliases.items()} or None
 

@@ -79,6 +79,7 @@ CONTEXT_WORDS = (
 CONTENT_WORDS = (
     b"content_policy_violation",
     b"content_filter",
+    b"content filtering policy",
     b"content management policy",
     b"responsibleaipolicyviolation",
     b"your request was rejected as a result of our safety system",
@@ -145,8 +146,11 @@ def provider_class(provider: str) -> str:
     return known.get(provider, provider.replace("_", " ").title().replace(" ", ""))
 
 
-def stream_event(message: str, status: int, anthropic: bool) -> bytes:
+def stream_event(message: str, status: int, anthropic: bool, responses: bool = False) -> bytes:
     """The in-band event that ends a stream that cannot go on; no `[DONE]` follows."""
+    if responses:
+        event = {"type": "error", "code": str(status), "message": message, "param": None}
+        return b"event: error\ndata: " + orjson.dumps({**event, "sequence_number": 0}) + b"\n\n"
     if anthropic:
         return b"event: error\ndata: " + anthropic_body(status, message, "api_error") + b"\n\n"
     return b"data: " + body(status, message, None, None, False) + b"\n\n"

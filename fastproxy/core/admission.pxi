@@ -25,9 +25,6 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
                     and same_ci(p + f.name, PyBytes_AS_STRING(table.key_header), f.name_size):
                 if rank > 0:
                     credential, rank = f, 0
-            elif f.name_size > 10 and same_ci(p + f.name, b"x-litellm-", 10):
-                if not own_header(x, (p + f.name + 10)[:f.name_size - 10].lower(), (p + f.value)[:f.value_size]):
-                    return False
             elif all_headers and not f.hop and f.name_size > 2 and same_ci(p + f.name, b"x-", 2):
                 forward_field(d, out, p, f)
             continue
@@ -58,6 +55,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         elif f.name_id == H_X_STAINLESS or f.name_id == H_USER_AGENT:
             if all_headers and not f.hop and f.name_id == H_X_STAINLESS:
                 forward_field(d, out, p, f)
+        elif f.name_id == H_X_LITELLM:
+            if not own_header(x, (p + f.name + 10)[:f.name_size - 10].lower(), (p + f.value)[:f.value_size]):
+                return False
         elif f.name_id == H_X_LITELLM_CALL_ID:
             if 0 < f.value_size <= 128:
                 x.call_id = (p + f.value)[:f.value_size]

@@ -73,7 +73,8 @@ cdef void note_failure(Exchange x, int status, int kind):
     cdef double seconds = d.cooldown
     if router.strategy == LATENCY_BASED and kind == X_TIMEOUT:
         t.sample(d.slot, L_FIRST if x.stream else L_ANSWER, 1000000000, <unsigned int>x.gateway.now)
-    if kind != X_CONNECT and not counts_against(status):
+    # A connection that did not come about says little; at the end of a cooldown it says enough.
+    if kind == X_CONNECT and s.cooling_until == 0 or kind != X_CONNECT and not counts_against(status):
         return
     fails = window_add(&s.fails, minute_of(x), 1)
     if not router.cooldowns:
@@ -84,8 +85,8 @@ cdef void note_failure(Exchange x, int status, int kind):
     if s.cooling_until == 0 and not should_cool(status, fails, requests, len(x.group.deployments),
                                                 x.group.has_fallbacks, allowed):
         return
-    if status == 429 and asked_delay(x) > seconds:
-        seconds = asked_delay(x)
+    if status == 429 and asked_delay(x, LONGEST_ASKED) > seconds:
+        seconds = asked_delay(x, LONGEST_ASKED)
     if seconds <= 0.0:
         return
     t.cool(d.slot, monotonic_ns() + <long long>(seconds * 1e9))
@@ -94,14 +95,14 @@ cdef void note_failure(Exchange x, int status, int kind):
                           "no connection" if kind == X_CONNECT else f"status {status}")
 
 
-cdef double asked_delay(Exchange x):
-    """Seconds that the upstream asked to wait (RFC 9110 10.2.3), up to a minute; 0: it did not say."""
+cdef double asked_delay(Exchange x, double instead):
+    """Seconds that the upstream asked to wait (RFC 9110 10.2.3), `instead` of more than a minute; 0: it did not say."""
     cdef bytes text = x.retry_after
     cdef double seconds
     if text is None or not text.replace(b".", b"", 1).isdigit():
         return 0.0
     seconds = float(text)
-    return seconds if seconds <= LONGEST_ASKED else LONGEST_ASKED
+    return seconds if seconds <= LONGEST_ASKED else instead
 
 
 cdef bint try_again(Exchange x, int status, int kind):
@@ -161,7 +162,7 @@ cdef bint retry(Exchange x, int kind):
     if d in x.tried:
         if kind == X_RATE and group.has_fallbacks and not x.no_fallbacks:
             return False
-        delay = back_off(x.retries, max(x.table.router.retry_after, asked_delay(x)), x.gateway.random())
+        delay = back_off(x.retries, max(x.table.router.retry_after, asked_delay(x, 0.0)), x.gateway.random())
     if out_of_time(x, delay):
         return False
     x.retries += 1

@@ -89,6 +89,7 @@ cdef bytes asked_model(Exchange x):
 cdef bint read_options(Exchange x):
     """How this request wants to be tried: fields of its body. False: answered already."""
     cdef unsigned int present = x.scan.present if x.plan.kind == PLAN_LLM else 0
+    x.no_fallbacks = x.key.no_fallbacks
     if present & OPTIONS:
         try:
             read_body_options(x, present)
@@ -97,6 +98,8 @@ cdef bint read_options(Exchange x):
             refuse(x, 400, "invalid_request_error", text, name)
             return False
         if x.asked_fallbacks is not None:
+            if x.key.aliases is not None:
+                x.asked_fallbacks = [x.key.aliases.get(n.encode(), n.encode()).decode() for n in x.asked_fallbacks]
             for name in x.asked_fallbacks:
                 if not x.key.allows(name.encode()):
                     refuse_model(x, name.encode())
@@ -118,7 +121,7 @@ cdef void read_body_options(Exchange x, unsigned int present):
     if present & 1u << F_TIMEOUT and x.timeout == 0.0:
         x.timeout = options.seconds(field_bytes(x, F_TIMEOUT), "timeout")
     if present & 1u << F_DISABLE_FALLBACKS:
-        x.no_fallbacks = x.scan.fields[F_DISABLE_FALLBACKS].kind == 116
+        x.no_fallbacks = x.no_fallbacks or x.scan.fields[F_DISABLE_FALLBACKS].kind == 116
     if present & 1u << F_FALLBACKS:
         x.asked_fallbacks = options.fallbacks(field_bytes(x, F_FALLBACKS))
 
@@ -309,6 +312,9 @@ cdef void refuse_forbidden(Exchange x):
                    f"{name} is not allowed in a request: destinations and credentials are the "
                    "gateway's to choose", name)
             return
+    name = "context_window_fallbacks" if x.scan.present & 1u << F_CONTEXT_FALLBACKS else "content_policy_fallbacks"
+    refuse(x, 400, "invalid_request_error",
+           f"{name} is not taken from a request: `fallbacks` is, as a list of names of model groups", name)
 
 
 cdef void refuse_model(Exchange x, bytes model):
@@ -345,7 +351,7 @@ cdef void refuse_unfit(Exchange x):
                f"every deployment of the group takes (max_input_tokens).{tail}", None)
     else:
         seconds = shortest_cooldown(x) if x.unfit == U_COOLING else 1.0
-        refuse(x, 429, "throttling_error",
+        refuse(x, 429, "all_deployments_in_cooldown" if x.unfit == U_COOLING else "throttling_error",
                f"litellm.RateLimitError: No deployments available for selected model, Try again in "
                f"{max(1, int(seconds + 0.999))} seconds. Passed model={x.model.decode('utf-8', 'replace')[:200]}. "
                + {U_COOLING: "All of them are in cooldown.",

@@ -6,6 +6,7 @@ cdef class Downstream(Link):
     cdef readonly str peer            # address text, "" on a Unix socket
     cdef Exchange exchange
     cdef Buffer pending               # bytes of a head that is not complete, or of later requests
+    cdef bint nobody                  # stands in for a client that is gone, while its answer is read for its usage
     cdef bint serving                 # inside `serve`
     cdef bint later                   # `_serve_later` is scheduled
     cdef double deadline              # monotonic seconds; 0: none
@@ -119,6 +120,9 @@ cdef class Downstream(Link):
 
     cdef void after_exchange(self, bint close):
         cdef Table table = self.gateway.table
+        if self.nobody:
+            self.gateway.connections.discard(self)
+            return
         self.deadline = self.gateway.now + (
             table.keepalive_timeout if self.pending.size == 0 else table.head_timeout)
         if close or self.gateway.draining:
@@ -130,6 +134,9 @@ cdef class Downstream(Link):
             self.resume()
 
     cdef void finish(self, bint linger):
+        if self.nobody:
+            self.gateway.connections.discard(self)
+            return
         # The peer may still be sending: it gets the time to see the answer.
         self.close(linger)
         self.deadline = self.gateway.now + (

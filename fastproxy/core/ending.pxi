@@ -141,14 +141,15 @@ cdef void cut_answer(Exchange x, Buffer* body, bint first, str why):
         return
     x.flags |= E_CUT
     x.answer_keep_alive = False
-    x.close_out = True
     if x.content_type is not None and x.content_type.startswith(b"text/event-stream"):
         name = "litellm.APIConnectionError: APIConnectionError: "
-        event = errors.stream_event(why if x.plan.anthropic else name + why, 500, x.plan.anthropic)
+        event = errors.stream_event(why if x.plan.anthropic else name + why, 500, x.plan.anthropic,
+                                    x.plan.endpoint == EP_RESPONSES)
         if body != NULL and body.size:
             event = body.data[:body.size] + event
         emit_answer(x, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), False, True)
         return
+    x.close_out = True
     # no last chunk, a length not reached: the client sees that it is not whole
     if body != NULL and body.size:
         emit_answer(x, body.data, body.size, False, False)
@@ -190,7 +191,9 @@ cdef void on_timeout(Exchange x):
         return
     x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
     if x.state == S_RELAY:
-        cut_answer(x, NULL, False, "the upstream sent nothing for too long")
+        cut_answer(x, NULL, False, "the request took longer than total_timeout" if out_of_time(x, 0.0) else
+                   f"the upstream sent nothing for {x.deployment.idle_timeout:g} s (stream_idle_timeout, the limit "
+                   "between two events)")
         return
     x.peeking = False
     x.upstream = None
@@ -204,12 +207,45 @@ cdef void on_timeout(Exchange x):
         return
     refuse(x, 408, None,
            f"litellm.Timeout: APITimeoutError - Request timed out. Error_str: Request timed out. - "
-           f"timeout value={limit}", None, "", f"x-litellm-timeout: {limit}\r\n".encode())
+           f"timeout value={limit} ({limit_name(x)})", None, "", f"x-litellm-timeout: {limit}\r\n".encode())
+
+
+cdef str limit_name(Exchange x):
+    if out_of_time(x, 0.0):
+        return "total_timeout, over all tries"
+    if x.stream and (x.stream_timeout > 0.0 or x.timeout == 0.0):
+        return "stream_timeout: no first token came"
+    return "timeout: no answer came"
+
+
+cdef bint drain_exchange(Exchange x):
+    """The client is gone, and the configuration says to finish what was begun, for its usage. False: it can't be."""
+    cdef Downstream d
+    if not x.table.router.drain or x.upstream is None or not x.in_attempt or not x.body_complete \
+            or push_request(x) or x.state not in (S_SENT, S_HOLD, S_RELAY):
+        return False
+    x.flags |= E_CLIENT_GONE
+    x.gateway.block.counters[C_CLIENT_GONE] += 1
+    x.let_go = True                       # nobody is left to try again for
+    d = Downstream.__new__(Downstream)    # nobody: takes everything and keeps nothing
+    d.nobody = True
+    d.gateway = x.gateway
+    d.peer = ""
+    d.exchange = x
+    d.deadline = x.downstream.deadline
+    x.gateway.connections.add(d)
+    x.downstream.exchange = None
+    x.downstream = d
+    x.upstream.resume()                   # it may have been paused for the client's sake
+    return True
 
 
 cdef void client_gone(Exchange x):
     """The client closed: the upstream connection is closed at once, tokens cost money."""
     cdef Upstream u = x.upstream
+    if drain_exchange(x):
+        return
+    u = x.upstream
     x.upstream = None
     if u is not None:
         drop_upstream(u)

@@ -122,6 +122,8 @@ class Client(asyncio.Protocol):
                 said = f"{self.about()} {bytes(self.data)[-200:]!r}"
                 self.load.found.violation("closed without a whole answer", said)
                 self.load.found.outcomes["lost"] += 1
+                if self.leaving is not None:
+                    self.leaving.cancel()
         self.load.busy.discard(self)
 
     def about(self) -> str:

@@ -4,6 +4,7 @@ Defaults and precedence are LiteLLM's (router_settings over litellm_settings), b
 says otherwise. Fallback lists are resolved here for every group, so that a request only follows them.
 """
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from fastproxy.config.errors import ConfigError
@@ -129,7 +130,7 @@ def judge_fallbacks(config: Config, known: dict[str, Any], named: dict[str, Any]
     for target in dict.fromkeys(
         name for names in [*lists, named["default_fallbacks"]] for name in names
     ):
-        if target not in known and not any("*" in name for name in known):
+        if target not in known and not any("*" in name and fnmatchcase(target, name) for name in known):
             config.warn(f"fallbacks: {target} is not a model group: it is never reached")
 
 

@@ -14,6 +14,7 @@ Verdict = tuple[int, int, bytes]  # what it is; for an error its status and a JS
 
 WAITING: Verdict = (NOTHING, 0, b"")
 BEGUN: Verdict = (TOKEN, 0, b"")
+BROKEN: Verdict = (ERROR, 502, b'{"error":{"message":"an event of the stream is not valid JSON"}}')
 DELTAS = (
     "content",
     "tool_calls",
@@ -64,7 +65,8 @@ def judge(event: bytes, path: str) -> Verdict:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return BEGUN  # [DONE], or what only the client can judge
+        # [DONE] and the like only the client can judge; half a document no client can read
+        return BROKEN if data.startswith(b"{") else BEGUN
     if not isinstance(document, dict):
         return BEGUN
     error = _error(document)

@@ -159,11 +159,10 @@ def observe(gateway: Gateway, lab: Lab, cell: Cell) -> str:
     tries = ENOUGH if cell.fault == "refused" and cell.mode == "retry" else 1
     for _ in range(tries):
         script = mark("ok" if cell.fault == "refused" else cell.fault, "ok")
-        headers = {"x-litellm-num-retries": "1" if cell.mode == "retry" else "0"}
-        more = {"stream": True} if cell.shape == "stream" else {}
+        more = {"num_retries": int(cell.mode == "retry"), "stream": cell.shape == "stream"}
         try:
             late = lab if cell.fault.startswith("late-") else None
-            reply = ask(gateway, cell.api, cell.group, script, headers=headers, late=late, **more)
+            reply = ask(gateway, cell.api, cell.group, script, late=late, **more)
         except (OSError, EOFError) as error:
             return f"no answer: {error!r}"
         hits = lab.of(script)

@@ -101,7 +101,8 @@ cdef void begin_relay(Exchange x):
 cdef void hold_until(Exchange x):
     # What comes first: the limit for the first token, or the end of holding (so that keep-alives arrive).
     cdef double until = x.gateway.now + x.table.router.stream_hold
-    if until < x.downstream.deadline:
+    x.hold_ends = until < x.downstream.deadline
+    if x.hold_ends:
         x.downstream.deadline = until
 
 

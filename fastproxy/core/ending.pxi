@@ -186,7 +186,7 @@ cdef void on_timeout(Exchange x):
     """The deadline of the upstream's answer has passed."""
     cdef Upstream u = x.upstream
     cdef double limit
-    if x.peeking and x.gateway.now < x.sent_at * 1e-9 + answer_limit(x) and not out_of_time(x, 0.0):
+    if x.peeking and x.hold_ends:
         end_peek(x, False)            # held for long enough: the client gets its head and what there is
         return
     x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1

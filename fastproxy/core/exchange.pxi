@@ -67,6 +67,7 @@ cdef class Exchange:
     cdef Buffer answer_lines          # the head's field lines, as the client gets them
     cdef Buffer held                  # S_HOLD: the body so far
     cdef bint peeking                 # … of a stream whose first token has not come
+    cdef bint hold_ends               # the deadline is the end of holding, not of waiting
     cdef Py_ssize_t judged            # bytes of `held` whose events were looked at
     cdef bytes content_type, retry_after
     cdef unsigned char flags

@@ -34,12 +34,13 @@ def group(*params: dict[str, Any], **more: Any) -> str:
         ([{"rpm": 10, "tpm": 1}, {"tpm": 9}], [10, 0]),
         ([{"tpm": 10}, {"tpm": 90}], [10, 90]),
         ([{"weight": 0}, {"weight": 0}], [1, 1]),
-        ([{"order": 2}, {"order": 1}, {"order": 1}], [0, 1, 1]),
-        ([{"order": 1}, {"order": 2, "weight": 9}], [1, 0]),
-        ([{"order": 1, "model": "bedrock/x", "api_base": None}, {"order": 2}], [0, 1]),
+        # shares are counted within an order
+        ([{"order": 2}, {"order": 1}, {"order": 1}], [1, 1, 1]),
+        ([{"order": 1}, {"order": 2, "weight": 9}], [1, 9]),
+        ([{"order": 1, "model": "bedrock/x", "api_base": None}, {"order": 1}], [0, 1]),
         (
             [{"order": 1, "weight": 1}, {"order": 1, "weight": 4}, {"weight": 7, "order": 2}],
-            [1, 4, 0],
+            [1, 4, 7],
         ),
     ],
 )
@@ -50,7 +51,7 @@ def test_weights(files: Files, params: list[dict[str, Any]], weights: list[float
 
 def test_a_missing_order_is_the_lowest(files: Files) -> None:
     rows = files.snapshot(group({"order": 1}, {}))["deployments"]
-    assert [d["weight"] for d in rows] == [0, 1]
+    assert [d["order"] for d in rows] == [1, 0]
 
 
 def test_aliases(files: Files) -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastproxy"
 LEAVES = {
-    "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_pool", "_link", "_table",
+    "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_traffic", "_routing", "_pool", "_link", "_table",
     "_mock", "_load",
 }  # fmt: skip
 STATEMENT = re.compile(

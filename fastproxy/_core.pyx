@@ -50,7 +50,7 @@ from fastproxy._shared cimport (
 )
 from fastproxy._table cimport (
     Deployment, EP_COUNT, EP_RESPONSES, Group, KeyRecord, PLAN_CONTROL,
-    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, Plan, Router, Table,
+    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
 from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
@@ -237,4 +237,5 @@ include "core/dispatch.pxi"
 include "core/answer.pxi"
 include "core/ending.pxi"
 include "core/downstream.pxi"
+include "core/passing.pxi"
 include "core/admission.pxi"

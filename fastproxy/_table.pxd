@@ -15,13 +15,17 @@ cdef enum:               # endpoints: index of Deployment.heads
     EP_RERANK
     EP_MESSAGES
     EP_COUNT_TOKENS
+    EP_PASS_THROUGH
     EP_COUNT              # also: a request of the control plane
 
 cdef enum:               # Plan.kind
     PLAN_LLM = 0
     PLAN_MULTIPART
     PLAN_CONTROL         # passed through to the control plane's socket
+    PLAN_PASS            # passed through as it stands, under another credential
     PLAN_FIXED           # answered from bytes made at load time, no key needed
+
+cdef class Deployment
 
 cdef class Plan:
     cdef readonly int kind
@@ -31,6 +35,8 @@ cdef class Plan:
     cdef readonly str path             # as the client sees it, for messages
     cdef readonly bytes body           # PLAN_FIXED: the whole body
     cdef readonly bytes content_type
+    cdef readonly object route         # PLAN_PASS: routing.passing.Route …
+    cdef readonly Deployment deployment    # … and where it leads
 
 cdef class KeyRecord:
     cdef readonly bytes digest
@@ -55,6 +61,7 @@ cdef class Deployment:
     cdef readonly bytes model_raw      # the same as it stands
     cdef readonly Pool pool
     cdef readonly tuple heads          # per endpoint: request line, host and own headers, or None
+    cdef readonly bytes pass_head      # PLAN_PASS: what follows the request line
     cdef readonly bytes answer_head    # x-litellm-model-id, -model-name, -model-api-base lines
     cdef readonly bytes secret         # the upstream credential, for redaction
     cdef readonly bint edits           # body needs the JSON path (defaults, extra_body, drop_params)
@@ -136,6 +143,7 @@ cdef class Table:
     cdef readonly KeyRecord anonymous  # the record of an open proxy
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan
     cdef dict methods                  # path -> Allow value
+    cdef readonly list passes          # plans of PLAN_PASS, in the order in which they are tried
     cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
     cdef readonly Router router
     cdef dict groups                   # client's name -> Group, aliases and seen wildcard names too

@@ -14,7 +14,7 @@ from fastproxy._pool cimport Pool
 ENDPOINTS = (
     "chat", "completions", "embeddings", "responses", "moderations", "images_generations",
     "images_edits", "audio_speech", "audio_transcriptions", "audio_translations", "rerank",
-    "messages", "count_tokens",
+    "messages", "count_tokens", "pass_through",
 )
 # Client paths of each endpoint, without the optional /v1.
 PATHS = {
@@ -31,6 +31,7 @@ PATHS = {
     "rerank": ("/rerank",),
     "messages": ("/messages",),
     "count_tokens": ("/messages/count_tokens",),
+    "pass_through": (),
 }
 MULTIPART = {"images_edits", "audio_transcriptions", "audio_translations"}
 ANTHROPIC = {"messages", "count_tokens"}
@@ -232,6 +233,7 @@ cdef class Table:
         self.router = Router(snapshot.get("router") or {})
         self._make_groups(snapshot)
         self._make_routes(control_routes)
+        self._make_passes(snapshot.get("passthrough") or (), pools)
         self.cors = _cors(settings.get("cors"))
         self.address_rule = _address_rule(settings)
 
@@ -282,6 +284,28 @@ cdef class Table:
         for line in list(self.routes):      # HEAD wherever there is GET
             if line.startswith(b"GET "):
                 self.routes.setdefault(b"HEAD" + line[3:], self.routes[line])
+
+    def _make_passes(self, records, dict pools):
+        from fastproxy.routing.passing import Route
+        cdef Plan plan
+        self.passes = []
+        for record in records:
+            plan = Plan(PLAN_PASS, EP_PASS_THROUGH, record["path"])
+            plan.route = Route(record)
+            plan.deployment = _pass_deployment(record, self._pool(record, pools))
+            plan.anthropic = record.get("provider") == "anthropic"
+            self.passes.append(plan)
+
+    def pass_plan(self, bytes path):
+        """The plan of a path that leads elsewhere, or None. Looked for once nothing else knows the path."""
+        if self.root_path:
+            if not path.startswith(self.root_path):
+                return None
+            path = path[len(self.root_path):]
+        for plan in self.passes:
+            if (<Plan>plan).route.leads(path):
+                return plan
+        return None
 
     def _add(self, str method, str path, Plan plan):
         self.routes[f"{method} {path}".encode()] = plan
@@ -339,6 +363,21 @@ cdef class Table:
     def group_names(self):
         """Names that a client may use, hidden aliases included."""
         return list(self.groups)
+
+
+def _pass_deployment(dict record, Pool pool):
+    # A deployment without a group: destination, credential and limits of time, and no head of its own,
+    # as the target differs by request.
+    d = Deployment(-1, {
+        "id": record.get("prefix") or record["path"], "group": record["path"], "provider": record.get("provider") or "",
+        "model": "", "api_base": "", "origin": record["origin"], "headers": record["headers"], "targets": {},
+        "timeout": record["timeout"]}, pool)
+    (<Deployment>d).pass_head = _upstream_head(record["origin"], "", record["headers"]).partition(b"\r\n")[2] \
+        + b"".join(f"{n}: {v}\r\n".encode("latin-1") for n, v in record["headers"]
+                   if n in ("content-type", "anthropic-version"))
+    host = record["origin"]["host"]
+    (<Deployment>d).answer_head = f"x-litellm-model-api-base: {record['origin']['scheme']}://{host}\r\n".encode("latin-1")
+    return d
 
 
 def _cors(policy):

@@ -298,11 +298,20 @@ cdef void set_usage(
             raise_to(&usage.input_tokens, value)
         elif memcmp(key, b"output_tokens", 13) == 0:
             raise_to(&usage.output_tokens, value)
+    elif size == 16:
+        if memcmp(key, b"promptTokenCount", 16) == 0:
+            raise_to(&usage.input_tokens, value)
+    elif size == 20:
+        if memcmp(key, b"candidatesTokenCount", 20) == 0:
+            raise_to(&usage.output_tokens, value)
+    elif size == 18:
+        if memcmp(key, b"thoughtsTokenCount", 18) == 0:
+            raise_to(&usage.reasoning_tokens, value)
     elif size == 17:
         if memcmp(key, b"completion_tokens", 17) == 0:
             raise_to(&usage.output_tokens, value)
     elif size == 23:
-        if memcmp(key, b"cache_read_input_tokens", 23) == 0:
+        if memcmp(key, b"cache_read_input_tokens", 23) == 0 or memcmp(key, b"cachedContentTokenCount", 23) == 0:
             raise_to(&usage.cached_tokens, value)
     elif size == 27:
         if memcmp(key, b"cache_creation_input_tokens", 27) == 0:
@@ -451,6 +460,8 @@ cdef inline int key_of(const char* key, Py_ssize_t size, int level) noexcept nog
             return K_MODEL
         if memcmp(key, b"usage", 5) == 0:
             return K_USAGE
+    elif size == 13 and memcmp(key, b"usageMetadata", 13) == 0:       # Gemini's name for it
+        return K_USAGE
     elif level == 1:
         if size == 7:
             if memcmp(key, b"choices", 7) == 0:

@@ -59,7 +59,6 @@ NO_SPEND = "tokens are metered, spend and budgets are not kept"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
-NO_ROUTES = "read and judged; pass-through routes are not served yet"
 STALE = "how long a background check counts"
 NO_PRICES = "costs are not computed; shown by /model/info"
 NO_DROPPING = (
@@ -137,7 +136,7 @@ GENERAL = {
     ),
     **_honoured(STALE, "health_check_staleness_threshold"),
     **_honoured("what background checks find sick gets no requests", "enable_health_check_routing"),
-    **_switches(NO_ROUTES, "pass_through_endpoints"),
+    **_all(HONOURED, "pass_through_endpoints"),
     **_not_yet(
         "no alert is sent",
         "alerting alerting_threshold alert_types alerting_args alert_to_webhook_url",
@@ -279,7 +278,7 @@ PARAMS = {
         "a request that names its own api_key or api_base is answered 400",
         "configurable_clientside_auth_params",
     ),
-    **_switches(NO_ROUTES, "use_in_pass_through"),
+    **_all(HONOURED, "use_in_pass_through"),
     **_not_yet("nothing is added to the messages", "cache_control_injection_points"),
     **_not_yet("it is not sent and not kept", "metadata"),
     **_not_yet("requests are not routed by content", "auto_router_config complexity_router_config"),

@@ -95,6 +95,8 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
     if x.content_length > table.max_request_bytes:
         refuse_close(x, 413, "invalid_request_error", too_large(x))
         return False
+    if plan.kind == PLAN_PASS:
+        return start_pass(d, x, head, p, credential, rank)
     if plan.kind == PLAN_CONTROL:
         # Some of its routes are open, so no credential is let through; a wrong one is not.
         if (credential != NULL or table.open) and not authenticate(d, x, p, credential, rank):
@@ -144,6 +146,9 @@ cdef Plan find_path_plan(Downstream d, Exchange x, bytes path, Head* head, const
         if head.method_size == 3 or x.head_request:
             x.plan = x.table.plan(b"GET " + x.table.root_path + b"/v1/models")
             return x.plan
+    if x.table.passes:
+        x.plan = x.table.pass_plan(path)
+        return x.plan
     return None
 
 

@@ -42,8 +42,8 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
     x.answer_left = head.content_length if not head.chunked and not head.close_delimited else -1
     if x.answer_chunked:
         chunked_init(&x.answer_chunks)
-    if x.pool is x.table.control:
-        x.error_answer = False
+    if x.method_line is not None:
+        x.error_answer = False           # what the control plane or a pass-through's upstream says is relayed
     elif 300 <= head.status < 400:
         # Following would carry our key to whoever the upstream names.
         bad_answer(x, f"the upstream answered with a redirect ({head.status}), which is not followed")
@@ -195,7 +195,7 @@ cdef void start_tap(Exchange x):
     if mode != TAP_OFF:
         x.tapping = True
         # after a fallback the client sees who answered
-        x.tap.begin(mode, None if x.path_model is not None or x.fallbacks else x.group.name_json,
+        x.tap.begin(mode, None if x.group is None or x.path_model is not None or x.fallbacks else x.group.name_json,
                     x.ask_usage and not x.client_usage)
 
 
@@ -204,7 +204,7 @@ cdef void rewrite_fields(Exchange x, const char* p, Head* head):
     cdef Buffer* out = &x.answer_lines
     cdef int i
     cdef FieldSpan* f
-    cdef bint control = x.pool is x.table.control
+    cdef bint control = x.method_line is not None
     cdef bint full = x.table.header_full
     cdef bint encoded = False
     cdef const char* name
@@ -219,7 +219,12 @@ cdef void rewrite_fields(Exchange x, const char* p, Head* head):
                 add_provider_line(x, out, p, f)
             continue
         if control:
-            if f.name_id != H_DATE and f.name_id != H_SERVER and f.name_id != H_VIA:
+            if f.name_id == H_CONTENT_TYPE:
+                x.content_type = (p + f.value)[:f.value_size].lower()
+            elif f.name_id == H_CONTENT_ENCODING:
+                encoded = True
+            if f.name_id != H_DATE and f.name_id != H_SERVER and f.name_id != H_VIA \
+                    and not (f.name_id == H_SET_COOKIE and x.plan.kind == PLAN_PASS):
                 buf_add(out, name, f.name_size)
                 buf_add(out, b": ", 2)
                 buf_add(out, p + f.value, f.value_size)
@@ -248,6 +253,15 @@ cdef void rewrite_fields(Exchange x, const char* p, Head* head):
             add_provider_line(x, out, p, f)
     if encoded:
         x.content_type = None      # not ours to look into
+    if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secret is not None:
+        redact_lines(x)
+
+
+cdef void redact_lines(Exchange x):
+    # An upstream that repeats its credential in an error's head.
+    lines = (<bytes>x.answer_lines.data[:x.answer_lines.size]).replace(x.deployment.secret, b"sk-...")
+    buf_clear(&x.answer_lines)
+    add_bytes(&x.answer_lines, lines)
 
 
 cdef void add_provider_line(Exchange x, Buffer* out, const char* p, FieldSpan* f) noexcept:
@@ -276,6 +290,8 @@ cdef void add_head(Exchange x, Buffer* out, int status, const char* lines, Py_ss
     buf_add(out, lines, lines_size)
     if x.plan is not None and (x.plan.kind == PLAN_LLM or x.plan.kind == PLAN_MULTIPART):
         add_own_lines(x, out)
+    elif x.plan is not None and x.plan.kind == PLAN_PASS:
+        add_pass_lines(x, out)
     if x.cors_lines is not None:
         add_bytes(out, x.cors_lines)
     add_bytes(out, x.gateway.via_line)
@@ -415,6 +431,9 @@ cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
     if x.error_answer:
         send_error_answer(x, p[:size])
         return
+    if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secret is not None:
+        redacted = (<bytes>p[:size]).replace(x.deployment.secret, b"sk-...")
+        p, size = PyBytes_AS_STRING(redacted), PyBytes_GET_SIZE(redacted)
     if x.tapping:
         buf_clear(tapped)
         if x.tap.feed(p, size, tapped):

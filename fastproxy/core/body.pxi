@@ -98,6 +98,10 @@ cdef void on_body_complete(Exchange x):
         x.pool = x.table.control
         acquire_upstream(x)
         return
+    if x.plan.kind == PLAN_PASS:
+        if x.admitted or take_place(x):
+            proceed(x)
+        return
     if x.plan.kind == PLAN_LLM:
         if x.body.size == 0:
             refuse(x, 400, "invalid_request_error",
@@ -118,7 +122,9 @@ cdef void on_body_complete(Exchange x):
 
 
 cdef void proceed(Exchange x):
-    if choose_deployment(x) and prepare_body(x):
+    if x.plan.kind == PLAN_PASS:
+        acquire_upstream(x)
+    elif choose_deployment(x) and prepare_body(x):
         acquire_upstream(x)
 
 

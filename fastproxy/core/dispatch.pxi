@@ -6,6 +6,11 @@ cdef void maybe_dispatch_early(Exchange x):
     if x.plan.kind == PLAN_CONTROL or x.content_coding is not None or x.early or x.once \
             or x.table.router.max_in_flight or x.table.router.tag_filtering:
         return
+    if x.plan.kind == PLAN_PASS:
+        hold_place(x)
+        x.early = True
+        acquire_upstream(x)
+        return
     if x.plan.kind == PLAN_LLM:
         if x.scan.fields[F_MODEL].end == 0 or x.scan.fields[F_STREAM_OPTIONS].kind \
                 or x.scan.present & (STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_METADATA):
@@ -101,7 +106,7 @@ cdef void connect_failed(Exchange x, str problem):
     elif try_again(x, 500, X_CONNECT):
         return
     provider = errors.provider_class(x.deployment.provider)
-    group = x.group.name.decode("utf-8", "replace")
+    group = x.deployment.group if x.group is None else x.group.name.decode("utf-8", "replace")
     tail = f" Received Model Group={group}\nAvailable Model Group Fallbacks=None"
     if problem == "timeout":
         refuse(x, 408, None, f"litellm.Timeout: APITimeoutError - connect time-out of "
@@ -112,7 +117,7 @@ cdef void connect_failed(Exchange x, str problem):
 
 
 cdef void compose_head(Exchange x, Buffer* out):
-    if x.pool is x.table.control:
+    if x.method_line is not None:
         add_bytes(out, x.method_line)
     else:
         add_bytes(out, <bytes>x.deployment.heads[x.plan.endpoint])
@@ -250,8 +255,9 @@ cdef void send_more(Exchange x):
             refuse_close(x, 400, "invalid_request_error",
                          "Invalid multipart body: the closing boundary is missing")
             return
-        x.stream = x.scan.fields[F_STREAM].kind == 116 if x.plan.kind == PLAN_LLM \
-            else x.multipart.stream_true
+        if x.plan.kind != PLAN_PASS:
+            x.stream = x.scan.fields[F_STREAM].kind == 116 if x.plan.kind == PLAN_LLM \
+                else x.multipart.stream_true
         x.ask_usage = x.stream and x.extra > 0
         if x.state == S_SENT:
             set_answer_deadline(x)

@@ -199,7 +199,7 @@ cdef void on_timeout(Exchange x):
     x.upstream = None
     if u is not None:
         drop_upstream(u)
-    if x.deployment is None:
+    if x.deployment is None and x.plan.kind != PLAN_PASS:
         refuse(x, 504, "service_unavailable", "The control plane did not answer in time")
         return
     limit = answer_limit(x)

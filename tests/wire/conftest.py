@@ -17,7 +17,8 @@ def wire(
     module = request.path.name
     upstream = Upstream()
     settings = config(upstream.port)
-    settings["general_settings"].update(getattr(request.module, "GENERAL", {}))
+    general = getattr(request.module, "GENERAL", {})
+    settings["general_settings"].update(general(upstream.port) if callable(general) else general)
     gateway = Gateway(tmp_path_factory.mktemp("wire"), settings).wait()
     running = Wire(gateway, upstream)
     try:

@@ -130,7 +130,9 @@ def judge_fallbacks(config: Config, known: dict[str, Any], named: dict[str, Any]
     for target in dict.fromkeys(
         name for names in [*lists, named["default_fallbacks"]] for name in names
     ):
-        if target not in known and not any("*" in name and fnmatchcase(target, name) for name in known):
+        if target not in known and not any(
+            "*" in name and fnmatchcase(target, name) for name in known
+        ):
             config.warn(f"fallbacks: {target} is not a model group: it is never reached")
 
 

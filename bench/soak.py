@@ -165,8 +165,8 @@ async def soak(options: argparse.Namespace, folder: Path) -> tuple[list[str], li
         for task in tasks:
             task.cancel()
         await asyncio.sleep(REST)
+        files_after = watch.descriptors()  # before the control plane is asked, which opens some
         left = await asyncio.to_thread(in_flight, port)
-        files_after = watch.descriptors()
         open_upstream = sum(len(one.sessions) for one in everyone)
         log = gateway.log.read_text(errors="replace")
     finally:

@@ -128,7 +128,11 @@ def upstream(
     if status == 400:
         special = classify(raw)
         if special is not None:
-            name = "ContextWindowExceededError" if special == "context" else "ContentPolicyViolationError"
+            name = (
+                "ContextWindowExceededError"
+                if special == "context"
+                else "ContentPolicyViolationError"
+            )
     again = f"{name}: " if status in (429, 500, 502, 503) else ""
     if name == "Timeout":
         again = "Timeout Error: "

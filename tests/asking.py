@@ -150,6 +150,7 @@ def reply(client: Client) -> Reply:
             while len(client.buffer) < size and client.fill():
                 pass
             found.body, found.whole = client.buffer[:size], len(client.buffer) >= size
+            client.buffer = client.buffer[size:]
     except EOFError:
         found.whole = False
     if found.stream:

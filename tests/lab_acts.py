@@ -204,7 +204,7 @@ def streamed(act: str, api: str, text: str, usage: bool) -> list[Step]:
     if act == "ok":
         return [begun["open"], *content, ending]
     if act == "comments-stall":
-        return [begun["open"] + chunk(PING * 8000), STALL, rest]
+        return [begun["open"] + chunk(PING * 10_000), STALL, rest]
     if act == "tool-cut":
         return [begun["mid"] + tool_call(), STALL, CLOSE]
     place, _, fault = act.partition("-")

@@ -221,9 +221,12 @@ ROUTER = {
         "disable_cooldowns enable_tag_filtering tag_filtering_match_any default_max_parallel_requests",
     ),
     **_honoured(
-        "fastproxy's own settings", "stream_idle_timeout total_timeout stream_hold stream_policy client_gone"
+        "fastproxy's own settings",
+        "stream_idle_timeout total_timeout stream_hold stream_policy client_gone",
     ),
-    **_honoured("a failed deployment's share goes to the others in any case", "enable_weighted_failover"),
+    **_honoured(
+        "a failed deployment's share goes to the others in any case", "enable_weighted_failover"
+    ),
     **_honoured(
         "a deployment whose model_info.max_input_tokens is surely exceeded is left out",
         "enable_pre_call_checks",
@@ -267,7 +270,8 @@ PARAMS = {
     ),
     **_protects("no guardrail is run on the deployment's requests", "guardrails"),
     **_all(
-        HONOURED, "max_retries num_retries cooldown_time max_parallel_requests tags stream_idle_timeout"
+        HONOURED,
+        "max_retries num_retries cooldown_time max_parallel_requests tags stream_idle_timeout",
     ),
     **_not_yet("set them for the group in router_settings", "fallbacks"),
     **_not_yet(NO_LIMITS, "default_api_key_tpm_limit default_api_key_rpm_limit"),

@@ -130,7 +130,9 @@ def judge_fallbacks(config: Config, known: dict[str, Any], named: dict[str, Any]
     for target in dict.fromkeys(
         name for names in [*lists, named["default_fallbacks"]] for name in names
     ):
-        if target not in known and not any("*" in name and fnmatchcase(target, name) for name in known):
+        if target not in known and not any(
+            "*" in name and fnmatchcase(target, name) for name in known
+        ):
             config.warn(f"fallbacks: {target} is not a model group: it is never reached")
 
 
@@ -145,7 +147,9 @@ def _first(*values: Any) -> Any:
     return next((v for v in values if v is not None), None)
 
 
-def _choice(config: Config, name: str, value: str | None, allowed: tuple[str, ...], default: str) -> str:
+def _choice(
+    config: Config, name: str, value: str | None, allowed: tuple[str, ...], default: str
+) -> str:
     if value is None:
         return default
     if value not in allowed:
@@ -183,7 +187,9 @@ def _by_class(config: Config, name: str, policy: Any, suffix: str) -> list[int]:
     """Numbers by class of failure; -1: the policy says nothing of it."""
     if not isinstance(policy, dict):
         place = config.document.place(("router_settings", name))
-        raise ConfigError(f"{place}: {name}: a mapping such as {{TimeoutError{suffix}: 1}} is expected")
+        raise ConfigError(
+            f"{place}: {name}: a mapping such as {{TimeoutError{suffix}: 1}} is expected"
+        )
     found = [-1] * CLASS_COUNT
     for key, value in policy.items():
         known = [c for c in CLASSES if f"{c}{suffix}" == str(key)]
@@ -199,7 +205,9 @@ def _by_class(config: Config, name: str, policy: Any, suffix: str) -> list[int]:
             number = -1
         if number < 0:
             place = config.document.place(("router_settings", name))
-            raise ConfigError(f"{place}: {name}.{key}: a whole number is expected, not {kind(value)}")
+            raise ConfigError(
+                f"{place}: {name}.{key}: a whole number is expected, not {kind(value)}"
+            )
         found[CLASSES.index(known[0])] = min(number, MAX_RETRIES)
     return found
 
@@ -221,9 +229,7 @@ def _lists(config: Config, name: str) -> Lists:
     return found
 
 
-def _names(
-    config: Config, name: str, value: Any, section: str = "router_settings"
-) -> list[str]:
+def _names(config: Config, name: str, value: Any, section: str = "router_settings") -> list[str]:
     names = []
     for target in listing(value):
         if isinstance(target, dict | list):

@@ -122,7 +122,8 @@ def test_a_hold_has_a_size(lab: Lab, patient: Gateway) -> None:
     with patient.client() as client:
         begin(client, "chat", script)
         hit = lab.stalled(script)
-        started(client)  # far sooner than the 5 s of a hold, or the time-out of this client
+        client.sock.settimeout(4)  # a hold takes 5 s
+        started(client)
         lab.release(hit)
         assert b"pong" in b"".join(client.chunks())
 

@@ -157,7 +157,7 @@ def simulate(policy: Policy, rates: list[float], load: float, requests: int, see
 
 
 SKEWED = [1.0, 1.0, 2.0, 4.0]
-REQUESTS = 40_000
+REQUESTS = 25_000
 
 
 def test_the_simulation_agrees_with_theory() -> None:
@@ -170,7 +170,7 @@ def test_the_simulation_agrees_with_theory() -> None:
 @pytest.mark.parametrize("rates", [[1.0] * 4, SKEWED, [1.0] * 7 + [8.0]], ids=str)
 def test_least_busy_is_join_the_shortest_queue(rates: list[float], load: float) -> None:
     """In the mean over some seeds."""
-    seeds = range(10, 50, 10)
+    seeds = range(10, 40, 10)
     ours = [simulate(least_busy, rates, load, REQUESTS, seed) for seed in seeds]
     ideal = [simulate(join_shortest_queue, rates, load, REQUESTS, seed) for seed in seeds]
     assert sum(ours) == pytest.approx(sum(ideal), rel=0.06)

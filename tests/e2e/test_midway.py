@@ -1,0 +1,138 @@
+"""What else happens while a request is between two tries: more requests, a reload, the end of the gateway."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from asking import PATHS, ask, body, reply
+from harness import MASTER, Gateway, request, until
+from lab import Lab, mark
+
+
+def config(groups: list[dict[str, Any]], **router: Any) -> dict[str, Any]:
+    return {
+        "model_list": groups,
+        "router_settings": {"num_retries": 2, "disable_cooldowns": True, **router},
+        "general_settings": {"master_key": MASTER},
+    }
+
+
+@pytest.fixture(scope="module")
+def gateway(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
+    groups = [lab.deployment("one")] + [lab.deployment("two", f"two-{n}") for n in "ab"]
+    return behind(groups, router_settings={"num_retries": 2, "disable_cooldowns": True}).wait()
+
+
+def post(model: str, script: str, **more: Any) -> bytes:
+    return request(PATHS["chat"], body("chat", model, script, **more))
+
+
+# -- the same connection
+
+
+@pytest.mark.parametrize("act", ["e500", "half-head"])
+@pytest.mark.parametrize("model", ["one", "two"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_requests_behind_it_wait_their_turn(
+    lab: Lab, gateway: Gateway, model: str, act: str, stream: bool
+) -> None:
+    """Pipelined: their answers come in order, whatever the first one goes through."""
+    scripts = [mark(act, "ok"), mark("ok"), mark(act, "ok")]
+    with gateway.client(20) as client:
+        client.send(b"".join(post(model, script, stream=stream) for script in scripts))
+        found = [reply(client) for _ in scripts]
+    assert [(r.status, r.retries) for r in found] == [(200, 1), (200, 0), (200, 1)]
+    assert [r.text for r in found] == [
+        f"pong from {lab.of(script)[-1].deployment}" for script in scripts
+    ]
+
+
+def test_bytes_that_come_in_a_pause(lab: Lab, gateway: Gateway) -> None:
+    """They are the next request's, and change nothing about the one that waits."""
+    first, second = mark("e429-ra1", "ok"), mark("ok")
+    with gateway.client(20) as client:
+        client.send(post("one", first))
+        until(lab.hit(first).done.is_set, what="the failure")
+        for byte in post("one", second):
+            client.send(bytes([byte]))
+        assert reply(client).retries == 1
+        assert reply(client).retries == 0
+
+
+def test_a_broken_request_that_comes_in_a_pause(lab: Lab, gateway: Gateway) -> None:
+    """It costs the connection, but only after the answer that is owed."""
+    script = mark("e429-ra1", "ok")
+    with gateway.client(20) as client:
+        client.send(post("one", script))
+        until(lab.hit(script).done.is_set, what="the failure")
+        client.send(b"garbage\r\n\r\n")
+        assert reply(client).status == 200
+        assert reply(client).status == 400
+        assert client.closed()
+
+
+# -- reload and end
+
+
+def test_a_reload_in_a_pause(lab: Lab, start: Callable[..., Gateway]) -> None:
+    """The request goes on with the settings it began with; the next one has the new ones."""
+    gateway = start(config([lab.deployment("old"), lab.deployment("both", "both-1")])).wait()
+    script = mark("e429-ra2", "ok")
+    with gateway.client(20) as client:
+        client.send(post("old", script))
+        until(lab.hit(script).done.is_set, what="the failure")
+        changed = config([lab.deployment("new"), lab.deployment("both", "both-2")])
+        gateway.path.write_text(yaml.safe_dump(changed))
+        gateway.process.send_signal(signal.SIGHUP)
+        until(
+            lambda: ask(gateway, "chat", "new", mark("ok")).status == 200, what="the new settings"
+        )
+        assert len(lab.of(script)) == 1
+        assert reply(client).text == "pong from old"
+    assert ask(gateway, "chat", "both", mark("ok")).text == "pong from both-2"
+    assert ask(gateway, "chat", "old", mark("ok")).status == 400
+    assert gateway.counters()["in_flight"] <= 1
+
+
+def test_cooldowns_outlive_a_reload(lab: Lab, start: Callable[..., Gateway]) -> None:
+    """A deployment that is still there stays cold; another new one begins warm."""
+    pair = [lab.deployment("pair", f"warm-{n}") for n in "ab"]
+    router = {"disable_cooldowns": False, "cooldown_time": 300}
+    gateway = start(config(pair, **router)).wait()
+    lab.moods["warm-a"] = "e429"
+    try:
+        until(
+            lambda: ask(gateway, "chat", "pair", mark("ok")).status == 200 and lab.at("warm-a"),
+            what="a meeting with it",
+        )
+        changed = config([*pair, lab.deployment("fresh")], **router)
+        gateway.path.write_text(yaml.safe_dump(changed))
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: ask(gateway, "chat", "fresh", mark("ok")).status == 200, what="the reload")
+        for _ in range(30):
+            assert ask(gateway, "chat", "pair", mark("ok")).text == "pong from warm-b"
+        assert len(lab.at("warm-a")) == 1
+    finally:
+        lab.moods.clear()
+
+
+@pytest.mark.parametrize(
+    "acts", [("e429-ra1", "ok"), ("e500", "slow300"), ("open-stall",)], ids=str
+)
+def test_the_end_waits_for_it(lab: Lab, start: Callable[..., Gateway], acts: tuple[str]) -> None:
+    """A stop lets requests end that are in a pause, in a second try, or held back."""
+    gateway = start(config([lab.deployment("one")])).wait()
+    script = mark(*acts)
+    with gateway.client(20) as client:
+        client.send(post("one", script, stream=True))
+        hit = lab.hit(script)
+        until(lambda: hit.done.is_set() or hit.waiting.is_set(), what="the first try")
+        gateway.process.send_signal(signal.SIGTERM)
+        if not hit.done.is_set():
+            lab.release(hit)
+        found = reply(client)
+    assert (found.status, found.text) == (200, "pong from one")
+    assert gateway.process.wait(15) == 0
+    assert "Traceback" not in gateway.log

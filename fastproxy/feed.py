@@ -1,7 +1,7 @@
 """The stream between control and one worker: 4-byte big-endian length, then an orjson array.
 
 worker -> control: ["hello", index, pid], ["applied", version], ["refused", version, reason]
-control -> worker: ["snapshot", {...}], ["health", [ids of deployments that do not answer]]
+control -> worker: ["snapshot", {...}]
 Both sides import this module; it knows neither.
 """
 

@@ -46,6 +46,7 @@ IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
 SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
 PATIENCE_SECONDS = 60.0  # for a new generation to be ready
+ADOPTED_LOOK_SECONDS = 0.2  # between two looks whether a process that is no child of ours has ended
 READY_LOOK_SECONDS = 0.05  # between two looks whether it is
 BIND_ADVICE = {
     errno.EADDRINUSE: "another program uses it; choose one with --port",
@@ -101,9 +102,12 @@ class Supervisor:
         self.asked = 0.0  # when somebody asked for the end
         self.deadline = 0.0  # while stopping: when those who are left are killed
         self.exit_code = 0
-        self.unpacked = unpacked_directory()
+        self.unpacked = takeover.unpacked_directory()
         # of a one-file program: the process that unpacked it and will tidy up
         self.boot = os.getppid()
+        self.outer: dict[
+            int, int
+        ] = {}  # those of the images before us, and descriptors that tell their end
         self.unix: socket.socket | None = None
         self.probed = False
         self.replaced = ""  # version of the image before us
@@ -297,6 +301,7 @@ class Supervisor:
                 self._asked_to_restart()
             elif number in SIGNALS:
                 self._asked_to_stop()
+            self._reap_adopted()
             if self._orphaned():
                 self._stop()
             if self.stopping:
@@ -311,12 +316,17 @@ class Supervisor:
                 self._signal(generation.children, signal.SIGHUP)
 
     def _orphaned(self) -> bool:
-        return self.unpacked is not None and os.getppid() != self.boot
+        if self.unpacked is None:
+            return False
+        gone = self.outer and select.select(self.outer.values(), [], [], 0)[0]
+        return bool(gone) or os.getppid() != self.boot
 
     def _due(self) -> float:
         """Start what is due; seconds until the next look."""
         now = time.monotonic()
         wait = 1.0 if self.unpacked is not None else IDLE_SECONDS
+        if any(child.pidfd >= 0 for child in self._children()):
+            wait = min(wait, ADOPTED_LOOK_SECONDS)  # no signal tells their end
         if self.stopping:
             return min(wait, max(0.0, self.deadline - now))
         if self.coming is not None:
@@ -344,6 +354,11 @@ class Supervisor:
                 if child.pid == pid:
                     self._ended(child, os.waitstatus_to_exitcode(status))
                     break
+
+    def _reap_adopted(self) -> None:
+        for child in self._children():
+            if child.lost():
+                self._ended(child, 0)
 
     def _ended(self, child: Child, code: int) -> None:
         pid, child.pid = child.pid, 0
@@ -383,8 +398,6 @@ class Supervisor:
             return
         if self.rehearsal is not None or self.coming is not None:
             log.warning("a restart is under way: asked again for nothing")
-        elif self.unpacked is not None:
-            log.error("restart refused: a one-file program can't be replaced while it runs")
         elif self.serving is None or not self.serving.is_ready():
             log.warning("restart refused: not all workers serve yet")
         else:
@@ -400,6 +413,12 @@ class Supervisor:
             return
         assert self.serving is not None  # noqa: S101  # only a serving tree rehearses
         mock = self.mock
+        if self.unpacked is not None:
+            # This process becomes the one that unpacks, which hands on what signals it gets: so that it
+            # gets them, and lives until it does.
+            for number in SIGNALS - {signal.SIGCHLD, signal.SIGTERM}:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         error = takeover.hand_over(
             takeover.Tree(
                 version=__version__,
@@ -408,10 +427,12 @@ class Supervisor:
                 lock=self.runtime.lock,
                 alive=(self.alive_read, self.alive_write),
                 mock=(mock.keeps[0].fileno(), mock.pid) if mock is not None else None,
+                boots=[self.boot, *self.outer] if self.unpacked is not None else [],
                 serving=self.serving.state(),
                 leaving=[generation.state() for generation in self.leaving],
             )
         )
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         log.error("restart refused, nothing has changed: %s", error)
 
     def _take_over(self, tree: takeover.Tree) -> None:
@@ -429,9 +450,12 @@ class Supervisor:
             self.options.port = first.getsockname()[1]
         self.runtime = RuntimeDirectory.adopt(Path(tree.directory), tree.lock)
         self.alive_read, self.alive_write = tree.alive
+        for pid in tree.boots:
+            with contextlib.suppress(ProcessLookupError):
+                self.outer[pid] = os.pidfd_open(pid)
         if tree.mock is not None:
             self.mock = self._mock_child(socket.socket(fileno=tree.mock[0]))
-            self.mock.pid = tree.mock[1]
+            self.mock.adopt(tree.mock[1])
         self.serving = self._adopt(tree.serving)
         for state in tree.leaving:
             generation = self._adopt(state)
@@ -452,8 +476,7 @@ class Supervisor:
         generation = Generation.adopt(state)
         generation.children = self._children_of(generation)
         for child in generation.children:
-            child.pid = state.pids.get(child.name, 0)
-            child.started = time.monotonic()
+            child.adopt(state.pids.get(child.name, 0))
         return generation
 
     def _look_at_coming(self) -> None:
@@ -527,6 +550,9 @@ class Supervisor:
         self.stopping = True
         for sockets in self.sockets:
             for sock in sockets:
+                if self.outer:  # those processes hold it too, and do nothing with it
+                    with contextlib.suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)
                 sock.close()
         self.deadline = time.monotonic() + self.options.drain_seconds + HELPERS_SECONDS
         self._signal(
@@ -552,13 +578,6 @@ class Supervisor:
             if child.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
-
-
-def unpacked_directory() -> str | None:
-    """Where a one-file program has unpacked itself; None for any other kind of installation."""
-    directory = getattr(sys, "_MEIPASS", None)
-    name = os.path.basename(directory) if isinstance(directory, str) else ""
-    return directory if name.startswith("_MEI") else None
 
 
 def _worker_runner(module: Any, options: Any) -> Callable[[], int]:
@@ -594,8 +613,7 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
 def _rehearse() -> int:
     """In a child: would the program on the disk start with this command line and configuration?"""
     command = takeover.program()
-    os.environ[takeover.VARIABLE] = takeover.REHEARSAL
-    os.execv(command[0], command)  # noqa: S606  # no shell is wanted
+    os.execve(command[0], command, takeover.environment(takeover.REHEARSAL))  # noqa: S606  # no shell is wanted
 
 
 def _listen_mock(port: int) -> socket.socket:

@@ -38,6 +38,7 @@ class Tree:
     lock: int
     alive: tuple[int, int]
     mock: tuple[int, int] | None  # descriptor and pid
+    boots: list[int]  # of a one-file program: the processes that have unpacked it, the newest first
     serving: Generation
     leaving: list[Generation]
 
@@ -47,6 +48,25 @@ def program() -> list[str]:
     if getattr(sys, "frozen", False):
         return [sys.executable, *sys.argv[1:]]
     return [sys.executable, *sys.orig_argv[1:]]
+
+
+def environment(value: str) -> dict[str, str]:
+    """For a program that is started by `program()`; it reads `value` in VARIABLE."""
+    found = {**os.environ, VARIABLE: value}
+    if getattr(sys, "frozen", False):
+        # it must look for its own files (and unpack them, if it is one file), not take ours
+        found["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
+        found.pop("LD_LIBRARY_PATH", None)
+        if original := found.pop("LD_LIBRARY_PATH_ORIG", ""):
+            found["LD_LIBRARY_PATH"] = original
+    return found
+
+
+def unpacked_directory() -> str | None:
+    """Where a one-file program has unpacked itself; None for any other kind of installation."""
+    directory = getattr(sys, "_MEIPASS", None)
+    name = os.path.basename(directory) if isinstance(directory, str) else ""
+    return directory if name.startswith("_MEI") else None
 
 
 def hand_over(tree: Tree) -> OSError:
@@ -60,7 +80,7 @@ def hand_over(tree: Tree) -> OSError:
         command = program()
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(command[0], command, {**os.environ, VARIABLE: str(state)})  # noqa: S606  # no shell is wanted
+        os.execve(command[0], command, environment(str(state)))  # noqa: S606  # no shell is wanted
     except OSError as error:
         for fd in descriptors:
             os.set_inheritable(fd, False)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +36,32 @@ class Child:
     started: float = 0.0
     delay: float = RESTART_SECONDS
     restart_at: float = 0.0
+    pidfd: int = -1  # of a process that is no child of ours: tells its end
 
     @property
     def serves(self) -> bool:
         """Whether it is a worker, with requests to finish."""
         return self.name.startswith("worker")
+
+    def adopt(self, pid: int) -> None:
+        """Go on with a process that the image of the program before us has started."""
+        self.pid, self.started = pid, time.monotonic()
+        try:
+            if pid:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # we are a child of what it is a child of: a one-file program
+            try:
+                self.pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self.pid = 0
+
+    def lost(self) -> bool:
+        """Whether an adopted process that is no child of ours has ended."""
+        if self.pidfd < 0 or not select.select([self.pidfd], [], [], 0)[0]:
+            return False
+        os.close(self.pidfd)
+        self.pidfd = -1
+        return True
 
 
 @dataclass

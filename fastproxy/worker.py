@@ -147,15 +147,10 @@ class Worker:
         self.stopping.set()
 
     async def _let_clients_go(self) -> None:
-        """Accept nobody, go on serving who is there."""
-        for sock in self.options.sockets:
-            self.loop.remove_reader(sock.fileno())
+        """Accept nobody; who is there may ask once more, and is told that the connection ends with it."""
         until = self.loop.time() + min(RETIRE_SECONDS, self.options.drain_seconds)
-        retire = getattr(self.gateway, "retire", None)
-        if retire is None:
-            until = min(until, self.loop.time() + 1.0)
         # the core keeps counts, not events
-        while self.loop.time() < until and (retire is None or retire()):  # noqa: ASYNC110
+        while self.gateway.retire() and self.loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
 
     async def _drain(self) -> int:

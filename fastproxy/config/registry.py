@@ -59,6 +59,7 @@ NO_SPEND = "tokens are metered, spend and budgets are not kept"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
+HEALTH_ROUTING = "what background checks find sick gets no requests while another of its group is left"
 STALE = "how long a background check counts"
 NO_PRICES = "costs are not computed; shown by /model/info"
 NO_DROPPING = (
@@ -135,7 +136,7 @@ GENERAL = {
         "enable_drain_endpoint",
     ),
     **_honoured(STALE, "health_check_staleness_threshold"),
-    **_honoured("what background checks find sick gets no requests", "enable_health_check_routing"),
+    **_honoured(HEALTH_ROUTING, "enable_health_check_routing"),
     **_all(HONOURED, "pass_through_endpoints"),
     **_not_yet(
         "no alert is sent",
@@ -232,7 +233,7 @@ ROUTER = {
         "enable_pre_call_checks",
     ),
     **_honoured("enforce_model_rate_limits is made, no other", "optional_pre_call_checks"),
-    **_honoured("what background checks find sick gets no requests", "enable_health_check_routing"),
+    **_honoured(HEALTH_ROUTING, "enable_health_check_routing"),
     **_honoured(STALE, "health_check_staleness_threshold"),
     **_honoured("of background checks: 408 and 429", "health_check_ignore_transient_errors"),
     **_not_yet(NO_SPEND, "provider_budget_config"),

@@ -78,6 +78,7 @@ def _expand(
 
 def _settings(config: Config) -> dict[str, Any]:
     _judge_addresses(config)
+    _judge_health(config)
     general, environ = config.general, config.environ
     profile = general.header_profile or "full"
     if profile not in ("full", "min"):
@@ -133,6 +134,18 @@ def _judge_addresses(config: Config) -> None:
             f"{place}: use_x_forwarded_for without trusted_proxy_ranges: any client can write the header "
             "and so pass allowed_ips"
         )
+
+
+def _judge_health(config: Config) -> None:
+    for section, settings in (
+        ("general_settings", config.general),
+        ("router_settings", config.router),
+    ):
+        if settings.enable_health_check_routing and not config.general.background_health_checks:
+            place = config.document.place((section, "enable_health_check_routing"))
+            config.warn(
+                f"{place}: enable_health_check_routing without background_health_checks: nothing is known to steer by"
+            )
 
 
 def _cors(environ: Mapping[str, str]) -> dict[str, Any] | None:

@@ -54,14 +54,13 @@ class Health:
     def __init__(
         self,
         probe: Callable[[Record], Awaitable[Verdict]],
-        tell: Callable[[list[str]], None],
+        tell: Callable[[set[str]], None],
     ) -> None:
         self.probe = probe
-        self.tell = tell  # the workers: ids of deployments that do not answer
+        self.tell = tell  # the workers: ids of deployments to be left alone
         self.settings = Settings()
         self.records: list[Record] = []
         self.verdicts: dict[str, Verdict] = {}
-        self.told: list[str] = []
         self.wake = asyncio.Event()
         self.round: asyncio.Task[None] | None = None
 
@@ -74,7 +73,7 @@ class Health:
         known = {record["id"] for record in self.records}
         self.verdicts = {i: v for i, v in self.verdicts.items() if i in known}
         self.wake.set()
-        self._tell()
+        self.tell(self.avoidable())
 
     def unhealthy(self) -> set[str]:
         """Ids of deployments that did not answer their last background check, if that is not too long ago."""
@@ -88,6 +87,16 @@ class Health:
             and verdict.at >= oldest
             and not (verdict.transient and self.settings.ignore_transient)
         }
+
+    def avoidable(self) -> set[str]:
+        """Of the unhealthy ones those whose group has another: the last way is always tried."""
+        unhealthy = self.unhealthy()
+        spared = {
+            record["group"]
+            for record in self.records
+            if record["unsupported"] is None and record["id"] not in unhealthy
+        }
+        return unhealthy & {r["id"] for r in self.records if r["group"] in spared}
 
     async def watch(self) -> None:
         """Background checks, for ever: all deployments at once, then again after the interval."""
@@ -144,19 +153,13 @@ class Health:
         async with asyncio.TaskGroup() as group:
             for record in records:
                 group.create_task(one(record))
-        self._tell()
+        self.tell(self.avoidable())
 
     async def check_all(self) -> None:
         """Ask every deployment; who asks for it while that goes on waits for the same answers."""
         if self.round is None or self.round.done():
             self.round = asyncio.create_task(self.check(list(self.records)))
         await asyncio.shield(self.round)
-
-    def _tell(self) -> None:
-        now = sorted(self.unhealthy())
-        if now != self.told:
-            self.told = now
-            self.tell(now)
 
     def report(self, records: Iterable[Record]) -> dict[str, Any]:
         """LiteLLM's shape; what is not checked stands beside it."""

@@ -19,7 +19,6 @@ class Links:
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
         self.writers: dict[int, asyncio.StreamWriter] = {}
-        self.standing: dict[str, Any] = {}  # what else a worker that connects has to know
         self.applied: dict[int, int] = {}
         self.refused: dict[int, tuple[int, str]] = {}
         self.news = asyncio.Condition()
@@ -30,12 +29,6 @@ class Links:
         self.snapshot = snapshot
         for writer in self.writers.values():
             feed.send(writer, "snapshot", snapshot)
-
-    def keep_telling(self, kind: str, value: Any) -> None:
-        """Send a message to every worker, and to those that connect later."""
-        self.standing[kind] = value
-        for writer in self.writers.values():
-            feed.send(writer, kind, value)
 
     async def settled(self, version: int, seconds: float) -> str | None:
         """Wait until every connected worker has answered to a snapshot; why one can't use it."""
@@ -65,8 +58,6 @@ class Links:
                     self.writers[index] = writer
                     if self.snapshot is not None:
                         feed.send(writer, "snapshot", self.snapshot)
-                    for kind, value in self.standing.items():
-                        feed.send(writer, kind, value)
                 elif message[0] == "applied":
                     self.applied[index] = message[1]
                     self.refused.pop(index, None)

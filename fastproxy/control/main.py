@@ -71,7 +71,6 @@ class Control:
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
         self.health.use(snapshot, Settings.of(loaded))
-        self._mark_health(self.health.unhealthy())
 
     def _mark_health(self, sick: Collection[str]) -> None:
         """What workers see in shared memory of the background checks."""

@@ -89,6 +89,8 @@ class Reloader:
                 files = tuple(loaded.document.files)
                 snapshot = config.build_snapshot(loaded, self.version + 1)
                 try_out(snapshot)
+                snapshot["version"] = version = self.versions.next()
+                self.install(snapshot, loaded)
             except config.ConfigError as error:
                 # what was looked for in vain is watched too: it may come
                 looked = {*self.watch.taken, *(files or error.files)}
@@ -96,11 +98,8 @@ class Reloader:
                 log.error("reload refused by %s, the old configuration stays: %s", why, error)
                 raise ReloadRefused(str(error)) from None
             self.watch.after_reading(files, before)
-            changes = compare(self.config, loaded)
-            known = set(self.config.warnings)
-            self.version = snapshot["version"] = self.versions.next()
-            self.config = loaded
-            self.install(snapshot, loaded)
+            changes, known = compare(self.config, loaded), set(self.config.warnings)
+            self.version, self.config = version, loaded
             log.warning(
                 "configuration reloaded by %s, version %s: %s", why, self.version, in_words(changes)
             )

@@ -1,7 +1,8 @@
 """GET /health, background checks, what the workers are told of them, and the backlog."""
 
-import asyncio
 import http.server
+import os
+import signal
 import ssl
 import threading
 from collections.abc import Iterator
@@ -11,8 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from harness import MASTER, UPSTREAM_KEY, Answer, Gateway, free_port, mock_config, request, until
-
-from fastproxy import feed
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
@@ -128,6 +127,11 @@ def test_only_the_master_key_may_ask(gateway: Gateway, path: str, key: str | Non
 # -- in the background
 
 
+def children(running: Gateway) -> list[int]:
+    pid = running.process.pid
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Provider(http.server.ThreadingHTTPServer):
     """An upstream whose health the test decides."""
 
@@ -164,28 +168,6 @@ def provider() -> Iterator[Provider]:
     server.server_close()
 
 
-def told(running: Gateway) -> list[str] | None:
-    """What a worker that connects is told of health."""
-    (directory,) = Path("/dev/shm").glob(f"fastproxy-{running.process.pid}-*")  # noqa: S108
-
-    async def ask() -> list[str] | None:
-        reader, writer = await asyncio.open_unix_connection(str(directory / "feed.sock"))
-        feed.send(writer, "hello", 99, 0)
-        try:
-            async with asyncio.timeout(0.2):
-                while message := await feed.receive(reader):
-                    if message[0] == "health":
-                        return list(message[1])
-        except TimeoutError:
-            pass
-        finally:
-            writer.close()
-            await writer.wait_closed()
-        return None
-
-    return asyncio.run(ask())
-
-
 def test_background_checks(start, provider: Provider):
     config = serving(
         entry("watched", provider.port, info={"id": "watched"}),
@@ -197,18 +179,15 @@ def test_background_checks(start, provider: Provider):
     running = start(config).wait()
     until(lambda: len(provider.asked) >= 2, 10, "two rounds")
     assert all('"watched"' in body for body in provider.asked)
-    assert told(running) in (None, [])
     provider.status = 503
     until(lambda: "health check failed" in running.log, 10, "the log line")
-    until(lambda: told(running) == ["watched"], 10, "the message to the workers")
     found = get(running, "/health").json()
     (unhealthy,) = found["unhealthy_endpoints"]
     assert unhealthy.pop("checked_at") > 0
     assert unhealthy == {"model": "openai/watched", "error": "503: {}"}
     assert found["unchecked_endpoints"] == [{"model": "openai/left", "reason": "not checked yet"}]
     provider.status = 200
-    until(lambda: told(running) == [], 10, "the second message")
-    assert "watched -> openai/watched: healthy again" in running.log
+    until(lambda: "watched -> openai/watched: healthy again" in running.log, 10, "its recovery")
 
 
 def test_health_with_background_checks_asks_nobody(start, provider: Provider):
@@ -231,17 +210,60 @@ def test_health_with_background_checks_asks_nobody(start, provider: Provider):
     assert '"b"' in provider.asked[-1]
 
 
-def test_busy_deployments_can_be_let_be(start, provider: Provider):
-    provider.status = 429
+def routed(start, provider: Provider, good: int, **router: Any) -> Gateway:
+    """A gateway with a group of two, one of them at the provider, that steers by background checks."""
     config = serving(
-        entry("a", provider.port, info={"id": "a"}),
+        entry("pair", provider.port, info={"id": "doubtful"}),
+        entry("pair", good, info={"id": "good"}),
+        entry("alone", provider.port),
         background_health_checks=True,
         health_check_interval=0.2,
     )
-    config["router_settings"] = {"health_check_ignore_transient_errors": True}
-    running = start(config).wait()
-    until(lambda: get(running, "/health").json()["unhealthy_count"] == 1, 10, "a verdict")
-    assert told(running) in (None, [])
+    config["router_settings"] = {"enable_health_check_routing": True, "num_retries": 0, **router}
+    return start(config).wait()
+
+
+def visits(running: Gateway, provider: Provider, model: str) -> int:
+    """How many of some requests came to the provider."""
+    question = {"model": model, "messages": [{"role": "user", "content": "a visit"}]}
+    before = sum("a visit" in body for body in provider.asked)
+    with running.client() as client:
+        for _ in range(30):
+            client.post(CHAT, question)
+    return sum("a visit" in body for body in provider.asked) - before
+
+
+def test_routing_by_background_checks(start, provider: Provider, mock_port: int):
+    """Nobody is sent to a deployment that failed its check while another is left; the last is tried."""
+    running = routed(start, provider, mock_port, disable_cooldowns=True)
+    assert visits(running, provider, "pair") > 0
+    provider.status = 503
+    until(lambda: running.log.count("health check failed") == 2, 10, "the verdicts")
+    until(lambda: visits(running, provider, "pair") == 0, 10, "the workers to know")
+    assert visits(running, provider, "alone") == 30
+    provider.status = 200
+    until(lambda: visits(running, provider, "pair") > 0, 10, "its return")
+
+
+def test_a_new_control_process_does_not_believe_old_verdicts(
+    start, provider: Provider, mock_port: int
+):
+    running = routed(start, provider, mock_port, disable_cooldowns=True)
+    provider.status = 503
+    until(lambda: visits(running, provider, "pair") == 0, 10, "the workers to know")
+    control = min(children(running))
+    os.kill(control, signal.SIGSTOP)
+    provider.status = 200
+    os.kill(control, signal.SIGKILL)
+    until(lambda: visits(running, provider, "pair") > 0, 10, "its return")
+
+
+def test_busy_deployments_can_be_let_be(start, provider: Provider, mock_port: int):
+    provider.status = 429
+    ignoring = {"health_check_ignore_transient_errors": True, "disable_cooldowns": True}
+    running = routed(start, provider, mock_port, **ignoring)
+    until(lambda: get(running, "/health").json()["unhealthy_count"] == 2, 10, "the verdicts")
+    assert visits(running, provider, "pair") > 0
 
 
 def test_the_backlog_counts_what_is_in_flight(start, mock_port: int):

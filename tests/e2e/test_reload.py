@@ -33,7 +33,7 @@ def test_post_tells_what_has_changed_and_no_secret(start, mock_port: int):
     config["general_settings"]["keys"][0]["models"] = ["more/*"]
     config["general_settings"]["keys"][1] = {"key": "sk-fresh-0123456789", "alias": "fresh"}
     config["general_settings"]["max_request_size_mb"] = 7
-    config["router_settings"] = {"model_group_alias": {"mini": "gpt-4o-mini"}}
+    config.setdefault("router_settings", {})["model_group_alias"] = {"mini": "gpt-4o-mini"}
     write(running, config)
     answer = post_reload(running)
     assert answer.status == 200, answer.body

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import MASTER, Client, free_port, mock_config, until
+from harness import MASTER, Client, free_port, listening, mock_config, request, until
 
 ROOT = Path(__file__).parents[2]
 BINARY = Path(os.environ.get("FASTPROXY_BINARY", ROOT / "dist" / "fastproxy"))
@@ -37,9 +37,30 @@ class Program:
             )
         until(lambda: "is ready on" in self.log_path.read_text(), 20, "the start")
 
+    def in_flight(self) -> int:
+        """Requests in flight, the one that asks with them."""
+        with Client(self.port) as client:
+            head = f"GET /fastproxy/counters HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {MASTER}\r\n\r\n"
+            client.send(head.encode())
+            return int(client.answer().json()["in_flight"])
+
     def left(self) -> list[str]:
         """What lies in the directory for temporary files."""
         return sorted(path.name for path in self.unpacked.iterdir())
+
+
+def processes(program: Program) -> list[int]:
+    """All living processes below the one that was started."""
+    found, left = [], [program.process.pid]
+    while left:
+        pid = left.pop()
+        try:
+            left += [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            if "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+                found.append(pid)
+        except OSError:
+            continue
+    return found[1:]
 
 
 @pytest.fixture
@@ -80,6 +101,55 @@ def test_killed_boot_process_leaves_nothing(program: Program):
     os.kill(program.process.pid, signal.SIGKILL)
     program.process.wait(15)
     until(lambda: program.left() == [], 15, "the others to end and tidy up")
+
+
+def restart(program: Program, times: int) -> None:
+    """Once more; meanwhile a client asks again and again."""
+    client = Client(program.port)
+
+    def served() -> bool:
+        nonlocal client
+        answer = client.post("/v1/chat/completions", BODY)
+        assert answer.status == 200
+        if answer.header("connection") == "close":
+            client.sock.close()
+            client = Client(program.port)
+        return program.log_path.read_text().count(" serves, the processes of ") == times
+
+    program.process.send_signal(signal.SIGUSR2)
+    until(served, 30, "the new processes")
+    # each time one more that unpacks and waits; of control and workers there are as many as before
+    until(lambda: served() and len(processes(program)) == 3 + times, 15, "the end of the old ones")
+    client.sock.close()
+
+
+def test_restarts_in_place(program: Program):
+    """USR2, twice: each time it unpacks itself anew, and no request is lost; the last end leaves nothing."""
+    log = program.log_path
+    restart(program, 1)
+    restart(program, 2)
+    program.process.send_signal(signal.SIGHUP)
+    until(lambda: "configuration reloaded by HUP" in log.read_text(), 10, "the reload")
+    with Client(program.port) as client:
+        client.send(request("/v1/chat/completions", {**BODY, "model": "mock/mock-delay1000"}))
+        until(lambda: program.in_flight() == 2, 5, "the request")
+        program.process.terminate()
+        until(lambda: not listening(program.port), 2, "the end of listening")
+        assert client.answer().status == 200
+    assert program.process.wait(15) == 0
+    assert program.left() == []
+    assert "Traceback" not in log.read_text()
+
+
+def test_killed_boot_process_after_a_restart(program: Program):
+    program.process.send_signal(signal.SIGUSR2)
+    until(lambda: " serves, the processes of " in program.log_path.read_text(), 30, "the restart")
+    tree = processes(program)
+    os.kill(program.process.pid, signal.SIGKILL)
+    program.process.wait(15)
+    until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in tree), 15, "the end of the others"
+    )
 
 
 @pytest.mark.parametrize(

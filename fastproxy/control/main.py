@@ -16,7 +16,7 @@ from aiohttp import ClientSession, DummyCookieJar, web
 
 from fastproxy import __version__, config
 from fastproxy._traffic import Traffic
-from fastproxy.control import health, reload
+from fastproxy.control import explain, health, reload
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
@@ -63,6 +63,7 @@ class Control:
         self.health = Health(prober, self._mark_health)
         reload.add_routes(self.app, self.admin, self.reloader)
         health.add_routes(self.app, self.admin, self.health)
+        explain.add_routes(self.app, self.admin)
         self._install(config.build_snapshot(loaded, self.reloader.version), loaded)
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:

@@ -1,5 +1,6 @@
 """Which deployment of a group: weights, order, and the strategies, as a client meets them."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from asking import PATHS, ask, body
-from harness import Gateway, request, until
+from harness import MASTER, Gateway, request, until
 from lab import Hit, Lab, mark
 
 ROUNDS = 120
@@ -209,3 +210,44 @@ def test_no_deployment_with_that_tag(lab: Lab, tagged: Gateway) -> None:
     found = ask(tagged, "chat", "strict", script, tags=["free"])
     assert (found.status, lab.of(script)) == (401, [])
     assert "Not allowed to access model due to tags configuration" in found.message
+
+
+# -- what would be done
+
+
+def test_explain(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    """Candidates with their shares, what is out of service, and where a failure leads; nothing is sent."""
+    groups = [
+        lab.deployment("g", "g-a", weight=3),
+        lab.deployment("g", "g-b", weight=1),
+        lab.deployment("g", "g-c", order=2),
+        lab.deployment("spare"),
+    ]
+    router = {"fallbacks": [{"g": ["spare"]}], "num_retries": 0, "cooldown_time": 300}
+    keys = [{"key": "sk-few-0123456789", "models": ["spare"]}]
+    gateway = behind(groups, router_settings=router, general_settings={"keys": keys}).wait()
+
+    def explained(query: str, key: str = MASTER) -> tuple[int, Any]:
+        with gateway.client() as client:
+            line = f"GET /explain?{query} HTTP/1.1\r\nHost: g\r\n"
+            client.send(f"{line}Authorization: Bearer {key}\r\n\r\n".encode())
+            answer = client.answer()
+        return answer.status, json.loads(answer.body)
+
+    status, found = explained("model=g")
+    assert status == 200
+    shares = {d["id"]: d["share"] for d in found["deployments"]}
+    assert shares == {"g-a": 0.75, "g-b": 0.25, "g-c": 0.0}
+    assert found["fallbacks"]["fallbacks"] == ["spare"]
+    assert lab.at("g-a") + lab.at("g-b") == []
+    lab.moods |= {"g-a": "e429", "g-b": "e429"}
+    for _ in range(20):
+        ask(gateway, "chat", "g", mark("ok"))
+    lab.moods.clear()
+    cold = {d["id"]: d["cooling_seconds"] > 0 for d in explained("model=g")[1]["deployments"]}
+    assert cold == {"g-a": True, "g-b": True, "g-c": False}
+    assert explained("model=g&key=sk-few-0123456789")[1]["allowed"] is False
+    assert explained("model=g", "sk-few-0123456789")[0] == 403
+    assert explained("model=spare", "sk-few-0123456789")[0] == 200
+    assert explained("")[0] == 400
+    assert explained("model=nobody")[1]["model_group"] is None

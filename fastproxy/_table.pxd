@@ -63,7 +63,7 @@ cdef class Deployment:
     cdef readonly tuple heads          # per endpoint: request line, host and own headers, or None
     cdef readonly bytes pass_head      # PLAN_PASS: what follows the request line
     cdef readonly bytes answer_head    # x-litellm-model-id, -model-name, -model-api-base lines
-    cdef readonly bytes secret         # the upstream credential, for redaction
+    cdef readonly tuple secrets        # what no answer may repeat: credentials, other header values of ours
     cdef readonly bint edits           # body needs the JSON path (defaults, extra_body, drop_params)
     cdef readonly dict raw             # the snapshot's record
     cdef readonly bint stream_usage

@@ -111,7 +111,7 @@ cdef class Deployment:
         headers = record["headers"]
         names = {name for name, _ in headers}
         self.own_anthropic_version = "anthropic-version" in names
-        self.secret = _credential(headers)
+        self.secrets = _secrets(headers, record["origin"])
         targets = record["targets"]
         self.heads = tuple(
             None if name not in targets else
@@ -407,11 +407,19 @@ def _visible(str text):
     return "".join(c if c.isprintable() and ord(c) < 256 else "?" for c in text)
 
 
-def _credential(list headers):
-    for name, value in headers:
-        if name in ("authorization", "x-api-key", "api-key", "x-goog-api-key"):
-            return value.rpartition(" ")[2].encode("latin-1")
-    return None
+CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key")
+TOLD = ("content-type", "anthropic-version", "anthropic-beta", "http-referer", "x-title", "user-agent")
+SHORTEST_SECRET = 8      # bytes of another header's value; shorter ones are words that stand anywhere
+
+
+def _secrets(headers, origin):
+    found = {value.rpartition(" ")[2] for name, value in headers if name in CREDENTIALS}
+    found |= {value for name, value in headers
+              if name not in CREDENTIALS and name not in TOLD and len(value) >= SHORTEST_SECRET}
+    proxy = origin.get("proxy")
+    if proxy and proxy.get("authorization"):
+        found.add(proxy["authorization"].rpartition(" ")[2])
+    return tuple(sorted((text.encode("latin-1") for text in found if text), key=len, reverse=True))
 
 
 def _upstream_head(dict origin, str target, list headers):

@@ -60,9 +60,18 @@ def detail(message: str) -> bytes:
     return orjson.dumps({"detail": message})
 
 
-def redact(text: str, secret: bytes | None) -> str:
-    """`text` without the upstream's credential, should the provider repeat it."""
-    return text.replace(secret.decode("latin-1"), "sk-…") if secret else text
+def redact(text: str, secrets: tuple[bytes, ...]) -> str:
+    """`text` without the credentials of the upstream, should the provider repeat them."""
+    for secret in secrets:
+        text = text.replace(secret.decode("latin-1"), "sk-…")
+    return text
+
+
+def redact_bytes(raw: bytes, secrets: tuple[bytes, ...]) -> bytes:
+    """The same for bytes as they came, head lines or a body that is relayed."""
+    for secret in secrets:
+        raw = raw.replace(secret, b"sk-...")
+    return raw
 
 
 CONTEXT_WORDS = (
@@ -95,10 +104,10 @@ def classify(raw: bytes) -> str | None:
 
 
 def upstream(
-    status: int, raw: bytes, provider: str, group: str, anthropic: bool, secret: bytes | None
+    status: int, raw: bytes, provider: str, group: str, anthropic: bool, secrets: tuple[bytes, ...]
 ) -> bytes:
     """The client's view of an upstream's error answer: same status, our shape, no credential."""
-    text = redact(raw.decode("utf-8", "replace"), secret)
+    text = redact(raw.decode("utf-8", "replace"), secrets)
     message, kind, param = text, None, None
     try:
         parsed: Any = orjson.loads(text)
@@ -114,8 +123,8 @@ def upstream(
         elif isinstance(error, str):
             message = error
     # once more: an escape may have hidden it from the first look
-    message = redact(message, secret)[:4096]
-    kind, param = redact(kind or "", secret) or None, redact(param or "", secret) or None
+    message = redact(message, secrets)[:4096]
+    kind, param = redact(kind or "", secrets) or None, redact(param or "", secrets) or None
     if anthropic:
         return anthropic_body(status, message, kind)
     if status == 429:

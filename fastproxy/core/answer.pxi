@@ -253,13 +253,13 @@ cdef void rewrite_fields(Exchange x, const char* p, Head* head):
             add_provider_line(x, out, p, f)
     if encoded:
         x.content_type = None      # not ours to look into
-    if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secret is not None:
+    if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secrets:
         redact_lines(x)
 
 
 cdef void redact_lines(Exchange x):
     # An upstream that repeats its credential in an error's head.
-    lines = (<bytes>x.answer_lines.data[:x.answer_lines.size]).replace(x.deployment.secret, b"sk-...")
+    lines = errors.redact_bytes(x.answer_lines.data[:x.answer_lines.size], x.deployment.secrets)
     buf_clear(&x.answer_lines)
     add_bytes(&x.answer_lines, lines)
 
@@ -431,8 +431,8 @@ cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
     if x.error_answer:
         send_error_answer(x, p[:size])
         return
-    if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secret is not None:
-        redacted = (<bytes>p[:size]).replace(x.deployment.secret, b"sk-...")
+    if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secrets:
+        redacted = errors.redact_bytes(p[:size], x.deployment.secrets)
         p, size = PyBytes_AS_STRING(redacted), PyBytes_GET_SIZE(redacted)
     if x.tapping:
         buf_clear(tapped)
@@ -464,12 +464,11 @@ cdef void send_error_answer(Exchange x, bytes raw):
     lines = x.answer_lines.data[:x.answer_lines.size]
     group = x.group.name.decode("utf-8", "replace")
     body = errors.upstream(x.status, raw, x.deployment.provider, group, x.plan.anthropic,
-                           x.deployment.secret)
+                           x.deployment.secrets)
     lines = b"content-type: application/json\r\n" + b"".join(
         line + b"\r\n" for line in lines.split(b"\r\n")
         if line and not line.lower().startswith((b"content-type:", b"content-encoding:")))
-    if x.deployment.secret is not None:
-        lines = lines.replace(x.deployment.secret, b"sk-...")
+    lines = errors.redact_bytes(lines, x.deployment.secrets)
     if not x.body_complete:
         x.close_out = True
     buf_clear(out)

@@ -26,7 +26,7 @@ def run(data: bytes) -> None:
         return
     anthropic, status = bool(data[0] & 1), STATUSES[(data[0] >> 1) % len(STATUSES)]
     raw = data[1:].replace(b"K", SECRET).replace(b"E", ESCAPED)
-    out = errors.upstream(status, raw, "openai", "group", anthropic, SECRET)
+    out = errors.upstream(status, raw, "openai", "group", anthropic, (SECRET,))
     assert SECRET not in out
     document = orjson.loads(out)
     assert SECRET.decode() not in str(document)

@@ -49,7 +49,7 @@ from fastproxy._shared cimport (
     E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
 from fastproxy._table cimport (
-    Deployment, EP_COUNT, EP_RESPONSES, Group, KeyRecord, PLAN_CONTROL,
+    Deployment, EP_COUNT, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, Group, KeyRecord, PLAN_CONTROL,
     PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
@@ -65,6 +65,7 @@ from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body
 from fastproxy.routing import first_token, options
+from fastproxy.routing.passing import google_key
 
 cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int fd, const void* data, size_t size, int flags)

@@ -16,6 +16,10 @@ cdef enum:               # endpoints: index of Deployment.heads
     EP_MESSAGES
     EP_COUNT_TOKENS
     EP_PASS_THROUGH
+    EP_GENERATE_CONTENT                   # Google's own API, from here …
+    EP_STREAM_GENERATE_CONTENT
+    EP_STREAM_GENERATE_CONTENT_ARRAY      # without alt=sse: one JSON array
+    EP_GOOGLE_COUNT_TOKENS                # … to here
     EP_COUNT              # also: a request of the control plane
 
 cdef enum:               # Plan.kind
@@ -31,6 +35,7 @@ cdef class Plan:
     cdef readonly int kind
     cdef readonly int endpoint
     cdef readonly bint anthropic       # errors in Anthropic's shape
+    cdef readonly bint google          # … in Google's; the model stands in the path
     cdef readonly bint streams_usage   # `stream_options.include_usage` exists on this endpoint
     cdef readonly str path             # as the client sees it, for messages
     cdef readonly bytes body           # PLAN_FIXED: the whole body

@@ -15,6 +15,7 @@ ENDPOINTS = (
     "chat", "completions", "embeddings", "responses", "moderations", "images_generations",
     "images_edits", "audio_speech", "audio_transcriptions", "audio_translations", "rerank",
     "messages", "count_tokens", "pass_through",
+    "generate_content", "stream_generate_content", "stream_generate_content_array", "google_count_tokens",
 )
 # Client paths of each endpoint, without the optional /v1.
 PATHS = {
@@ -31,8 +32,13 @@ PATHS = {
     "rerank": ("/rerank",),
     "messages": ("/messages",),
     "count_tokens": ("/messages/count_tokens",),
-    "pass_through": (),
 }
+GOOGLE_ACTIONS = {
+    b"generateContent": EP_GENERATE_CONTENT,
+    b"streamGenerateContent": EP_STREAM_GENERATE_CONTENT_ARRAY,
+    b"countTokens": EP_GOOGLE_COUNT_TOKENS,
+}
+GOOGLE_PREFIXES = (b"/v1beta/models/", b"/v1/models/", b"/v1alpha/models/", b"/models/")
 MULTIPART = {"images_edits", "audio_transcriptions", "audio_translations"}
 ANTHROPIC = {"messages", "count_tokens"}
 WILDCARD_NAMES_MAX = 4096   # names that matched a pattern and are remembered; beyond it they are matched anew
@@ -55,6 +61,7 @@ cdef class Plan:
         self.body = body
         self.content_type = content_type
         self.anthropic = endpoint in (EP_MESSAGES, EP_COUNT_TOKENS)
+        self.google = EP_GENERATE_CONTENT <= endpoint <= EP_GOOGLE_COUNT_TOKENS
         self.streams_usage = endpoint in (EP_CHAT, EP_COMPLETIONS)
 
 
@@ -115,7 +122,8 @@ cdef class Deployment:
         targets = record["targets"]
         self.heads = tuple(
             None if name not in targets else
-            _upstream_head(record["origin"], _substitute(targets[name], matched), headers)
+            _upstream_head(record["origin"], _substitute(targets[name], matched),
+                           _google_headers(headers) if "content" in name or "google" in name else headers)
             for name in ENDPOINTS)
         shown = record.get("litellm_model") or self.model
         if matched is not None:
@@ -264,7 +272,7 @@ cdef class Table:
         self.routes, self.methods, self.suffixes = {}, {}, {}
         for endpoint, name in enumerate(ENDPOINTS):
             kind = PLAN_MULTIPART if name in MULTIPART else PLAN_LLM
-            for path in PATHS[name]:
+            for path in PATHS.get(name, ()):
                 plan = Plan(kind, endpoint, path)
                 self._add("POST", f"{root}/v1{path}", plan)
                 if name not in ANTHROPIC:
@@ -348,10 +356,20 @@ cdef class Table:
         """The Allow value of a known path, or None."""
         return self.methods.get(path)
 
-    def path_model(self, bytes path):
-        """(plan, model) of /engines/{m}/… and /openai/deployments/{m}/…, or None."""
+    def path_model(self, bytes path, bytes query=b""):
+        """(plan, model) of /engines/{m}/…, /openai/deployments/{m}/… and /v1beta/models/{m}:…, or None."""
         from urllib.parse import unquote
         rest = path[len(self.root_path):] if path.startswith(self.root_path) else b""
+        for prefix in GOOGLE_PREFIXES:
+            if rest.startswith(prefix):
+                model, _, action = rest[len(prefix):].rpartition(b":")
+                endpoint = GOOGLE_ACTIONS.get(action)
+                if endpoint is None or not model:
+                    return None
+                if endpoint == EP_STREAM_GENERATE_CONTENT_ARRAY and b"alt=sse" in query.split(b"&"):
+                    endpoint = EP_STREAM_GENERATE_CONTENT
+                name = unquote(model.decode("latin-1")).encode()
+                return Plan(PLAN_LLM, endpoint, "/models/{model}:" + action.decode()), name
         for prefix in (b"/engines/", b"/openai/deployments/", b"/v1/engines/"):
             if rest.startswith(prefix):
                 for suffix, plan in self.suffixes.items():
@@ -405,6 +423,12 @@ def _substitute(str target, matched):
 def _visible(str text):
     # Header values: one line of printable latin-1.
     return "".join(c if c.isprintable() and ord(c) < 256 else "?" for c in text)
+
+
+def _google_headers(headers):
+    # Its own API takes the key under another name than the OpenAI-compatible one.
+    return [["x-goog-api-key", value.rpartition(" ")[2]] if name == "authorization" else [name, value]
+            for name, value in headers]
 
 
 CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key")

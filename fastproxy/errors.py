@@ -55,6 +55,41 @@ def anthropic_body(status: int, message: str, kind: str | None = None) -> bytes:
     return orjson.dumps({"type": "error", "error": {"type": kind, "message": message}})
 
 
+GOOGLE_STATUSES = {  # google.rpc.Code by HTTP status
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def google_body(status: int, message: str) -> bytes:
+    """An error body of Google's API (google.rpc.Status as JSON)."""
+    name = GOOGLE_STATUSES.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
+    return orjson.dumps({"error": {"code": status, "message": message, "status": name}})
+
+
+def google_upstream(status: int, raw: bytes, secrets: tuple[bytes, ...]) -> bytes:
+    """The client's view of an error of Google's API: as it came, if it has the API's shape; no credential."""
+    text = redact(raw.decode("utf-8", "replace"), secrets)
+    try:
+        parsed: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if isinstance(parsed, list) and len(parsed) == 1:
+        parsed = parsed[0]
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    if isinstance(error, dict) and "message" in error:
+        return redact(orjson.dumps(parsed).decode(), secrets).encode()
+    return google_body(status, text[:4096])
+
+
 def detail(message: str) -> bytes:
     """The {"detail": …} body of 404 and 405."""
     return orjson.dumps({"detail": message})

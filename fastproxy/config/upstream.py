@@ -339,7 +339,22 @@ def _targets(
             "count_tokens": f"{path}/v1/messages/count_tokens",
             "chat": f"{path}/v1/chat/completions",
         }
-    return {endpoint: path + tail for endpoint, tail in OPENAI_PATHS.items()}
+    targets = {endpoint: path + tail for endpoint, tail in OPENAI_PATHS.items()}
+    return targets | _google_targets(path, model) if provider == "gemini" else targets
+
+
+def _google_targets(path: str, model: str) -> dict[str, str]:
+    """The provider's own API beside its OpenAI-compatible one."""
+    root = path.removesuffix("/openai")
+    if not root.endswith(("/v1beta", "/v1", "/v1alpha")):
+        root += "/v1beta"
+    stem = f"{root}/models/{quote(model, safe='*/')}"
+    return {
+        "generate_content": f"{stem}:generateContent",
+        "stream_generate_content": f"{stem}:streamGenerateContent?alt=sse",
+        "stream_generate_content_array": f"{stem}:streamGenerateContent",
+        "google_count_tokens": f"{stem}:countTokens",
+    }
 
 
 def _headers(

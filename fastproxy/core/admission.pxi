@@ -103,7 +103,10 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
             return False
         control_head(d, x, head, p)
         return True
-    if not authenticate(d, x, p, credential, rank):
+    if plan.google and credential == NULL:
+        if not authenticate_text(d, x, google_key(query_of(head, p))):      # as its clients may send it
+            return False
+    elif not authenticate(d, x, p, credential, rank):
         return False
     if plan.kind == PLAN_MULTIPART:
         return start_multipart(d, x, head, p)
@@ -135,9 +138,13 @@ cdef inline void forward_field(Downstream d, Buffer* out, const char* p, FieldSp
     buf_add(out, b"\r\n", 2)
 
 
+cdef bytes query_of(Head* head, const char* p):
+    return (p + head.target)[head.path_size + 1:head.target_size] if head.target_size > head.path_size else b""
+
+
 cdef Plan find_path_plan(Downstream d, Exchange x, bytes path, Head* head, const char* p):
     if head.method_size == 4 and memcmp(p + head.method, b"POST", 4) == 0:
-        found = x.table.path_model(path)
+        found = x.table.path_model(path, query_of(head, p))
         if found is not None:
             x.plan, x.path_model = found
             return x.plan

@@ -463,8 +463,11 @@ cdef void send_error_answer(Exchange x, bytes raw):
         return
     lines = x.answer_lines.data[:x.answer_lines.size]
     group = x.group.name.decode("utf-8", "replace")
-    body = errors.upstream(x.status, raw, x.deployment.provider, group, x.plan.anthropic,
-                           x.deployment.secrets)
+    if x.plan.google:
+        body = errors.google_upstream(x.status, raw, x.deployment.secrets)
+    else:
+        body = errors.upstream(x.status, raw, x.deployment.provider, group, x.plan.anthropic,
+                               x.deployment.secrets)
     lines = b"content-type: application/json\r\n" + b"".join(
         line + b"\r\n" for line in lines.split(b"\r\n")
         if line and not line.lower().startswith((b"content-type:", b"content-encoding:")))

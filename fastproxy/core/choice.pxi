@@ -11,7 +11,8 @@ cdef bint choose_deployment(Exchange x):
         name = asked_model(x)
         if x.state == S_DRAIN or x.state == S_DONE:
             return False
-        x.stream = x.scan.fields[F_STREAM].kind == 116         # 't'
+        x.stream = x.scan.fields[F_STREAM].kind == 116 if not x.plan.google \
+            else x.plan.endpoint == EP_STREAM_GENERATE_CONTENT        # 't'
     else:
         if x.multipart.model_start >= 0:
             x.model_start, x.model_end = x.multipart.model_start, x.multipart.model_end
@@ -385,7 +386,7 @@ cdef bint prepare_body(Exchange x):
     cdef bytes raw
     x.ask_usage = False
     x.client_usage = x.table.always_usage
-    if x.plan.kind == PLAN_MULTIPART:
+    if x.plan.kind == PLAN_MULTIPART or x.plan.google:
         return True
     if not keeps_metadata(x):
         strip |= 1u << F_METADATA

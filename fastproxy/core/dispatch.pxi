@@ -11,6 +11,8 @@ cdef void maybe_dispatch_early(Exchange x):
         x.early = True
         acquire_upstream(x)
         return
+    if x.plan.google:
+        return
     if x.plan.kind == PLAN_LLM:
         if x.scan.fields[F_MODEL].end == 0 or x.scan.fields[F_STREAM_OPTIONS].kind \
                 or x.scan.present & (STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_METADATA):

@@ -284,7 +284,8 @@ cdef void refuse_close(Exchange x, int status, str kind, str message, str param=
 cdef void refuse(Exchange x, int status, str kind, str message, str param=None, str code="", bytes lines=b""):
     """Our own error answer, in the shape of the route."""
     cdef bint anthropic = x.plan is not None and x.plan.anthropic
-    answer_fixed(x, status, errors.body(status, message, kind, param, anthropic, code),
+    answer_fixed(x, status, errors.google_body(status, message) if x.plan is not None and x.plan.google
+                 else errors.body(status, message, kind, param, anthropic, code),
                  b"content-type: application/json\r\n" + lines)
 
 

@@ -6,8 +6,7 @@ cdef bint start_pass(Downstream d, Exchange x, Head* head, const char* p, FieldS
     cdef Plan plan = x.plan
     cdef bytes method = (p + head.method)[:head.method_size]
     cdef bytes path = (p + head.target)[:head.path_size][PyBytes_GET_SIZE(x.table.root_path):]
-    cdef bytes query = (p + head.target)[head.path_size + 1:head.target_size] \
-        if head.target_size > head.path_size else b""
+    cdef bytes query = query_of(head, p)
     cdef bytes target
     route = plan.route
     if method not in route.methods:

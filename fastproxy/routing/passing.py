@@ -68,5 +68,13 @@ class Route:
         return None
 
 
+def google_key(query: bytes) -> bytes | None:
+    """The credential of `?key=…`, as Google's API has it."""
+    for part in query.split(b"&"):
+        if _name(part) == b"key":
+            return unquote_to_bytes(part.partition(b"=")[2].replace(b"+", b" "))
+    return None
+
+
 def _name(part: bytes) -> bytes:
     return unquote_to_bytes(part.partition(b"=")[0].replace(b"+", b" "))

@@ -128,6 +128,21 @@ def test_a_hold_has_a_size(lab: Lab, patient: Gateway) -> None:
         assert b"pong" in b"".join(client.chunks())
 
 
+def test_nothing_is_held_when_that_is_asked_for(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    """`stream_hold: 0`: the head at once, so that an early fault is in band."""
+    gateway = behind(deployments(lab), router_settings=router(stream_hold=0)).wait()
+    script = mark("head-stall", "ok")
+    with gateway.client() as client:
+        begin(client, "chat", script)
+        hit = lab.stalled(script)
+        client.head()
+        lab.cut(hit)
+        text = b"".join(chunks_until_the_end(client))
+    assert b'"error"' in text
+    assert b"[DONE]" not in text
+    assert len(lab.of(script)) == 1
+
+
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_the_keys_of_an_error_event_are_not_content(

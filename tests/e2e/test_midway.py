@@ -1,12 +1,13 @@
 """What else happens while a request is between two tries: more requests, a reload, the end of the gateway."""
 
+import json
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
-from asking import PATHS, ask, body, reply
+from asking import PATHS, Reply, ask, body, reply
 from harness import MASTER, Gateway, request, until
 from lab import Lab, mark
 
@@ -163,6 +164,54 @@ def test_a_refused_connection_in_the_middle_of_an_upload(
         assert len(lab.of(script)) == 1
         retries += found.retries or 0
     assert 0 < retries < 30
+
+
+def halves(gateway: Gateway, sent: bytes) -> Reply:
+    """A request in two parts, the second only when the gateway has acted upon the first."""
+    with gateway.client(20) as client:
+        client.send(sent[:-100])
+        with gateway.client() as other:
+            other.send(b"GET /health/liveness HTTP/1.1\r\nHost: g\r\n\r\n")
+            assert other.answer().status == 200
+        client.send(sent[-100:])
+        return reply(client)
+
+
+@pytest.fixture(scope="module")
+def late(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
+    groups = [lab.deployment("up", f"up-{n}", timeout=5) for n in "abc"]
+    groups += [lab.deployment("spare"), lab.deployment("other")]
+    router = {"num_retries": 1, "disable_cooldowns": True, "fallbacks": [{"up": ["spare"]}]}
+    return behind(groups, router_settings=router).wait()
+
+
+@pytest.mark.parametrize(
+    ("more", "acts", "status", "arrivals"),
+    [
+        ({"num_retries": 0}, ("e500", "ok"), 200, 2),  # the fallback's
+        ({"num_retries": 2}, ("e500", "e500", "e500", "ok"), 200, 4),
+        ({"disable_fallbacks": True}, ("e500", "e500", "ok"), 500, 2),
+        ({"fallbacks": ["other"]}, ("e500", "e500", "ok"), 200, 3),
+        ({"fallbacks": [{"model": "x", "api_base": "http://evil.example"}]}, ("ok",), 400, 0),
+        ({"api_base": "http://evil.example"}, ("ok",), 400, 0),
+        ({"timeout": 0.3}, ("hang", "ok"), 200, 2),
+        ({"stream": True}, ("open-cut", "ok"), 200, 2),
+        ({"stream": True, "num_retries": 0, "disable_fallbacks": True}, ("e503", "ok"), 503, 1),
+    ],
+    ids=str,
+)
+def test_options_at_the_end_of_a_large_body(
+    lab: Lab, late: Gateway, more: dict[str, Any], acts: tuple[str, ...], status: int, arrivals: int
+) -> None:
+    """They come after the request has been sent on as far as it was known, and hold all the same."""
+    script = mark(*acts)
+    found = halves(late, post("up", script, pad="x" * 300_000, **more))
+    hits = lab.of(script)
+    assert (found.status, len(hits)) == (status, arrivals)
+    for hit in hits:
+        fields = json.loads(hit.body)
+        assert len(fields["pad"]) == 300_000
+        assert not {"num_retries", "disable_fallbacks", "fallbacks", "timeout"} & fields.keys()
 
 
 # -- one request after the other on one connection

@@ -32,7 +32,7 @@ from fastproxy import __version__, procstat
 from fastproxy.loadtest import CLIENT_KEY, UPSTREAM_KEY, Child, free_port, own_command
 
 HERE = Path(__file__).resolve().parent
-LIMIT = 1.0  # seconds: every time-out of the deployments
+LIMIT = 2.0  # seconds: every time-out of the deployments
 POOL_IDLE = 3.0  # seconds until an idle upstream connection is closed
 REST = POOL_IDLE + 5.0
 SAMPLE_EVERY = 2.0
@@ -71,7 +71,7 @@ def config(groups: dict[str, list[Deployment]]) -> dict[str, Any]:
     router = {
         "num_retries": 2,
         "cooldown_time": 1,
-        "total_timeout": 8,
+        "total_timeout": 14,
         "fallbacks": [{"main": ["spare"]}, {"claude": ["claude-spare"]}],
     }
     general = {"master_key": CLIENT_KEY, "pool_idle_timeout": POOL_IDLE}
@@ -212,6 +212,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> tuple[list[str], li
         ("descriptors, second and last third", f"{files_early:,.0f} and {files_late:,.0f}"),
         ("descriptors at rest, before and after", f"{files_before} and {files_after}"),
         ("in flight at the end", ", ".join(f"{n}: {v}" for n, v in left.items())),
+        ("not judged: the machine stood still", str(found.excused)),
         ("violations", str(found.violations.total())),
     ]
     return [f"| {name} | {value} |" for name, value in rows], problems

@@ -59,7 +59,9 @@ NO_SPEND = "tokens are metered, spend and budgets are not kept"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
-HEALTH_ROUTING = "what background checks find sick gets no requests while another of its group is left"
+HEALTH_ROUTING = (
+    "what background checks find sick gets no requests while another of its group is left"
+)
 STALE = "how long a background check counts"
 NO_PRICES = "costs are not computed; shown by /model/info"
 NO_DROPPING = (

@@ -28,7 +28,9 @@ def gateway(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
 
 @pytest.fixture(scope="module")
 def draining(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
-    return behind(groups(lab), router_settings={"client_gone": "drain", "num_retries": 0}).wait()
+    brief = lab.deployment("brief", timeout=0.4, stream_timeout=0.4, stream_idle_timeout=0.4)
+    router = {"client_gone": "drain", "num_retries": 0}
+    return behind([*groups(lab), brief], router_settings=router).wait()
 
 
 def model(api: str) -> str:
@@ -168,6 +170,32 @@ def test_drain(lab: Lab, draining: Gateway, api: str, place: str) -> None:
     assert not hit.gone.is_set()
     event = next(event for event in draining.events() if event["call_id"] == call)
     assert (event["client_gone"], event["usage"], event["output_tokens"]) == (True, True, 4)
+
+
+@pytest.mark.parametrize("act", ["hang", "open-stall", "mid-stall"])
+def test_drain_has_an_end(lab: Lab, draining: Gateway, act: str) -> None:
+    """An upstream that stalls is left after its time-out, without anybody to tell."""
+    script = mark(act)
+    with draining.client() as client:
+        client.send(request(PATHS["chat"], body("chat", "brief", script, stream=True)))
+        lab.stalled(script)
+    until(lab.of(script)[0].gone.is_set, what="the end upstream")
+    at_rest(draining)
+    assert len(lab.of(script)) == 1
+
+
+@pytest.mark.parametrize("act", ["gate-reset", "open-cut", "mid-cut", "late-chunk", "late-err"])
+def test_drain_of_one_that_breaks(lab: Lab, draining: Gateway, act: str) -> None:
+    script = mark(act, "ok")
+    with draining.client() as client:
+        client.send(request(PATHS["chat"], body("chat", "openai", script, stream=True)))
+        hit = lab.hit(script)
+        if act.startswith(("gate", "late")):
+            lab.stalled(script)
+    read_so_far(draining)
+    lab.release(hit)
+    at_rest(draining)
+    assert len(lab.of(script)) == 1
 
 
 def test_drain_tries_nobody_else(lab: Lab, draining: Gateway) -> None:

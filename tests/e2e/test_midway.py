@@ -1,12 +1,13 @@
 """What else happens while a request is between two tries: more requests, a reload, the end of the gateway."""
 
+import json
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
-from asking import PATHS, ask, body, reply
+from asking import PATHS, Reply, ask, body, reply
 from harness import MASTER, Gateway, request, until
 from lab import Lab, mark
 
@@ -136,3 +137,137 @@ def test_the_end_waits_for_it(lab: Lab, start: Callable[..., Gateway], acts: tup
     assert (found.status, found.text) == (200, "pong from one")
     assert gateway.process.wait(15) == 0
     assert "Traceback" not in gateway.log
+
+
+# -- an upload that is still under way
+
+
+def test_a_refused_connection_in_the_middle_of_an_upload(
+    lab: Lab, behind: Callable[..., Gateway]
+) -> None:
+    """What came so far is kept, and goes to the one that was not tried yet."""
+    groups = [lab.deployment("up", "up-dead", dead=True), lab.deployment("up", "up-alive")]
+    gateway = behind(groups, router_settings={"num_retries": 1, "disable_cooldowns": True}).wait()
+    retries = 0
+    for _ in range(30):
+        script = mark("ok")
+        sent = post("up", script, pad="x" * 200_000)
+        with gateway.client(20) as client:
+            client.send(sent[:150_000])
+            # the head and half of the body are read, and acted upon
+            with gateway.client() as other:
+                other.send(b"GET /health/liveness HTTP/1.1\r\nHost: g\r\n\r\n")
+                assert other.answer().status == 200
+            client.send(sent[150_000:])
+            found = reply(client)
+        assert (found.status, found.text) == (200, "pong from up-alive")
+        assert len(lab.of(script)) == 1
+        retries += found.retries or 0
+    assert 0 < retries < 30
+
+
+def halves(gateway: Gateway, sent: bytes) -> Reply:
+    """A request in two parts, the second only when the gateway has acted upon the first."""
+    with gateway.client(20) as client:
+        client.send(sent[:-100])
+        with gateway.client() as other:
+            other.send(b"GET /health/liveness HTTP/1.1\r\nHost: g\r\n\r\n")
+            assert other.answer().status == 200
+        client.send(sent[-100:])
+        return reply(client)
+
+
+@pytest.fixture(scope="module")
+def late(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
+    groups = [lab.deployment("up", f"up-{n}", timeout=5) for n in "abc"]
+    groups += [lab.deployment("spare"), lab.deployment("other")]
+    router = {"num_retries": 1, "disable_cooldowns": True, "fallbacks": [{"up": ["spare"]}]}
+    return behind(groups, router_settings=router).wait()
+
+
+@pytest.mark.parametrize(
+    ("more", "acts", "status", "arrivals"),
+    [
+        ({"num_retries": 0}, ("e500", "ok"), 200, 2),  # the fallback's
+        ({"num_retries": 2}, ("e500", "e500", "e500", "ok"), 200, 4),
+        ({"disable_fallbacks": True}, ("e500", "e500", "ok"), 500, 2),
+        ({"fallbacks": ["other"]}, ("e500", "e500", "ok"), 200, 3),
+        ({"fallbacks": [{"model": "x", "api_base": "http://evil.example"}]}, ("ok",), 400, 0),
+        ({"api_base": "http://evil.example"}, ("ok",), 400, 0),
+        ({"timeout": 0.3}, ("hang", "ok"), 200, 2),
+        ({"stream": True}, ("open-cut", "ok"), 200, 2),
+        ({"stream": True, "num_retries": 0, "disable_fallbacks": True}, ("e503", "ok"), 503, 1),
+    ],
+    ids=str,
+)
+def test_options_at_the_end_of_a_large_body(
+    lab: Lab, late: Gateway, more: dict[str, Any], acts: tuple[str, ...], status: int, arrivals: int
+) -> None:
+    """They come after the request has been sent on as far as it was known, and hold all the same."""
+    script = mark(*acts)
+    found = halves(late, post("up", script, pad="x" * 300_000, **more))
+    hits = lab.of(script)
+    assert (found.status, len(hits)) == (status, arrivals)
+    for hit in hits:
+        fields = json.loads(hit.body)
+        assert len(fields["pad"]) == 300_000
+        assert not {"num_retries", "disable_fallbacks", "fallbacks", "timeout"} & fields.keys()
+
+
+# -- one request after the other on one connection
+
+
+def test_nothing_of_a_request_is_left_for_the_next(
+    lab: Lab, behind: Callable[..., Gateway]
+) -> None:
+    """Options, tries and groups are those of one request."""
+    groups = [lab.deployment(name) for name in ("plain", "other", "spare")]
+    groups += [lab.deployment("pair", f"pair-{n}", timeout=5) for n in "ab"]
+    router = {"num_retries": 0, "disable_cooldowns": True, "fallbacks": [{"pair": ["spare"]}]}
+    gateway = behind(groups, router_settings=router).wait()
+    table: list[tuple[str, tuple[str, ...], dict[str, Any], dict[str, str], int, int]] = [
+        # model, acts, body, headers -> status, arrivals
+        ("plain", ("e500", "ok"), {"fallbacks": ["other"]}, {}, 200, 2),
+        ("plain", ("e500", "ok"), {}, {}, 500, 1),
+        ("pair", ("e500", "e500", "ok"), {"num_retries": 1}, {}, 200, 3),
+        ("pair", ("e500", "ok"), {}, {}, 200, 2),
+        ("pair", ("e500", "ok"), {"disable_fallbacks": True}, {}, 500, 1),
+        ("pair", ("e500", "ok"), {"stream": True}, {}, 200, 2),
+        ("pair", ("hang",), {}, {"x-litellm-timeout": "0.2", "x-litellm-num-retries": "1"}, 408, 4),
+        ("pair", ("slow400",), {}, {}, 200, 1),
+        ("pair", ("open-err", "head-cut", "ok"), {"stream": True, "num_retries": 1}, {}, 200, 3),
+        ("plain", ("e429-ra9",), {}, {}, 429, 1),
+        ("plain", ("ok",), {}, {}, 200, 1),
+    ]
+    with gateway.client(20) as client:
+        for model, acts, more, headers, status, arrivals in table * 2:
+            script = mark(*acts)
+            extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            sent = body("chat", model, script, **more)
+            client.send(request(PATHS["chat"], sent, extra=extra))
+            found = reply(client)
+            where = [hit.deployment for hit in lab.of(script)]
+            assert (found.status, len(where)) == (status, arrivals), (model, acts, more)
+            if status == 200:
+                assert found.text == f"pong from {where[-1]}"
+                assert "retry-after" not in found.headers
+
+
+# -- what was begun before
+
+
+def test_an_old_answer_does_not_end_a_cooldown(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    """A request from before the failure that ends well says nothing about how it is now."""
+    groups = [lab.deployment("old", "old-1", order=1), lab.deployment("old", "old-2", order=2)]
+    gateway = behind(groups, router_settings={"num_retries": 1, "cooldown_time": 300}).wait()
+    with gateway.client(20) as client:
+        before = mark("hang")
+        client.send(post("old", before))
+        begun = lab.stalled(before)
+        assert begun.deployment == "old-1"
+        found = ask(gateway, "chat", "old", mark("e429", "ok"))
+        assert (found.status, found.deployment) == (200, "old-2")
+        lab.release(begun)
+        assert reply(client).text == "pong from old-1"
+    for _ in range(10):
+        assert ask(gateway, "chat", "old", mark("ok")).deployment == "old-2"

@@ -116,6 +116,30 @@ def chunks_until_the_end(client: Client) -> Iterator[bytes]:
         return
 
 
+@pytest.mark.parametrize(
+    ("path", "api"),
+    [
+        ("/chat/completions", "chat"),
+        ("/engines/openai/chat/completions", "chat"),
+        ("/openai/deployments/openai/chat/completions?api-version=2024-02-01", "chat"),
+        ("/responses", "responses"),
+        ("/openai/v1/responses", "responses"),
+        ("/v1/messages?beta=true", "messages"),
+    ],
+)
+@pytest.mark.parametrize("fault", ["open-cut", "open-err"])
+def test_other_spellings_of_a_route(
+    lab: Lab, patient: Gateway, path: str, api: str, fault: str
+) -> None:
+    script = mark(fault, "ok")
+    with patient.client() as client:
+        client.send(request(path, body(api, group(api), script, stream=True)))
+        found = reply(client)
+    hits = lab.of(script)
+    assert (found.status, len(hits)) == (200, 2)
+    assert found.text == f"pong from {hits[1].deployment}"
+
+
 def test_a_hold_has_a_size(lab: Lab, patient: Gateway) -> None:
     """64 KB without content: what came goes out, though the time is not over."""
     script = mark("comments-stall")
@@ -126,6 +150,21 @@ def test_a_hold_has_a_size(lab: Lab, patient: Gateway) -> None:
         started(client)
         lab.release(hit)
         assert b"pong" in b"".join(client.chunks())
+
+
+def test_nothing_is_held_when_that_is_asked_for(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    """`stream_hold: 0`: the head at once, so that an early fault is in band."""
+    gateway = behind(deployments(lab), router_settings=router(stream_hold=0)).wait()
+    script = mark("head-stall", "ok")
+    with gateway.client() as client:
+        begin(client, "chat", script)
+        hit = lab.stalled(script)
+        client.head()
+        lab.cut(hit)
+        text = b"".join(chunks_until_the_end(client))
+    assert b'"error"' in text
+    assert b"[DONE]" not in text
+    assert len(lab.of(script)) == 1
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -73,7 +73,14 @@ def test_the_target(wire: Wire, line: str, target: str) -> None:
 
 
 def test_fields_go_along_where_asked(wire: Wire) -> None:
-    fields = ("X-Mine: 1", "X-Own: theirs", "Cookie: c", "X-Api-Key: no", "Connection: x-hop", "X-Hop: 1")
+    fields = (
+        "X-Mine: 1",
+        "X-Own: theirs",
+        "Cookie: c",
+        "X-Api-Key: no",
+        "Connection: x-hop",
+        "X-Hop: 1",
+    )
     _, sent = passed(wire, request("POST /below/a", *fields))
     got = head_of(sent)[1]
     assert (got["x-mine"], got["x-own"]) == ("1", "ours")
@@ -133,4 +140,8 @@ def test_usage_is_metered(wire: Wire) -> None:
             what="the event",
         )
         row = next(e for e in wire.gateway.events() if e["call_id"] == f"{call}-{number}")
-        assert (row["endpoint"], row["input_tokens"], row["output_tokens"]) == ("pass_through", 3, 4)
+        assert (row["endpoint"], row["input_tokens"], row["output_tokens"]) == (
+            "pass_through",
+            3,
+            4,
+        )

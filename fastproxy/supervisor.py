@@ -45,7 +45,7 @@ RESTART_MAX_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
 SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
-PATIENCE_SECONDS = 60.0  # for a new generation to be ready
+PATIENCE_SECONDS = 60.0  # for a trial of the program to end, for a new generation to be ready
 ADOPTED_LOOK_SECONDS = 0.2  # between two looks whether a process that is no child of ours has ended
 READY_LOOK_SECONDS = 0.05  # between two looks whether it is
 BIND_ADVICE = {
@@ -302,6 +302,7 @@ class Supervisor:
             elif number in SIGNALS:
                 self._asked_to_stop()
             self._reap_adopted()
+            self._look_at_rehearsal()
             if self._orphaned():
                 self._stop()
             if self.stopping:
@@ -331,6 +332,8 @@ class Supervisor:
             return min(wait, max(0.0, self.deadline - now))
         if self.coming is not None:
             wait = min(wait, READY_LOOK_SECONDS)
+        elif self.rehearsal is not None:
+            wait = min(wait, 1.0)
         for generation in self.leaving:
             wait = min(wait, max(0.0, generation.deadline - now))
         for child in self._children():
@@ -403,6 +406,11 @@ class Supervisor:
         else:
             self.rehearsal = Child("rehearsal", _rehearse, [])
             self._fork(self.rehearsal)
+
+    def _look_at_rehearsal(self) -> None:
+        trial = self.rehearsal
+        if trial is not None and time.monotonic() - trial.started >= PATIENCE_SECONDS:
+            self._signal([trial], signal.SIGKILL)
 
     def _rehearsed(self, code: int, how: str) -> None:
         self.rehearsal = None

@@ -309,7 +309,10 @@ INFO = {
         "every key may use the deployment (keys' models name groups)",
         "access_groups team_id team_public_model_name",
     ),
-    **_all(HONOURED, "health_check_model disable_background_health_check health_check_timeout"),
+    **_all(
+        HONOURED,
+        "health_check_model disable_background_health_check health_check_timeout health_check_max_tokens",
+    ),
     **_all(HONOURED, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {

@@ -65,6 +65,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     allowed_fails_policy: dict[str, Any] | None = None
     health_check_model: str | None = None
     health_check_timeout: Positive | None = None
+    health_check_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     disable_background_health_check: Flag | None = None
 
 

@@ -168,10 +168,11 @@ def question(record: Json) -> tuple[str, bytes, str, str]:
     if mode == "chat":
         if record["provider"] == "anthropic":
             endpoint = "messages"
+        most = record["info"].get("health_check_max_tokens")
         if record["provider"] in ("openai", "azure") and model.startswith(REASONING):
-            fields["max_completion_tokens"] = 16
+            fields["max_completion_tokens"] = int(most or 16)
         else:
-            fields["max_tokens"] = 1
+            fields["max_tokens"] = int(most or 1)
     data = provider_body.rewrite(
         orjson.dumps(fields), record, model, keep_metadata=True, ask_usage=False
     )

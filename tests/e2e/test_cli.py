@@ -154,6 +154,16 @@ def test_skip_server_startup_serves_nothing(capsys):
     assert "--skip_server_startup" in capsys.readouterr().err
 
 
+def test_a_rehearsal_for_another_version_is_refused(tmp_path: Path, mock_port: int):
+    """Asked by a gateway whose state this program would not understand."""
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(mock_config(mock_port)))
+    for value, code in (("rehearsal-1", 0), ("rehearsal-999", 1)):
+        done = fastproxy("-c", "a.yaml", directory=tmp_path, FASTPROXY_TAKEOVER=value)
+        assert done.returncode == code, done.stderr
+        assert done.stdout == ""
+    assert "can't take over" in done.stderr
+
+
 def test_init_makes_a_config_that_loads(tmp_path: Path):
     assert fastproxy("init", directory=tmp_path).returncode == 0
     again = fastproxy("init", directory=tmp_path)

@@ -121,6 +121,29 @@ def test_requests_connections_and_upstreams_survive(start, mock_port: int):
         assert running.counters()["upstream_connects"] <= connects + 1  # that of `busy`
 
 
+def test_cooldowns_survive(start, mock_port: int):
+    """A reload is no amnesty for a deployment that it does not touch."""
+    config = mock_config(mock_port)
+    good = {**config["model_list"][0], "model_name": "pair"}
+    params = {**good["litellm_params"], "model": "openai/mock-e429"}
+    config["model_list"] += [good, {**good, "litellm_params": params}]
+    config["router_settings"] = {"num_retries": 2, "cooldown_time": 60}
+    running = start(config).wait()
+
+    def tries() -> int:
+        """Of 30 requests, beyond the first try of each."""
+        with running.client() as client:
+            answers = [client.post(CHAT, {**BODY, "model": "pair"}) for _ in range(30)]
+        assert {answer.status for answer in answers} == {200}
+        return sum(int(answer.header("x-litellm-attempted-retries") or 0) for answer in answers)
+
+    assert tries() == 1  # then it cools down
+    config["model_list"][0]["model_name"] = "renamed"
+    write(running, config)
+    assert post_reload(running).json()["version"] == 2
+    assert tries() == 0
+
+
 def replaced(path: Path, text: str) -> None:
     """As editors and Kubernetes do it: another file under the same name."""
     other = path.with_suffix(".new")

@@ -1,8 +1,11 @@
 """USR2: a new program in the same process, with no connection refused and no request lost."""
 
+import http.client
+import json
 import os
 import signal
 import socket
+import ssl
 import threading
 from pathlib import Path
 
@@ -199,6 +202,37 @@ def test_a_unix_socket_and_the_mock_stay(start, mock_port: int, tmp_path: Path):
     assert running.stop() == 0
     assert not path.exists()
     until(lambda: not listening(mock), 5, "the end of the mock")
+
+
+def test_tls_and_a_renewed_certificate(start, mock_port: int, certificate):
+    """The listener's TLS goes on with the files as they are now; kept connections are told of their end."""
+    flags = ["--ssl_certfile_path", str(certificate[0]), "--ssl_keyfile_path", str(certificate[1])]
+    running = start(mock_config(mock_port), *flags).wait()
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+
+    def connection() -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("127.0.0.1", running.port, timeout=10, context=context)
+
+    def post(on: http.client.HTTPSConnection) -> http.client.HTTPResponse:
+        headers = {"authorization": f"Bearer {MASTER}", "content-type": "application/json"}
+        on.request("POST", CHAT, json.dumps(BODY), headers)
+        answer = on.getresponse()
+        answer.read()
+        return answer
+
+    kept = connection()
+    assert post(kept).getheader("connection") is None
+    old = children(running)
+    running.process.send_signal(signal.SIGUSR2)
+    until(lambda: " serves, the processes of " in running.log, 20, "the new workers")
+    last = post(kept)
+    assert (last.status, last.getheader("connection")) == (200, "close")
+    until(lambda: not old & children(running), 20, "the end of the old ones")
+    fresh = connection()
+    assert post(fresh).status == 200
+    fresh.close()
+    kept.close()
+    assert running.stop() == 0
 
 
 def test_asked_twice_at_once(start, mock_port: int):

@@ -36,6 +36,7 @@ def asked(deployment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     ("model", "info", "endpoint", "wanted"),
     [
         ("openai/gpt-4o", {}, "chat", {"model": "gpt-4o", "max_tokens": 1}),
+        ("openai/gpt-4o", {"health_check_max_tokens": "5"}, "chat", {"max_tokens": 5}),
         ("openai/o3-mini", {}, "chat", {"max_completion_tokens": 16}),
         ("openai/gpt-5", {"mode": "responses"}, "responses", {"max_output_tokens": 16}),
         ("anthropic/claude-x", {}, "messages", {"model": "claude-x", "max_tokens": 1}),

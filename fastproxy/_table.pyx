@@ -304,16 +304,20 @@ cdef class Table:
             plan.anthropic = record.get("provider") == "anthropic"
             self.passes.append(plan)
 
-    def pass_plan(self, bytes path):
+    def pass_plan(self, bytes method, bytes path):
         """The plan of a path that leads elsewhere, or None. Looked for once nothing else knows the path."""
+        other = None
         if self.root_path:
             if not path.startswith(self.root_path):
                 return None
             path = path[len(self.root_path):]
         for plan in self.passes:
-            if (<Plan>plan).route.leads(path):
-                return plan
-        return None
+            route = (<Plan>plan).route
+            if route.leads(path):
+                if method in route.methods:
+                    return plan
+                other = other or plan          # one path may lead to several places, by method
+        return other
 
     def _add(self, str method, str path, Plan plan):
         self.routes[f"{method} {path}".encode()] = plan

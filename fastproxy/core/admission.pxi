@@ -154,7 +154,7 @@ cdef Plan find_path_plan(Downstream d, Exchange x, bytes path, Head* head, const
             x.plan = x.table.plan(b"GET " + x.table.root_path + b"/v1/models")
             return x.plan
     if x.table.passes:
-        x.plan = x.table.pass_plan(path)
+        x.plan = x.table.pass_plan((p + head.method)[:head.method_size], path)
         return x.plan
     return None
 

@@ -46,7 +46,8 @@ cdef void finish_attempts(Exchange x, long long now):
     if x.in_attempt and x.status < 400:
         s = &t.slots[x.deployment.slot]
         window_add(&s.requests, minute_of(x), 1)
-        t.recovered(x.deployment.slot)
+        if x.probe:
+            t.recovered(x.deployment.slot)      # an answer that began before the cooldown says nothing
         if strategy == LATENCY_BASED and x.head_at:
             if x.stream:
                 t.sample(x.deployment.slot, L_FIRST, (x.first_at - x.sent_at) // 1000,

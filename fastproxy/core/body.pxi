@@ -68,8 +68,11 @@ cdef bint keep_body(Exchange x, const char* p, Py_ssize_t size):
         p = x.body.data + x.body.size - size
     if x.content_coding is not None:
         return True                            # looked at once it is decoded
-    if x.plan.kind == PLAN_LLM:
+    if x.plan.kind == PLAN_LLM or x.pass_scan:
         if x.scan.feed(p, size) == SCAN_ERROR:
+            if x.pass_scan and not x.plan.route.prefix and x.body.data[0] != 123:      # '{'
+                x.pass_scan = False        # not JSON, and nobody says that it has to be
+                return True
             bad_json(x)
             return False
     elif x.plan.kind == PLAN_MULTIPART:
@@ -99,6 +102,8 @@ cdef void on_body_complete(Exchange x):
         acquire_upstream(x)
         return
     if x.plan.kind == PLAN_PASS:
+        if x.pass_scan and not pass_model_allowed(x):
+            return
         if x.admitted or take_place(x):
             proceed(x)
         return

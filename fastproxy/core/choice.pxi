@@ -163,6 +163,7 @@ cdef Deployment choose(Exchange x, bint again):
     """
     cdef Group group = x.group
     cdef Deployment d
+    x.probe = False
     if not group.plain:
         d = choose_among(x, x.tried if again else None)
         if d is None and again and x.tried:
@@ -172,10 +173,11 @@ cdef Deployment choose(Exchange x, bint again):
     if d.unsupported is not None or d.heads[x.plan.endpoint] is None:
         x.unfit = U_UNSUPPORTED
         return None
-    if x.gateway.traffic.slots[d.slot].cooling_until \
-            and not x.gateway.traffic.claim_probe(d.slot, monotonic_ns()):
-        x.unfit = U_COOLING
-        return None
+    if x.gateway.traffic.slots[d.slot].cooling_until:
+        if not x.gateway.traffic.claim_probe(d.slot, monotonic_ns()):
+            x.unfit = U_COOLING
+            return None
+        x.probe = True
     return d
 
 
@@ -223,7 +225,10 @@ cdef Deployment choose_among(Exchange x, list without):
             at = lowest(c, kept, router.latency_buffer if router.strategy == LATENCY_BASED else 0.0,
                         x.gateway.random())
         d = <Deployment>group.deployments[c[at].index]
-        if t.slots[d.slot].cooling_until == 0 or t.claim_probe(d.slot, now):
+        if t.slots[d.slot].cooling_until == 0:
+            return d
+        if t.claim_probe(d.slot, now):
+            x.probe = True
             return d
         x.unfit = U_COOLING
         kept -= 1

@@ -6,6 +6,8 @@ cdef void maybe_dispatch_early(Exchange x):
     if x.plan.kind == PLAN_CONTROL or x.content_coding is not None or x.early or x.once \
             or x.table.router.max_in_flight or x.table.router.tag_filtering:
         return
+    if x.plan.kind == PLAN_PASS and x.pass_scan:
+        return
     if x.plan.kind == PLAN_PASS:
         hold_place(x)
         x.early = True

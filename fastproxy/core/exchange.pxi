@@ -50,6 +50,8 @@ cdef class Exchange:
     cdef bint admitted                # counts among the worker's requests in flight
     cdef bint in_group, in_attempt, retrying    # what is counted in shared memory for it
     cdef int retries, fallbacks       # in this group; groups left
+    cdef bint probe                   # the deployment's cooldown is over, and this request finds out whether it serves
+    cdef bint pass_scan               # PLAN_PASS: the key's models are limited, so the body's is looked for
     cdef int unfit                    # why `choose` found none
     cdef list tried                   # deployments that failed this request, in this group
     cdef list pending                 # names of groups still to be tried
@@ -117,6 +119,7 @@ cdef class Exchange:
         self.admitted = False
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
+        self.probe = self.pass_scan = False
         self.let_go = self.peeking = self.once = False
         self.answer_size = 0
         self.status = 0

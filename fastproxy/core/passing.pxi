@@ -23,6 +23,7 @@ cdef bint start_pass(Downstream d, Exchange x, Head* head, const char* p, FieldS
     if route.problem is not None:
         answer_fixed(x, 401, errors.detail(route.problem), b"content-type: application/json\r\n")
         return False
+    x.pass_scan = x.key.models is not None
     target = route.upstream(path, query)
     if target is None:
         refuse(x, 400, "invalid_request_error", "dot segments in the path would lead out of the route's target", "path")
@@ -37,6 +38,29 @@ cdef bint start_pass(Downstream d, Exchange x, Head* head, const char* p, FieldS
         add_bytes(&x.forward, x.content_coding)
         buf_add(&x.forward, b"\r\n", 2)
     x.content_coding = None
+    return True
+
+
+cdef bint pass_model_allowed(Exchange x):
+    """Whether a key whose models are limited may send this: it has to name one of them. False: answered already."""
+    cdef bytes name = x.plan.route.model_in(x.method_line)
+    if x.body.size and x.scan.close_start >= 0:
+        if x.scan.fields[F_MODEL].kind:
+            name = asked_model(x)
+            if name is None:
+                if x.state == S_BODY:
+                    refuse(x, 400, "invalid_request_error", "model must be a string", "model")
+                return False
+    if name is None:
+        if not x.plan.route.prefix:
+            return True                # where the file's own endpoint leads is its author's decision
+        refuse(x, 403, "key_model_access_denied", "This key can only access some models, and the request names none "
+               "that the gateway can see (a JSON body with `model` is expected)", "model")
+        return False
+    if not x.key.allows(name):
+        refuse_model(x, name)
+        return False
+    x.model_start = x.model_end = -1      # it is sent as it stands
     return True
 
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+MODEL = re.compile(rb"/(?:models|deployments)/([^/:?]+)[:/]")
 DOTS = re.compile(rb"(?i)(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|/|%2f|;|\\|%5c)")
 
 
@@ -22,6 +23,7 @@ class Route:
         self.allow = ", ".join(record["methods"]).encode()
         self.auth = bool(record["auth"])
         self.forward_headers = bool(record["forward_headers"])
+        self.prefix: str | None = record.get("prefix")
         self.problem: str | None = record.get("problem")
         self.target = record["target_path"].encode()
         self.target_query = (record.get("target_query") or "").encode()
@@ -57,6 +59,11 @@ class Route:
             more = [n + b"=" + v for n, v in self.defaults if unquote_to_bytes(n) not in known]
             query = b"&".join([query, *more] if query else more)
         return query
+
+    def model_in(self, line: bytes) -> bytes | None:
+        """The model that a path names (`/models/<model>:generateContent`), from the request line sent upstream."""
+        found = MODEL.search(line.partition(b" HTTP/")[0])
+        return unquote_to_bytes(found[1]) if found else None
 
     def key_of(self, query: bytes) -> bytes | None:
         """The credential that a client sent in the query, as this API's clients do."""

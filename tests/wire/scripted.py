@@ -283,7 +283,10 @@ def config(port: int) -> dict[str, Any]:
     base = {"api_base": f"http://127.0.0.1:{port}/v1", "api_key": UPSTREAM_KEY}
     return {
         "model_list": [
-            {"model_name": "m", "litellm_params": {"model": "openai/up", **base}},
+            {
+                "model_name": "m",
+                "litellm_params": {"model": "openai/up", "use_in_pass_through": True, **base},
+            },
             {"model_name": "w/*", "litellm_params": {"model": "openai/*", **base}},
             {
                 "model_name": "quick",

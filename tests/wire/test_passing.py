@@ -9,6 +9,7 @@ from wire.scripted import Wire, ok
 OK = b"HTTP/1.1 200 OK\r\n"
 JSON, SSE = b"Content-Type: application/json\r\n", b"Content-Type: text/event-stream\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+LIMITED = "sk-limited-0123456789"
 SECRET = "pass-secret-0123456789"
 
 
@@ -18,7 +19,10 @@ def GENERAL(port: int) -> dict[str, object]:  # noqa: N802  # the fixture's name
         return {"path": path, "target": f"http://127.0.0.1:{port}/up", "headers": headers, **more}
 
     return {
+        "keys": [{"key": LIMITED, "models": ["gpt-allowed"]}],
         "pass_through_endpoints": [
+            endpoint("/twice", methods=["GET"]),
+            endpoint("/twice", methods=["POST"]),
             endpoint("/exact"),
             endpoint("/below", include_subpath=True, forward_headers=True),
             endpoint("/open", auth=False, methods=["GET"]),
@@ -53,6 +57,8 @@ def passed(wire: Wire, raw: bytes, answer: bytes | None = None) -> tuple[object,
     ("line", "target"),
     [
         ("POST /exact", "/up"),
+        ("POST /twice", "/up"),
+        ("GET /twice", "/up"),
         ("POST /exact?a=1", "/up?a=1"),
         ("GET /below", "/up"),
         ("GET /below/x/y%2Fz?q=%20", "/up/x/y%2Fz?q=%20"),
@@ -145,3 +151,21 @@ def test_usage_is_metered(wire: Wire) -> None:
             3,
             4,
         )
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "status"),
+    [
+        ("POST /exact", b'{"model":"gpt-allowed"}', 200),
+        ("POST /exact", b'{"model":"gpt-other"}', 403),
+        ("POST /exact", b'{"model":"gpt-allowed","model":"gpt-other"}', 400),
+        ("POST /exact", b"no json at all", 200),
+        ("POST /openai/v1/chat/completions", b'{"model":"gpt-other"}', 403),
+        ("POST /openai/v1/chat/completions", b"no json at all", 400),
+        ("GET /openai/v1/models", b"", 403),
+    ],
+)
+def test_a_key_of_some_models(wire: Wire, line: str, body: bytes, status: int) -> None:
+    """It reaches no other model by another road."""
+    found, sent = passed(wire, request(line, body=body, key=LIMITED))
+    assert (found.status, bool(sent)) == (status, status == 200)

@@ -39,7 +39,7 @@ from fastproxy._routing cimport (
 )
 from fastproxy._scan cimport (
     F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_INPUT,
-    F_LITELLM, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_PROMPT, F_STREAM,
+    F_LITELLM, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID, F_PROMPT, F_STREAM,
     F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
 )
 from fastproxy._shared cimport (
@@ -64,7 +64,7 @@ from fastproxy import errors
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body
-from fastproxy.routing import first_token, options
+from fastproxy.routing import first_token, options, response_ids
 from fastproxy.routing.passing import google_key
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -239,4 +239,5 @@ include "core/answer.pxi"
 include "core/ending.pxi"
 include "core/downstream.pxi"
 include "core/passing.pxi"
+include "core/follow_up.pxi"
 include "core/admission.pxi"

@@ -34,6 +34,7 @@ cdef enum:
     F_PROMPT
     F_CONTEXT_FALLBACKS
     F_CONTENT_FALLBACKS
+    F_PREVIOUS_RESPONSE_ID
     F_LITELLM            # any key that begins with "litellm_" (several allowed)
     F_COUNT
 
@@ -52,7 +53,7 @@ cdef struct Field:
 
 cdef class JsonScan:
     # Strict, incremental, one pass over a request body (RFC 8259 grammar, UTF-8, no BOM, no second reading).
-    cdef Field fields[28]
+    cdef Field fields[29]
     cdef const char* error
     cdef Py_ssize_t error_at
     cdef Py_ssize_t offset       # absolute offset of the next byte to be fed

@@ -217,7 +217,8 @@ FIELD_NAMES = (
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n",
     "user", "metadata", "tags", "fallbacks", "num_retries", "timeout", "cache", "guardrails",
     "mock_response", "disable_fallbacks", "api_base", "api_key", "base_url", "priority", "no-log",
-    "messages", "input", "prompt", "context_window_fallbacks", "content_policy_fallbacks", "litellm_",
+    "messages", "input", "prompt", "context_window_fallbacks", "content_policy_fallbacks",
+    "previous_response_id", "litellm_",
 )
 
 
@@ -286,6 +287,9 @@ cdef int field_of(const unsigned char* key, Py_ssize_t size) noexcept nogil:
             return F_MAX_OUTPUT_TOKENS
         if same(key, b"disable_fallbacks", 17):
             return F_DISABLE_FALLBACKS
+    elif size == 20:
+        if same(key, b"previous_response_id", 20):
+            return F_PREVIOUS_RESPONSE_ID
     elif size == 21:
         if same(key, b"max_completion_tokens", 21):
             return F_MAX_COMPLETION_TOKENS
@@ -343,6 +347,8 @@ cdef const char* duplicate_message(int field) noexcept nogil:
         return b'duplicate field "base_url"'
     elif field == F_PRIORITY:
         return b'duplicate field "priority"'
+    elif field == F_PREVIOUS_RESPONSE_ID:
+        return b'duplicate field "previous_response_id"'
     elif field == F_CONTEXT_FALLBACKS:
         return b'duplicate field "context_window_fallbacks"'
     elif field == F_CONTENT_FALLBACKS:

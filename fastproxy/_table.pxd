@@ -68,6 +68,7 @@ cdef class Deployment:
     cdef readonly tuple heads          # per endpoint: request line, host and own headers, or None
     cdef readonly bytes pass_head      # PLAN_PASS: what follows the request line
     cdef readonly bytes answer_head    # x-litellm-model-id, -model-name, -model-api-base lines
+    cdef readonly bytes mark           # what is put before the ids of its responses
     cdef readonly tuple secrets        # what no answer may repeat: credentials, other header values of ours
     cdef readonly bint edits           # body needs the JSON path (defaults, extra_body, drop_params)
     cdef readonly dict raw             # the snapshot's record
@@ -148,6 +149,7 @@ cdef class Table:
     cdef readonly KeyRecord anonymous  # the record of an open proxy
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan
     cdef dict methods                  # path -> Allow value
+    cdef readonly dict marked          # mark -> Deployment
     cdef readonly list passes          # plans of PLAN_PASS, in the order in which they are tried
     cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
     cdef readonly Router router

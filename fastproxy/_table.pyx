@@ -11,6 +11,8 @@ import fnmatch
 
 from fastproxy._pool cimport Pool
 
+from fastproxy.routing.response_ids import follow_up, mark
+
 ENDPOINTS = (
     "chat", "completions", "embeddings", "responses", "moderations", "images_generations",
     "images_edits", "audio_speech", "audio_transcriptions", "audio_translations", "rerank",
@@ -118,6 +120,7 @@ cdef class Deployment:
         headers = record["headers"]
         names = {name for name, _ in headers}
         self.own_anthropic_version = "anthropic-version" in names
+        self.mark = mark(self.id)
         self.secrets = _secrets(headers, record["origin"])
         targets = record["targets"]
         self.heads = tuple(
@@ -238,6 +241,7 @@ cdef class Table:
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
             self.deployments.append(Deployment(index, record, self._pool(record, pools)))
+        self.marked = {(<Deployment>d).mark: d for d in self.deployments}
         self.router = Router(snapshot.get("router") or {})
         self._make_groups(snapshot)
         self._make_routes(control_routes)
@@ -359,6 +363,19 @@ cdef class Table:
     def allowed_methods(self, bytes path):
         """The Allow value of a known path, or None."""
         return self.methods.get(path)
+
+    def follow_up(self, bytes path):
+        """The plan of /v1/responses/{id}…, or None."""
+        rest = path[len(self.root_path):] if path.startswith(self.root_path) else b""
+        for prefix in (b"/v1/responses", b"/responses", b"/openai/v1/responses"):
+            if rest.startswith(prefix + b"/"):
+                route = follow_up(rest[len(prefix):])
+                if route is None:
+                    return None
+                plan = Plan(PLAN_PASS, EP_RESPONSES, "/responses/{id}")
+                (<Plan>plan).route = route
+                return plan
+        return None
 
     def path_model(self, bytes path, bytes query=b""):
         """(plan, model) of /engines/{m}/…, /openai/deployments/{m}/… and /v1beta/models/{m}:…, or None."""

@@ -24,7 +24,8 @@ cdef class AnswerTap:
     cdef bint done_seen             # [DONE], message_stop, response.completed, .incomplete or .failed went by
     # model: JSON-escaped name without quotes that replaces the upstream's name; None: leave it alone.
     # drop_usage: take the chat usage chunk (choices: [], usage: {...}) out, the client did not ask.
-    cdef void begin(self, int mode, bytes model, bint drop_usage) noexcept
+    # mark: goes before the id of a response, and of the one before it; None: ids stay as they are.
+    cdef void begin(self, int mode, bytes model, bint drop_usage, bytes mark=*) noexcept
     # Returns 0: relay [data, data+size) as it is, nothing was added to out;
     # 1: what is to be relayed now was appended to out (possibly nothing).
     cdef int feed(self, const char* data, Py_ssize_t size, Buffer* out) noexcept nogil
@@ -33,7 +34,10 @@ cdef class AnswerTap:
     # Whether a JSON document has begun and did not end.
     cdef bint truncated(self) noexcept nogil
     # --- private: the replacement, and where the scan stands between two feeds
+    cdef bytes mark                 # None: ids stay
     cdef bytes name                 # keeps name_data alive
+    cdef const char* mark_data
+    cdef Py_ssize_t mark_size
     cdef const char* name_data      # NULL: the model stays
     cdef Py_ssize_t name_size
     cdef int mode

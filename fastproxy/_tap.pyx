@@ -156,6 +156,7 @@ cdef enum:
     K_USAGE
     K_CHOICES
     K_TYPE
+    K_ID
     K_INNER                       # message, response
 
 # Where in a line of the event stream the scan stands.
@@ -460,6 +461,11 @@ cdef inline int key_of(const char* key, Py_ssize_t size, int level) noexcept nog
             return K_MODEL
         if memcmp(key, b"usage", 5) == 0:
             return K_USAGE
+    elif size == 2:
+        if key[0] == c"i" and key[1] == c"d":
+            return K_ID
+    elif size == 20 and memcmp(key, b"previous_response_id", 20) == 0:
+        return K_ID
     elif size == 13 and memcmp(key, b"usageMetadata", 13) == 0:       # Gemini's name for it
         return K_USAGE
     elif level == 1:
@@ -570,6 +576,10 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                         p = q + 1
                         state = J_AFTER
                         continue
+                    if key == K_ID and t.mark_data != NULL and (level == 2) == (t.mode == TAP_SSE):
+                        relay(t, p)
+                        buf_add(t.target, t.mark_data, t.mark_size)
+                        t.altered = True
                     if key == K_TYPE:
                         start = p
                         t.word_size = 0
@@ -910,8 +920,13 @@ cdef class AnswerTap:
     def __dealloc__(self) -> None:
         buf_free(&self.hold)
 
-    cdef void begin(self, int mode, bytes model, bint drop_usage) noexcept:
+    cdef void begin(self, int mode, bytes model, bint drop_usage, bytes mark=None) noexcept:
         """Forget the last answer; see the header for what the arguments mean."""
+        self.mark = mark
+        self.mark_data = NULL
+        if mark is not None:
+            self.mark_data = PyBytes_AS_STRING(mark)
+            self.mark_size = PyBytes_GET_SIZE(mark)
         self.name = model
         self.name_data = NULL
         self.name_size = 0
@@ -985,9 +1000,9 @@ cdef class AnswerTap:
 
     # --- test surface -----------------------------------------------------------------------------------
 
-    def py_begin(self, int mode, model: bytes | None = None, bint drop_usage=False) -> None:
+    def py_begin(self, int mode, model: bytes | None = None, bint drop_usage=False, mark: bytes | None = None) -> None:
         """begin()"""
-        self.begin(mode, model, drop_usage)
+        self.begin(mode, model, drop_usage, mark)
 
     def py_feed(self, bytes data not None) -> bytes | None:
         """feed(): None stands for 'as it is'."""

@@ -96,6 +96,8 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         refuse_close(x, 413, "invalid_request_error", too_large(x))
         return False
     if plan.kind == PLAN_PASS:
+        if plan.endpoint == EP_RESPONSES:
+            return start_follow_up(d, x, head, p, credential, rank)
         return start_pass(d, x, head, p, credential, rank)
     if plan.kind == PLAN_CONTROL:
         # Some of its routes are open, so no credential is let through; a wrong one is not.
@@ -153,6 +155,9 @@ cdef Plan find_path_plan(Downstream d, Exchange x, bytes path, Head* head, const
         if head.method_size == 3 or x.head_request:
             x.plan = x.table.plan(b"GET " + x.table.root_path + b"/v1/models")
             return x.plan
+    x.plan = x.table.follow_up(path)
+    if x.plan is not None:
+        return x.plan
     if x.table.passes:
         x.plan = x.table.pass_plan((p + head.method)[:head.method_size], path)
         return x.plan

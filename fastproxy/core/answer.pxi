@@ -196,7 +196,8 @@ cdef void start_tap(Exchange x):
         x.tapping = True
         # after a fallback the client sees who answered
         x.tap.begin(mode, None if x.group is None or x.path_model is not None or x.fallbacks else x.group.name_json,
-                    x.ask_usage and not x.client_usage)
+                    x.ask_usage and not x.client_usage,
+                    x.deployment.mark if x.plan.endpoint == EP_RESPONSES else None)
 
 
 cdef void rewrite_fields(Exchange x, const char* p, Head* head):

@@ -39,6 +39,8 @@ cdef bint choose_deployment(Exchange x):
             refuse_unknown_model(x)
         return False
     enter_group(x, group)
+    if x.plan.endpoint == EP_RESPONSES and x.scan.present & 1u << F_PREVIOUS_RESPONSE_ID:
+        pin(x)
     if x.table.router.total_timeout > 0.0:
         x.total_until = x.gateway.now + x.table.router.total_timeout
     x.deployment = choose(x, x.tried is not None)
@@ -164,6 +166,10 @@ cdef Deployment choose(Exchange x, bint again):
     cdef Group group = x.group
     cdef Deployment d
     x.probe = False
+    if x.pinned is not None and not again:
+        for d in group.deployments:
+            if d.index == x.pinned.index and unfitness(x, d, monotonic_ns()) == U_FIT:
+                return d
     if not group.plain:
         d = choose_among(x, x.tried if again else None)
         if d is None and again and x.tried:
@@ -408,7 +414,7 @@ cdef bint prepare_body(Exchange x):
                     return edit_body(x)
         else:
             x.ask_usage = x.deployment.stream_usage
-    if x.scan.present & strip or x.deployment.edits or x.model_start < 0:
+    if x.scan.present & strip or x.marked or x.deployment.edits or x.model_start < 0:
         return edit_body(x)
     return True
 

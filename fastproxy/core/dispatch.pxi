@@ -17,7 +17,7 @@ cdef void maybe_dispatch_early(Exchange x):
         return
     if x.plan.kind == PLAN_LLM:
         if x.scan.fields[F_MODEL].end == 0 or x.scan.fields[F_STREAM_OPTIONS].kind \
-                or x.scan.present & (STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_METADATA):
+                or x.scan.present & (1u << F_PREVIOUS_RESPONSE_ID | STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_METADATA):
             return
     elif x.multipart.model_end < 0 or x.multipart.model_start < 0:
         return
@@ -42,7 +42,7 @@ cdef bint early_fault(Exchange x):
     # Something came behind the point of early dispatch that changes what should have been sent.
     if x.plan.kind != PLAN_LLM:
         return False
-    cdef unsigned int strip = STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_STREAM_OPTIONS
+    cdef unsigned int strip = STRIP | FORBIDDEN | 1u << F_PREVIOUS_RESPONSE_ID | 1u << F_GUARDRAILS | 1u << F_STREAM_OPTIONS
     if not keeps_metadata(x):
         strip |= 1u << F_METADATA
     return (x.scan.present & strip) != 0

@@ -52,6 +52,8 @@ cdef class Exchange:
     cdef int retries, fallbacks       # in this group; groups left
     cdef bint probe                   # the deployment's cooldown is over, and this request finds out whether it serves
     cdef bint pass_scan               # PLAN_PASS: the key's models are limited, so the body's is looked for
+    cdef Deployment pinned            # the deployment that a request goes on with, if it is fit
+    cdef bint marked                  # previous_response_id carries our mark, which is taken off
     cdef int unfit                    # why `choose` found none
     cdef list tried                   # deployments that failed this request, in this group
     cdef list pending                 # names of groups still to be tried
@@ -119,7 +121,7 @@ cdef class Exchange:
         self.admitted = False
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
-        self.probe = self.pass_scan = False
+        self.probe = self.pass_scan = self.marked = False
         self.let_go = self.peeking = self.once = False
         self.answer_size = 0
         self.status = 0
@@ -145,6 +147,7 @@ cdef class Exchange:
         self.path_model = self.model = self.call_id = self.cors_lines = None
         self.content_type = self.retry_after = None
         self.multipart = None
+        self.pinned = None
         self.asked_fallbacks = self.tried = self.pending = None
         self.asked_tags = None
         self.visited = None

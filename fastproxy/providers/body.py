@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from fastproxy.routing import response_ids
+
 # Fields that steer the proxy and are not part of the provider's API.
 PROXY_ONLY = (
     "tags",
@@ -43,6 +45,9 @@ def rewrite(
     except orjson.JSONDecodeError as error:
         raise BodyError(f"Invalid JSON payload: {error}") from None
     body["model"] = model
+    previous = body.get("previous_response_id")
+    if isinstance(previous, str):
+        body["previous_response_id"] = response_ids.split(previous.encode())[1].decode()
     for name in PROXY_ONLY:
         body.pop(name, None)
     if not keep_metadata:

@@ -1,4 +1,4 @@
-"""A soak: upstreams that fail, stall, reset, go away and come back, for as long as it takes.
+"""A soak: upstreams that fail, stall, reset, go away and come back, and reloads, for as long as it takes.
 
 Shown at the end: every client had an answer that its policy allows, no request went upstream twice without
 a reason, memory and descriptors are flat, and nothing is in flight. Exits with 1 where one of these is not so.
@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import datetime
 import http.client
+import itertools
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -36,6 +38,7 @@ LIMIT = 2.0  # seconds: every time-out of the deployments
 POOL_IDLE = 3.0  # seconds until an idle upstream connection is closed
 REST = POOL_IDLE + 5.0
 SAMPLE_EVERY = 2.0
+RELOAD_EVERY = 15.0
 GROWTH = 0.10  # of memory, between the second and the last third, and
 GROWTH_KB = 3072  # so much besides
 
@@ -106,6 +109,16 @@ class Watch:
             self.files.append(self.descriptors())
 
 
+async def reload(gateway: Child, path: Path, groups: dict[str, list[Deployment]]) -> None:
+    """Change the configuration a little now and then, for ever: nobody may notice."""
+    for number in itertools.count():
+        await asyncio.sleep(RELOAD_EVERY)
+        changed = config(groups)
+        changed["router_settings"]["cooldown_time"] = 1 + number % 2
+        await asyncio.to_thread(path.write_bytes, orjson.dumps(changed))
+        gateway.process.send_signal(signal.SIGHUP)
+
+
 def thirds(values: list[int]) -> tuple[float, float]:
     """Medians of the second and of the last third."""
     third = max(1, len(values) // 3)
@@ -157,6 +170,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> tuple[list[str], li
         load = Load(port, journal)
         tasks = [asyncio.create_task(one.live()) for one in everyone]
         tasks.append(asyncio.create_task(watch.run()))
+        tasks.append(asyncio.create_task(reload(gateway, path, groups)))
         cpu = procstat.cpu_ns(gateway.pids())
         begun = time.monotonic()
         await load.run(options.qps, options.seconds)

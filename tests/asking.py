@@ -13,7 +13,7 @@ PATHS = {
     "messages": "/v1/messages",
     "embeddings": "/v1/embeddings",
 }
-ENDS = ("[DONE]", "response.completed", "message_stop")
+ENDS = ("STOP", "[DONE]", "response.completed", "message_stop")
 
 
 @dataclass
@@ -69,8 +69,7 @@ class Reply:
     @property
     def ends(self) -> list[str]:
         """The signs that a stream is complete."""
-        kinds = [d if isinstance(d, str) else d.get("type", "") for _, d in self.events]
-        return [kind for kind in kinds if kind in ENDS]
+        return [kind for kind in (_kind(data) for _, data in self.events) if kind in ENDS]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
@@ -84,7 +83,17 @@ class Reply:
         return str(self.json()["error"]["message"])
 
 
+def _kind(data: Any) -> str:
+    if isinstance(data, str):
+        return data
+    if data.get("candidates"):
+        return str(data["candidates"][0].get("finishReason", ""))
+    return str(data.get("type", ""))
+
+
 def _text(data: dict[str, Any]) -> str:
+    if "candidates" in data:
+        return str(data["candidates"][0]["content"]["parts"][0]["text"])
     if "choices" in data:
         return str(data["choices"][0]["message"]["content"])
     if "output" in data:
@@ -95,6 +104,8 @@ def _text(data: dict[str, Any]) -> str:
 
 
 def _delta(data: dict[str, Any]) -> str:
+    if data.get("candidates"):
+        return _text(data)
     if data.get("choices"):
         return str(data["choices"][0].get("delta", {}).get("content") or "")
     delta = data.get("delta")
@@ -103,8 +114,19 @@ def _delta(data: dict[str, Any]) -> str:
     return str(delta or "")
 
 
+def target(api: str, model: str, stream: bool) -> str:
+    """The path of a request; Google's has the model in it, and whether it is a stream."""
+    if api != "gemini":
+        return PATHS[api]
+    return f"/v1beta/models/{model}:" + (
+        "streamGenerateContent?alt=sse" if stream else "generateContent"
+    )
+
+
 def body(api: str, model: str, mark: str, **more: Any) -> dict[str, Any]:
     """The smallest request of an API that carries the mark."""
+    if api == "gemini":
+        return {"contents": [{"role": "user", "parts": [{"text": mark}]}]}
     if api in ("responses", "embeddings"):
         return {"model": model, "input": mark, **more}
     said = {"model": model, "messages": [{"role": "user", "content": mark}], **more}
@@ -126,9 +148,13 @@ def ask(
 
     `late`: the script has a stall, that ends once the client has some of the answer's content.
     """
-    extra = "".join(f"{n}: {v}\r\n" for n, v in (headers or {}).items())
+    headers = dict(headers or {})
+    if api == "gemini" and "num_retries" in more:
+        headers["x-litellm-num-retries"] = str(more["num_retries"])
+    extra = "".join(f"{n}: {v}\r\n" for n, v in headers.items())
+    path = target(api, model, bool(more.get("stream")))
     with gateway.client(20) as client:
-        client.send(request(PATHS[api], body(api, model, mark, **more), key, extra))
+        client.send(request(path, body(api, model, mark, **more), key, extra))
         if late is not None:
             hit = late.stalled(mark)
             while b"pong" not in client.buffer:

@@ -22,7 +22,13 @@ from lab_acts import CLOSE, RESET, STALL, steps
 
 MARK = re.compile(rb"~([a-z0-9.-]+)~([0-9]+)")
 TARGET = re.compile(rb"POST /d/([^/]+)(/[^ ?]*)(?:\?[^ ]*)? HTTP/1\.1\r\n")
-APIS = (("/messages", "messages"), ("/responses", "responses"), ("/embeddings", "embeddings"))
+APIS = (
+    ("/messages", "messages"),
+    ("/responses", "responses"),
+    ("/embeddings", "embeddings"),
+    ("enerateContent", "gemini"),
+)
+BASES = {"anthropic": "", "gemini": "/v1beta/openai"}
 _numbers = itertools.count(1)
 
 
@@ -98,7 +104,7 @@ class Lab:
         """An entry of `model_list`; its id, its key and its upstream model say its name."""
         name = name or group
         port = self.dead_port if params.pop("dead", False) else self.port
-        base = f"http://127.0.0.1:{port}/d/{name}" + ("" if provider == "anthropic" else "/v1")
+        base = f"http://127.0.0.1:{port}/d/{name}{BASES.get(provider, '/v1')}"
         known = {"model": f"{provider}/up-{name}", "api_base": base, "api_key": upstream_key(name)}
         info = params.pop("model_info", {})
         return {
@@ -161,7 +167,7 @@ class Lab:
         hit = self._note(target, head, body)
         path = hit.target
         api = next((api for end, api in APIS if path.endswith(end)), "chat")
-        stream = re.search(rb'"stream": ?true', body) is not None
+        stream = "stream" in path or re.search(rb'"stream": ?true', body) is not None
         script = steps(
             hit.act, api, stream, f"pong from {hit.deployment}", b"include_usage" in body
         )

@@ -1,7 +1,7 @@
-"""What the lab's acts look like on the wire: answers of three APIs, whole, broken and stalled.
+"""What the lab's acts look like on the wire: answers of four APIs, whole, broken and stalled.
 
 Acts: `ok`; `e<status>`, `e429-ra<seconds>` with a Retry-After; `ctx`, `policy`, `filter`: a 400 of that
-class; `close`, `reset`, `half-head`: no answer; `hang`; `gate-<act>`: stalls, then does that; `slow<ms>`;
+class; `html502`; `close`, `reset`, `half-head`: no answer; `hang`; `gate-<act>`: stalls, then does that; `slow<ms>`;
 and a fault at a place: `head-`, `open-` (before the first content), `mid-` (after it), `late-` (after it, when
 the test releases the stall: the client has surely got what was before) with `stall`, `cut`,
 `reset`, `chunk` (broken framing), `err` (an error event), `json` (the text ends in the middle, well framed).
@@ -39,6 +39,8 @@ def steps(act: str, api: str, stream: bool, text: str, usage: bool) -> list[Step
     if act[0] == "e" and act[1:4].isdigit():
         status, _, after = act[1:].partition("-ra")
         return [error(int(status), api, f"upstream says {status}", retry_after=after)]
+    if act == "html502":  # of a proxy in front of the provider
+        return [HTML]
     if act in CLASSED:
         return [classified(act, api)]
     if stream and api != "embeddings":
@@ -48,6 +50,9 @@ def steps(act: str, api: str, stream: bool, text: str, usage: bool) -> list[Step
 
 # -- errors
 
+PAGE = b"<html><body>502 Bad Gateway</body></html>"
+HTML = b"HTTP/1.1 502 X\r\nConnection: close\r\nContent-Type: text/html\r\n"
+HTML += b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE
 ANTHROPIC = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
 ANTHROPIC |= {404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}
 CLASSED: dict[str, tuple[str, str, str]] = {
@@ -79,6 +84,8 @@ def whole(status: int, body: Any, *lines: str) -> bytes:
 
 
 def error_body(status: int, api: str, message: str, code: str | None = None) -> dict[str, Any]:
+    if api == "gemini":
+        return {"error": {"code": status, "message": message, "status": "UNAVAILABLE"}}
     if api == "messages":
         kind = ANTHROPIC.get(status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": message}}
@@ -116,6 +123,8 @@ def answer(api: str, text: str) -> dict[str, Any]:
         }
     if api == "responses":
         return response("completed", text)
+    if api == "gemini":
+        return candidate(text, "STOP")
     if api == "embeddings":
         item = {"object": "embedding", "index": 0, "embedding": [0.5], "text": text}
         usage = {"prompt_tokens": 7, "total_tokens": 7}
@@ -134,6 +143,15 @@ def answer(api: str, text: str) -> dict[str, Any]:
         ],
         "usage": {"prompt_tokens": 7, "completion_tokens": TOKENS, "total_tokens": 7 + TOKENS},
     }
+
+
+def candidate(text: str, finish: str | None = None) -> dict[str, Any]:
+    """An answer of Gemini's, which is what its events are too."""
+    one: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
+    counts = {"promptTokenCount": 7, "candidatesTokenCount": TOKENS, "totalTokenCount": 7 + TOKENS}
+    if finish:
+        return {"candidates": [one | {"finishReason": finish}], "usageMetadata": counts}
+    return {"candidates": [one]}
 
 
 def response(status: str, text: str | None) -> dict[str, Any]:
@@ -315,4 +333,15 @@ def messages_parts(text: str, _: bool) -> tuple[bytes, list[bytes], bytes]:
     return opening, content, ending + one("message_stop") + LAST
 
 
-PARTS = {"chat": chat_parts, "responses": responses_parts, "messages": messages_parts}
+def gemini_parts(text: str, _: bool) -> tuple[bytes, list[bytes], bytes]:
+    """It has no events before the first content."""
+    content = [event(candidate(word)) for word in words(text)]
+    return b"", content, event(candidate("", "STOP")) + LAST
+
+
+PARTS = {
+    "gemini": gemini_parts,
+    "chat": chat_parts,
+    "responses": responses_parts,
+    "messages": messages_parts,
+}

@@ -27,6 +27,7 @@ TABLE = """
     e500         second  spare     500
     e503         second  spare     503
     e429         second  spare     429
+    html502      second  spare     502
     hang         second  spare     408
     head-stall   second  spare     408
     mid-stall    second  spare     408
@@ -43,6 +44,7 @@ TABLE = """
     e500         second  spare     500
     e503         second  spare     503
     e429         second  spare     429
+    html502      second  spare     502
     hang         second  spare     408
     head-stall   second  spare     408
     head-cut     second  spare     5xx
@@ -61,7 +63,8 @@ TABLE = """
     late-chunk   cut     cut       cut
     late-err     cut     cut       cut
 """
-APIS = ("chat", "responses", "messages")
+PROVIDERS = {"chat": "openai", "responses": "openai", "messages": "anthropic", "gemini": "gemini"}
+APIS = tuple(PROVIDERS)
 MODES = ("retry", "fallback", "neither")
 STALL_SECONDS = 0.5
 ENOUGH = 60  # requests after which chance has picked each of two deployments
@@ -86,7 +89,7 @@ class Cell(NamedTuple):
 
     @property
     def provider(self) -> str:
-        return "anthropic" if self.api == "messages" else "openai"
+        return PROVIDERS[self.api]
 
 
 def cells() -> list[Cell]:
@@ -113,7 +116,7 @@ CELLS = cells()
 
 def groups(lab: Lab) -> list[dict[str, Any]]:
     """Groups of its own for every cell: no cell meets the cooldowns or bounds of another."""
-    made = [lab.deployment(f"spare-{p}", provider=p) for p in ("openai", "anthropic")]
+    made = [lab.deployment(f"spare-{p}", provider=p) for p in dict.fromkeys(PROVIDERS.values())]
     for cell in CELLS:
         limit = STALL_SECONDS if "stall" in cell.fault or cell.fault == "hang" else 10
         params: dict[str, Any] = {"timeout": limit, "stream_timeout": limit}
@@ -228,7 +231,8 @@ def error_shape(api: str, reply: Reply) -> bool:
     said = reply.json()
     if api == "messages":
         return said["type"] == "error" and bool(said["error"]["type"] and said["error"]["message"])
-    return bool(said["error"]["message"]) and said["error"]["code"] == str(reply.status)
+    code = reply.status if api == "gemini" else str(reply.status)
+    return bool(said["error"]["message"]) and said["error"].get("code") == code
 
 
 def is_last(reply: Reply) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from asking import ask
-from harness import MASTER, Gateway
+from harness import MASTER, Gateway, until
 from lab import Lab, mark
 
 APIS = ("chat", "responses", "messages")
@@ -236,7 +236,7 @@ def test_a_fallback_that_is_no_model_is_told_at_the_start(
     """And passed over when it is its turn."""
     router = {"fallbacks": [{"main": ["nowhere", "spare"]}], "num_retries": 0}
     gateway = behind(groups(lab), router_settings=router).wait()
-    assert "nowhere" in gateway.log
+    until(lambda: "nowhere" in gateway.log, what="a word about it")
     script = mark("e500", "ok")
     assert ask(gateway, "chat", "main", script).status == 200
     assert where(lab, script) == ["main", "spare"]

@@ -8,7 +8,9 @@ import pytest
 from harness import MASTER, Gateway
 from lab import Lab, mark
 
-BODY = '{"contents":[{"role":"user","parts":[{"text":"%s"}]}],"generationConfig":{"stopSequences":[]}}'
+BODY = (
+    '{"contents":[{"role":"user","parts":[{"text":"%s"}]}],"generationConfig":{"stopSequences":[]}}'
+)
 
 
 @pytest.fixture(scope="module")

@@ -246,6 +246,14 @@ def processes(running: Gateway) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def alive(pid: int) -> bool:
+    """Whether a process has not ended; nobody may have asked yet how."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 def runtime_directories(pid: int) -> list[Path]:
     """What a process tree keeps outside its memory."""
     return list(Path("/dev/shm").glob(f"fastproxy-{pid}-*"))  # noqa: S108
@@ -317,9 +325,11 @@ def test_a_killed_supervisor_takes_its_mock_along(start, mock_port: int):
 def test_what_a_killed_tree_left_is_removed_by_the_next_start(start, mock_port: int):
     living = start(mock_config(mock_port)).wait()
     dead = start(mock_config(mock_port)).wait()
-    for pid in [dead.process.pid, *processes(dead)]:
+    pids = [dead.process.pid, *processes(dead)]
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
     dead.process.wait()
+    until(lambda: not any(map(alive, pids)), 10, "their end")  # till then they hold the lock
     (left,) = runtime_directories(dead.process.pid)
     start(mock_config(mock_port)).wait()
     assert not left.exists()

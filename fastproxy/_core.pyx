@@ -49,7 +49,7 @@ from fastproxy._shared cimport (
     E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
 from fastproxy._table cimport (
-    Deployment, EP_COUNT, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, Group, KeyRecord, PLAN_CONTROL,
+    Deployment, EP_CHAT, EP_COUNT, EP_MESSAGES, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, Group, KeyRecord, PLAN_CONTROL,
     PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
@@ -64,6 +64,7 @@ from fastproxy import errors
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body
+from fastproxy.routing.continuation import Continuation
 from fastproxy.routing import first_token, options, response_ids
 from fastproxy.routing.passing import google_key
 
@@ -150,7 +151,7 @@ ALLOWED[S_WAIT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << 
 ALLOWED[S_SENT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_HOLD | 1 << S_RELAY \
     | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_HOLD] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
-ALLOWED[S_RELAY] = 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_RELAY] = 1 << S_DRAIN | 1 << S_DONE | 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE     # goes on elsewhere
 ALLOWED[S_PAUSE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_DRAIN] = 1 << S_DONE
 ALLOWED[S_DONE] = 0

@@ -105,6 +105,7 @@ cdef class Router:
     cdef readonly double retry_after         # least seconds before a try again on the same deployment
     cdef readonly double stream_hold         # seconds that the beginning of a stream may be held; 0: never
     cdef readonly bint stream_again          # a stream that broke before its first token is tried again
+    cdef readonly bint stream_continue       # a stream of text that broke goes on elsewhere
     cdef readonly bint drain                 # a client that went away does not end its request
     cdef readonly double total_timeout       # over all tries; 0: none
     cdef readonly Py_ssize_t max_in_flight   # requests of a worker; 0: no bound

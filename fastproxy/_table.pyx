@@ -164,7 +164,8 @@ cdef class Router:
         self.health_routing = record.get("health_routing", False)
         self.retry_after = record.get("retry_after", 0.0)
         self.stream_hold = record.get("stream_hold", 5.0)
-        self.stream_again = record.get("stream_policy", "fallback") == "fallback"
+        self.stream_again = record.get("stream_policy", "fallback") != "error_event"
+        self.stream_continue = record.get("stream_policy") == "continue"
         self.drain = record.get("client_gone") == "drain"
         self.total_timeout = record.get("total_timeout", 0.0)
         self.max_in_flight = record.get("max_in_flight", 0)

@@ -27,5 +27,5 @@ from fastproxy import (
     errors,
 )
 from fastproxy.providers import body
-from fastproxy.routing import first_token, options, passing, response_ids
+from fastproxy.routing import continuation, first_token, options, passing, response_ids
 from fastproxy.stages import addresses, cors

@@ -22,7 +22,7 @@ CLASSES = (
     "InternalServerError",
 )
 CLASS_COUNT = 8
-STREAM_POLICIES = ("fallback", "error_event")
+STREAM_POLICIES = ("fallback", "error_event", "continue")
 CLIENT_GONE = ("cancel", "drain")
 DEFAULT_RETRIES = 2
 MAX_RETRIES = 100

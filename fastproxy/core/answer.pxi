@@ -55,6 +55,13 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
     if not x.error_answer and x.pool is not x.table.control \
             and x.content_type is not None and not x.head_request:
         start_tap(x)
+    if x.resumed and not x.error_answer:
+        if not x.tapping or x.tap.mode != TAP_SSE:
+            bad_answer(x, "the upstream that was to go on with the stream sent none")
+            return
+        x.become(S_RELAY)
+        relay_answer(x, rest, size, False)
+        return
     if x.error_answer or 0 <= x.answer_left <= MAX_HELD_ANSWER and not holds_stream(x):
         x.become(S_HOLD)            # short: one write, with the right length
         hold_answer(x, rest, size)
@@ -93,6 +100,9 @@ cdef void begin_relay(Exchange x):
         x.close_out = not x.keep_alive
     if not x.body_complete:
         x.close_out = True
+    elif x.table.router.stream_continue and x.stream and x.tapping and x.tap.mode == TAP_SSE \
+            and (x.plan.endpoint == EP_CHAT or x.plan.endpoint == EP_MESSAGES):
+        x.story = Continuation(x.plan.anthropic)
     elif push_request(x) == 0:
         forget_bytes(&x.body, LARGE_KEEP)
         x.let_go = True
@@ -146,6 +156,12 @@ cdef void peek_answer(Exchange x, const char* p, Py_ssize_t size):
 cdef void end_peek(Exchange x, bint complete):
     x.peeking = False
     begin_relay(x)
+    if x.story is not None:
+        told = x.story.feed(x.held.data[:x.held.size])
+        if complete:
+            told += x.story.finish()
+        emit_answer(x, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told), True, complete)
+        return
     emit_answer(x, x.held.data, x.held.size, True, complete)
     if not complete:
         forget_bytes(&x.held, 0)
@@ -462,6 +478,9 @@ cdef void send_error_answer(Exchange x, bytes raw):
     release_upstream(x)
     if try_again(x, x.status, error_class(x, raw)):
         return
+    if x.resumed:
+        end_story(x, f"the upstream that was to go on answered {x.status}")
+        return
     lines = x.answer_lines.data[:x.answer_lines.size]
     group = x.group.name.decode("utf-8", "replace")
     if x.plan.google:
@@ -531,7 +550,24 @@ cdef void relay_answer(Exchange x, const char* p, Py_ssize_t size, bint first):
             buf_add(body, p, size)
         x.tap.finish(body)
         p, size = body.data, body.size
+    if x.story is not None:
+        tell_story(x, p, size, complete)
+        return
     emit_answer(x, p, size, first, complete)
+
+
+cdef void tell_story(Exchange x, const char* p, Py_ssize_t size, bint complete):
+    """Events of a stream that could go on elsewhere: whole ones, under the first upstream's id."""
+    cdef bytes told = x.story.feed(p[:size])
+    if x.story.failed:
+        if told:
+            emit_answer(x, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told), False, False)
+        if x.state == S_RELAY:
+            cut_answer(x, NULL, False, "the upstream sent an error in its stream")
+        return
+    if complete:
+        told += x.story.finish()
+    emit_answer(x, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told), False, complete)
 
 
 cdef inline void tap_piece(Exchange x, const char* p, Py_ssize_t size, Buffer* body) noexcept:

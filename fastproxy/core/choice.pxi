@@ -414,7 +414,7 @@ cdef bint prepare_body(Exchange x):
                     return edit_body(x)
         else:
             x.ask_usage = x.deployment.stream_usage
-    if x.scan.present & strip or x.marked or x.deployment.edits or x.model_start < 0:
+    if x.scan.present & strip or x.marked or x.resumed or x.deployment.edits or x.model_start < 0:
         return edit_body(x)
     return True
 
@@ -422,7 +422,7 @@ cdef bint prepare_body(Exchange x):
 cdef bint edit_body(Exchange x):
     try:
         x.edited = provider_body.rewrite(
-            whole_body(x), x.deployment.raw, x.deployment.model,
+            x.story.body(whole_body(x)) if x.resumed else whole_body(x), x.deployment.raw, x.deployment.model,
             keep_metadata=keeps_metadata(x), ask_usage=x.ask_usage)
     except provider_body.BodyError as error:
         refuse(x, 400, "invalid_request_error", str(error), "request_body")

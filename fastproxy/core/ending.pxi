@@ -139,6 +139,8 @@ cdef void cut_answer(Exchange x, Buffer* body, bint first, str why):
     if first:
         bad_answer(x, why)           # nothing of it has gone out
         return
+    if x.story is not None and x.state == S_RELAY and carry_on(x, body):
+        return
     x.flags |= E_CUT
     x.answer_keep_alive = False
     if x.content_type is not None and x.content_type.startswith(b"text/event-stream"):
@@ -155,6 +157,44 @@ cdef void cut_answer(Exchange x, Buffer* body, bint first, str why):
         emit_answer(x, body.data, body.size, False, False)
     settle(x)
     end_abruptly(x)
+
+
+cdef bint carry_on(Exchange x, Buffer* body):
+    """A stream of text has broken off: another deployment goes on with it. False: nobody can."""
+    cdef Upstream u = x.upstream
+    cdef bytes told
+    if body != NULL and body.size:
+        told = x.story.feed(body.data[:body.size])
+        if told:
+            emit_answer(x, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told), False, False)
+        body.size = 0
+    if not x.story.resumable() or x.downstream.nobody:
+        return False
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    x.story.next()
+    x.resumed = True
+    if try_again(x, 500, X_CONNECT):
+        return True
+    x.resumed = False
+    return False
+
+
+cdef void end_story(Exchange x, str why):
+    """Nobody went on with it: the client's stream ends with an error event."""
+    cdef bytes event
+    cdef Upstream u = x.upstream
+    x.upstream = None
+    if u is not None:
+        drop_upstream(u)
+    name = "" if x.plan.anthropic else "litellm.APIConnectionError: APIConnectionError: "
+    event = errors.stream_event(name + why, 500, x.plan.anthropic)
+    x.status = 200
+    x.stream = True
+    x.flags |= E_CUT
+    x.answer_keep_alive = False
+    emit_answer(x, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), False, True)
 
 
 cdef void end_abruptly(Exchange x):
@@ -284,6 +324,9 @@ cdef void refuse_close(Exchange x, int status, str kind, str message, str param=
 cdef void refuse(Exchange x, int status, str kind, str message, str param=None, str code="", bytes lines=b""):
     """Our own error answer, in the shape of the route."""
     cdef bint anthropic = x.plan is not None and x.plan.anthropic
+    if x.resumed:
+        end_story(x, message)
+        return
     answer_fixed(x, status, errors.google_body(status, message) if x.plan is not None and x.plan.google
                  else errors.body(status, message, kind, param, anthropic, code),
                  b"content-type: application/json\r\n" + lines)

@@ -71,6 +71,8 @@ cdef class Exchange:
     cdef Buffer answer_lines          # the head's field lines, as the client gets them
     cdef Buffer held                  # S_HOLD: the body so far
     cdef bint peeking                 # … of a stream whose first token has not come
+    cdef object story                 # Continuation of a stream that may go on elsewhere, or None
+    cdef bint resumed                 # it does: the client has a head and part of the answer
     cdef bint hold_ends               # the deadline is the end of holding, not of waiting
     cdef Py_ssize_t judged            # bytes of `held` whose events were looked at
     cdef bytes content_type, retry_after
@@ -121,6 +123,7 @@ cdef class Exchange:
         self.admitted = False
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
+        self.resumed = False
         self.probe = self.pass_scan = self.marked = False
         self.let_go = self.peeking = self.once = False
         self.answer_size = 0
@@ -148,6 +151,7 @@ cdef class Exchange:
         self.content_type = self.retry_after = None
         self.multipart = None
         self.pinned = None
+        self.story = None
         self.asked_fallbacks = self.tried = self.pending = None
         self.asked_tags = None
         self.visited = None

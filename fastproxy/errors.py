@@ -85,9 +85,10 @@ def google_upstream(status: int, raw: bytes, secrets: tuple[bytes, ...]) -> byte
     if isinstance(parsed, list) and len(parsed) == 1:
         parsed = parsed[0]
     error = parsed.get("error") if isinstance(parsed, dict) else None
-    if isinstance(error, dict) and "message" in error:
+    if isinstance(error, dict) and {"message", "code", "status"} <= set(error):
         return redact(orjson.dumps(parsed).decode(), secrets).encode()
-    return google_body(status, text[:4096])
+    message = error.get("message") if isinstance(error, dict) else None
+    return google_body(status, str(message or text)[:4096])
 
 
 def detail(message: str) -> bytes:

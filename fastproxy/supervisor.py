@@ -28,11 +28,13 @@ from fastproxy import __version__, takeover
 from fastproxy.runtime import RuntimeDirectory
 from fastproxy.tree import (
     EXIT_PORT_TAKEN,
+    EXIT_WORKERS_FAIL,
     RESTART_SECONDS,
     Child,
     Generation,
     StartError,
     bind_unix,
+    no_room,
 )
 
 log = logging.getLogger("fastproxy.supervisor")
@@ -40,7 +42,6 @@ log = logging.getLogger("fastproxy.supervisor")
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 EXIT_CONFIG = 1
 EXIT_CUT_SHORT = 1  # requests in flight were not finished
-EXIT_WORKERS_FAIL = 4
 RESTART_MAX_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
@@ -121,7 +122,10 @@ class Supervisor:
         inherited = takeover.handed_over()
         if inherited is None:
             self.sockets = [self._bind() for _ in range(self.options.workers)]
-            self.runtime = RuntimeDirectory()
+            try:
+                self.runtime = RuntimeDirectory()
+            except OSError as error:
+                raise no_room(error) from None
             self.alive_read, self.alive_write = os.pipe()
         try:
             if inherited is None:

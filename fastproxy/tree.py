@@ -1,6 +1,7 @@
 """What a process tree is made of: children, and generations of them that one image of the program has started."""
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -9,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastproxy import takeover
+from fastproxy import runtime, takeover
 
 RING_SLOTS = 16384  # usage events per worker that wait for control
 EXIT_PORT_TAKEN = 3
+EXIT_WORKERS_FAIL = 4
 # seconds between the death of a child and its successor, doubled while it keeps dying
 RESTART_SECONDS = 0.2
 
@@ -84,15 +86,21 @@ class Generation:
 
     @classmethod
     def begin(cls, number: int, directory: Path, workers: int) -> "Generation":
-        """A new one in the runtime directory."""
+        """A new one in the runtime directory. Raises StartError, and leaves nothing there."""
         from fastproxy import _shared, _traffic
 
         suffix = f"-{number}" if number else ""
         feed, control = (str(directory / f"{name}{suffix}.sock") for name in ("feed", "control"))
         shared = str(directory / f"shared{suffix}")
         traffic = str(directory / f"traffic{suffix}")
-        _shared.create(shared, workers, RING_SLOTS)
-        _traffic.create(traffic, workers)
+        try:
+            _shared.create(shared, workers, RING_SLOTS)
+            _traffic.create(traffic, workers)
+        except OSError as error:
+            for path in (shared, traffic):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            raise no_room(error) from None
         read, write = os.pipe()
         os.set_blocking(read, False)
         return cls(
@@ -153,6 +161,16 @@ class Generation:
         for path in (Path(self.feed_path), Path(self.control_path), shared, traffic, *beside):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
+
+
+def no_room(error: OSError) -> StartError:
+    """What to say where shared memory can't be had."""
+    place = runtime.base()
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = f" (about 4 MB for each worker are needed; see `df {place}`)" if full else ""
+    return StartError(
+        f"no shared memory in {place}: {error.strerror or error}{advice}", EXIT_WORKERS_FAIL
+    )
 
 
 def bind_unix(path: str) -> socket.socket:

@@ -248,7 +248,8 @@ class Supervisor:
                 http_socket=generation.control,
                 shared_path=generation.shared_path,
                 traffic_path=generation.traffic_path,
-                alive_fd=self.alive_read,
+                serving_fd=generation.serving_read,
+                kept=generation.kept,
                 ready_fd=generation.ready_write,
             )
         )
@@ -286,10 +287,16 @@ class Supervisor:
                     sock.close()
         os.close(self.alive_write)
         for generation in self._generations():
-            os.close(generation.ready_read)
-            if child is not generation.children[0]:
-                os.close(generation.ready_write)
+            generation.leave_to(child)
         self.runtime.join()
+
+    def has_ended(self, child: Child) -> None:
+        """In a child: tell who ends after it, and leave the runtime directory."""
+        for generation in self._generations():
+            if child.serves and child in generation.children:
+                os.close(generation.serving_write)
+        orphaned = bool(select.select([self.alive_read], [], [], 0)[0])  # end of file
+        self.runtime.leave(wait=orphaned)
 
     def _watch(self) -> None:
         self._reap()  # who died while this process changed its program
@@ -617,8 +624,7 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-            orphaned = bool(select.select([supervisor.alive_read], [], [], 0)[0])  # end of file
-            supervisor.runtime.leave(wait=orphaned)
+            supervisor.has_ended(child)
         os._exit(code)
 
 

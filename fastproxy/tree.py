@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastproxy import runtime, takeover
+from fastproxy.keepsake import Keepsake
 
 RING_SLOTS = 16384  # usage events per worker that wait for control
 EXIT_PORT_TAKEN = 3
@@ -79,6 +80,9 @@ class Generation:
     traffic_path: str
     ready_read: int
     ready_write: int
+    serving_read: int  # end of file here: the supervisor and all workers are gone
+    serving_write: int
+    kept: Keepsake  # for the next control process, should this one die
     ready: bool = False
     dismissed: bool = False  # leaving: its control has been told to end
     deadline: float = 0.0  # coming: to be ready; leaving: when those who are left are killed
@@ -103,6 +107,7 @@ class Generation:
             raise no_room(error) from None
         read, write = os.pipe()
         os.set_blocking(read, False)
+        serving_read, serving_write = os.pipe()
         return cls(
             number=number,
             feed=bind_unix(feed),
@@ -113,6 +118,9 @@ class Generation:
             traffic_path=traffic,
             ready_read=read,
             ready_write=write,
+            serving_read=serving_read,
+            serving_write=serving_write,
+            kept=Keepsake(),
         )
 
     @classmethod
@@ -128,6 +136,9 @@ class Generation:
             traffic_path=state.traffic,
             ready_read=state.ready[0],
             ready_write=state.ready[1],
+            serving_read=state.serving[0],
+            serving_write=state.serving[1],
+            kept=Keepsake(state.kept),
             ready=True,
         )
 
@@ -140,8 +151,21 @@ class Generation:
             shared=self.shared_path,
             traffic=self.traffic_path,
             ready=(self.ready_read, self.ready_write),
+            serving=(self.serving_read, self.serving_write),
+            kept=tuple(self.kept.copies),
             pids={child.name: child.pid for child in self.children if child.pid},
         )
+
+    def leave_to(self, child: Child) -> None:
+        """In a forked child: close what it has no part in."""
+        member = child in self.children
+        os.close(self.ready_read)
+        if not member or not child.serves:
+            os.close(self.serving_write)
+        if not member or child.serves:
+            os.close(self.serving_read)
+            os.close(self.ready_write)
+            self.kept.close()
 
     def is_ready(self) -> bool:
         """Whether control has ever said that all workers serve."""
@@ -155,6 +179,9 @@ class Generation:
         self.control.close()
         os.close(self.ready_read)
         os.close(self.ready_write)
+        os.close(self.serving_read)
+        os.close(self.serving_write)
+        self.kept.close()
         shared = Path(self.shared_path)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)

@@ -317,10 +317,12 @@ def test_a_killed_supervisor_takes_its_mock_along(start, mock_port: int):
 def test_what_a_killed_tree_left_is_removed_by_the_next_start(start, mock_port: int):
     living = start(mock_config(mock_port)).wait()
     dead = start(mock_config(mock_port)).wait()
-    for pid in [dead.process.pid, *processes(dead)]:
-        os.kill(pid, signal.SIGKILL)
-    dead.process.wait()
     (left,) = runtime_directories(dead.process.pid)
+    all_of_it = [*processes(dead), dead.process.pid]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: nobody sees another's end
+        for pid in all_of_it:
+            os.kill(pid, number)
+    dead.process.wait()
     start(mock_config(mock_port)).wait()
     assert not left.exists()
     assert runtime_directories(living.process.pid)

@@ -119,6 +119,7 @@ class Supervisor:
         if not self.options.debug:
             # keys and prompts lie in memory: nothing of it may end in a core file
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _allow_descriptors()
         inherited = takeover.handed_over()
         if inherited is None:
             self.sockets = [self._bind() for _ in range(self.options.workers)]
@@ -626,6 +627,13 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
             sys.stderr.flush()
             supervisor.has_ended(child)
         os._exit(code)
+
+
+def _allow_descriptors() -> None:
+    # Each connection takes one. The soft limit is low for the sake of programs that use select(); we poll.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _rehearse() -> int:

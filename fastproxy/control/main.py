@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import ClientSession, DummyCookieJar, web
 
-from fastproxy import __version__, config
+from fastproxy import __version__, config, logs
 from fastproxy._traffic import Traffic
 from fastproxy.control import explain, health, reload
 from fastproxy.control.app import Admin, make_app
@@ -121,7 +120,7 @@ class Control:
 
     def _all_ready(self, problem: str | None) -> None:
         if problem is not None:
-            print(f"fastproxy: a worker can't use the configuration: {problem}", file=sys.stderr)
+            logs.say(f"fastproxy: a worker can't use the configuration: {problem}")
             self.stopping.set()
             return
         with contextlib.suppress(OSError):
@@ -188,12 +187,11 @@ def overrides_of(options: "ServeOptions") -> config.CliOverrides:
 def print_banner(options: "ServeOptions", loaded: config.Config) -> None:
     """What a person wants to know at the start."""
     workers = f"{options.workers} worker{'s' if options.workers != 1 else ''}"
-    print(f"fastproxy {__version__} is ready on {options.url} ({workers})")
-    for line in config.summary(loaded):
-        print(f"  {line}")
+    lines = [f"fastproxy {__version__} is ready on {options.url} ({workers})"]
+    lines += [f"  {line}" for line in config.summary(loaded)]
     if options.hello:
-        print(hello(options, loaded))
-    sys.stdout.flush()
+        lines.append(hello(options, loaded))
+    logs.say("\n".join(lines), 1)
 
 
 def hello(options: "ServeOptions", loaded: config.Config) -> str:
@@ -213,7 +211,7 @@ def main(options: ControlOptions) -> int:
     try:
         loaded = load_or_keep(options)
     except config.ConfigError as error:
-        print(f"fastproxy: {error}", file=sys.stderr)
+        logs.say(f"fastproxy: {error}")
         return int(getattr(error, "exit_code", 1) or 1)
     return asyncio.run(_run(options, loaded))
 
@@ -223,7 +221,7 @@ def rehearse(options: "ServeOptions") -> int:
     try:
         reload.try_out(config.build_snapshot(load(options), 1))
     except config.ConfigError as error:
-        print(f"fastproxy: {error}", file=sys.stderr)
+        logs.say(f"fastproxy: {error}")
         return error.exit_code
     return 0
 
@@ -234,6 +232,6 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
         try:
             control = Control(options, loaded, Prober(session))
         except config.ConfigError as error:
-            print(f"fastproxy: {error}", file=sys.stderr)
+            logs.say(f"fastproxy: {error}")
             return int(getattr(error, "exit_code", 1) or 1)
         return await control.run()

@@ -149,9 +149,9 @@ def test_flags_of_the_parser_are_the_ones_of_litellm():
             assert getattr(args, name), name
 
 
-def test_skip_server_startup_serves_nothing(capsys):
+def test_skip_server_startup_serves_nothing(capfd):
     assert cli.main(["--skip_server_startup"]) == 0
-    assert "--skip_server_startup" in capsys.readouterr().err
+    assert "--skip_server_startup" in capfd.readouterr().err
 
 
 def test_a_rehearsal_for_another_version_is_refused(tmp_path: Path, mock_port: int):

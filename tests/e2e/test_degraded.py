@@ -1,14 +1,21 @@
 """What a gateway does when the machine runs out of something: a clear word, and on it goes."""
 
+import fcntl
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import free_port, mock_config
+from harness import MASTER, Client, free_port, listening, mock_config, until
 from yaml import safe_dump
 
 from fastproxy import runtime
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def has_namespaces() -> bool:
@@ -19,20 +26,14 @@ def has_namespaces() -> bool:
     )
 
 
-def command(directory: Path) -> list[str]:
+def command(directory: Path, mock_port: int = 9) -> list[str]:
     path = directory / "proxy.yaml"
-    path.write_text(safe_dump(mock_config(9)))
-    return [
-        sys.executable,
-        "-m",
-        "fastproxy",
-        "--config",
-        str(path),
-        "--port",
-        str(free_port()),
-        "--num_workers",
-        "2",
-    ]
+    config = mock_config(mock_port)
+    dead = {"model": "openai/m", "api_base": f"http://127.0.0.1:{free_port()}/v1", "api_key": "k"}
+    config["model_list"].append({"model_name": "dead", "litellm_params": dead})
+    path.write_text(safe_dump(config))
+    flags = ["--config", str(path), "--port", str(free_port()), "--num_workers", "2"]
+    return [sys.executable, "-m", "fastproxy", *flags]
 
 
 def left(pid: int) -> list[Path]:
@@ -68,3 +69,92 @@ def test_a_full_dev_shm_is_told_at_the_start(tmp_path: Path):
     )
     assert "df /dev/shm" in done.stderr
     assert done.stdout == ""  # nothing is left lying there
+
+
+# -- standard output and error
+
+
+def shell(
+    directory: Path, mock_port: int, redirect: str, **options: Any
+) -> tuple[subprocess.Popen[bytes], int]:
+    """A gateway whose output goes where `redirect` says; and its port."""
+    line = command(directory, mock_port)
+    process = subprocess.Popen(["sh", "-c", f'exec "$@" {redirect}', "sh", *line], **options)
+    port = int(line[line.index("--port") + 1])
+    until(lambda: listening(port), 20, "the gateway")
+    return process, port
+
+
+def children(pid: int) -> list[int]:
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def status(port: int, model: str = "gpt-4o-mini") -> int:
+    with Client(port) as client:
+        return client.post(CHAT, {**BODY, "model": model}).status
+
+
+def controlled(port: int) -> bool:
+    """Whether control answers."""
+    with Client(port) as client:
+        client.send(
+            f"GET /v1/models HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {MASTER}\r\n\r\n".encode()
+        )
+        return client.answer().status == 200
+
+
+def make_everybody_log(process: subprocess.Popen[bytes], port: int) -> None:
+    """Control by a reload, a worker by an upstream that is not there, the supervisor by a death."""
+    before = children(process.pid)
+    process.send_signal(signal.SIGHUP)
+    assert status(port, "dead") == 500
+    os.kill(before[-1], signal.SIGKILL)
+    until(
+        lambda: len(now := children(process.pid)) == len(before) and now != before,
+        5,
+        "a new worker",
+    )
+    assert children(process.pid)[:-1] == before[:-1]
+
+
+@pytest.mark.parametrize(
+    "redirect",
+    [">/dev/full 2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/null 2>&-", ">&- 2>/dev/full"],
+)
+def test_output_that_goes_nowhere(tmp_path: Path, mock_port: int, redirect: str):
+    process, port = shell(tmp_path, mock_port, redirect)
+    for _ in range(2):
+        make_everybody_log(process, port)
+    assert status(port) == 200
+    assert controlled(port)
+    process.terminate()
+    assert process.wait(15) == 0
+
+
+def test_readers_that_are_gone(tmp_path: Path, mock_port: int):
+    process, port = shell(tmp_path, mock_port, "", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    make_everybody_log(process, port)
+    assert status(port) == 200
+    assert controlled(port)
+    process.terminate()
+    assert process.wait(15) == 0
+
+
+def test_a_reader_that_does_not_read(tmp_path: Path, mock_port: int):
+    process, port = shell(tmp_path, mock_port, "", stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+    until(lambda: controlled(port), 5, "control")
+    for _ in range(60):
+        process.send_signal(signal.SIGHUP)
+        assert controlled(port)
+    make_everybody_log(process, port)
+    assert status(port) == 200
+    process.terminate()
+    assert process.wait(15) == 0
+    with process.stderr:
+        assert len(process.stderr.read()) <= 4096

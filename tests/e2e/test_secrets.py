@@ -33,14 +33,17 @@ SECRETS = {
     "key of environment_variables": "sk-sEcTiOn3Gf7Jk1Mz8Cv4Rx",
     "key of a credential": "sk-cReDeNt5Wq0Ez6Rt2Yu9Ui",
     "extra header": "tok-hEaDeR1Oa7Sd3Fg8Hj4Kl6",
+    "header of a pass-through": "sk-pAsSiNg4Lk2Jh9Gf7Ds5Aq",
     "password of a proxy": "pw-pRoXy2Zx9Cv5Bn0Mq3We7R",
     "password of an address": "pw-aDdReS8Ty4Ui1Op6As2Df9",
     "wrong key of a client": "sk-wRoNgKe0Gh5Jk9Lz3Xc7Vb",
     "misplaced key": "sk-mIsPlAc6Nm2Qw8Er4Ty1Ui",
 }
-# Only the deployment's own credential is taken out of what an upstream repeats, not what extra_headers or a
-# proxy's URL add to it. A line goes when its fault does; the test fails until then. Empty is the aim.
-KNOWN = {"extra header", "password of a proxy"}
+# Leaks that are known and not mended yet: the test fails when one is mended until its line goes. Empty is the aim.
+KNOWN = {
+    ("header of a pass-through", "answer: passed escaped"),
+    ("header of a pass-through", "answer: passed moved"),
+}
 
 
 def pieces(secret: str) -> list[bytes]:
@@ -156,6 +159,7 @@ WAYS = ("ok", "plain", "escaped", "text", "moved", "broken", "cut", "401", "403"
 def config(port: int) -> dict:
     base = {"api_base": f"http://127.0.0.1:{port}/v1"}
     keys = {
+        "first": {**base, "api_key": SECRETS["key of the file"], "num_retries": 1},
         "file": {**base, "api_key": SECRETS["key of the file"]},
         "environ": {**base, "api_key": "os.environ/ECHO_KEY"},
         "section": {**base, "api_key": "os.environ/SECTION_KEY"},
@@ -182,6 +186,8 @@ def config(port: int) -> dict:
         for name, params in keys.items()
     ]
     claude = {"api_base": f"http://127.0.0.1:{port}", "api_key": SECRETS["key of the file"]}
+    probed = {**base, "api_key": SECRETS["key of a credential"], "model": "openai/up-401"}
+    models.append({"model_name": "probed", "litellm_params": probed})
     models.append({"model_name": "claude/*", "litellm_params": {"model": "anthropic/*", **claude}})
     return {
         "model_list": models,
@@ -192,9 +198,21 @@ def config(port: int) -> dict:
                 "credential_values": {**base, "api_key": SECRETS["key of a credential"]},
             }
         ],
+        "router_settings": {
+            "num_retries": 0,
+            "disable_cooldowns": True,
+            "fallbacks": [{"first/500": ["credential/500"]}, {"first/429": ["refused/x"]}],
+        },
         "general_settings": {
             "master_key": SECRETS["master key"],
             "keys": [{"key": SECRETS["virtual key"], "alias": "one", "models": ["file/*"]}],
+            "pass_through_endpoints": [
+                {
+                    "path": "/passed",
+                    "target": f"http://127.0.0.1:{port}/up",
+                    "headers": {"Authorization": f"Bearer {SECRETS['header of a pass-through']}"},
+                }
+            ],
         },
     }
 
@@ -232,11 +250,14 @@ def talk(running: Gateway) -> dict[str, bytes]:
     """Every way of asking; the answers, head and body."""
     answers = {}
     master, virtual = SECRETS["master key"], SECRETS["virtual key"]
-    groups = [
-        entry["model_name"][:-2] for entry in yaml.safe_load(running.path.read_text())["model_list"]
+    names = [
+        entry["model_name"] for entry in yaml.safe_load(running.path.read_text())["model_list"]
     ]
+    groups = [name.removesuffix("/*") for name in names if name.endswith("/*")]
+    for way in WAYS:
+        answers[f"passed {way}"] = ask(running, request("/passed", {"model": f"x-{way}"}, master))
     for group in groups:
-        for way in WAYS:
+        for way in ("ok", "429", "500") if group == "first" else WAYS:
             for stream in (False, True):
                 body = {
                     "model": f"{group}/{way}",
@@ -266,6 +287,7 @@ def talk(running: Gateway) -> dict[str, bytes]:
         answers[name] = ask(running, request(CHAT, sent, key, extra))
     for path in (
         "/", "/v1/models", "/v1/models/file/ok", "/model/info", "/v1/model/info", "/metrics", "/metrics/",
+        "/explain?model=file/ok", "/explain?model=file/ok&key=" + virtual, "/explain?model=x&key=" + wrong,
         "/fastproxy/events", "/fastproxy/events?limit=x", "/fastproxy/counters", "/health",
         "/health/readiness", "/health/backlog", "/key/info", "/config/yaml", "/debug",
     ):  # fmt: skip
@@ -289,7 +311,7 @@ def test_no_secret_in_any_sink(start, tmp_path: Path, echo: Echo):
     assert sinks["answer: file ok False /v1/chat/completions"].startswith(b"HTTP/1.1 200")
     assert b"file/*" in sinks["answer: GET /model/info master key"]
     for name in ("key of the file", "key of the environment", "key of environment_variables",
-                 "key of a credential", "extra header"):  # fmt: skip
+                 "key of a credential", "extra header", "header of a pass-through"):  # fmt: skip
         assert SECRETS[name].encode() in echo.seen, name  # else it could not have been repeated
     assert base64.b64encode(f"user:{SECRETS['password of a proxy']}".encode()) in echo.seen
 
@@ -302,7 +324,12 @@ def test_no_secret_in_any_sink(start, tmp_path: Path, echo: Echo):
             lambda told=refused: running.log.count("reload refused")
             + running.log.count("configuration reloaded") > told, 5, "the reload"
         )  # fmt: skip
+    sinks["answer: reload refused"] = ask(
+        running, request("/config/reload", b"", SECRETS["master key"])
+    )
     running.path.write_text(good)
+    sinks["answer: reload"] = ask(running, request("/config/reload", b"", SECRETS["master key"]))
+    assert b'"version"' in sinks["answer: reload"]
     os.kill(processes(running)[2], signal.SIGKILL)
     until(lambda: "ended by signal 9" in running.log, 5, "the worker's end")
     until(lambda: len(processes(running)) == 4, 5, "a new worker")
@@ -322,9 +349,7 @@ def test_no_secret_in_any_sink(start, tmp_path: Path, echo: Echo):
     sinks["standard output and error"] = running.log_path.read_bytes()
     mine = {running.path, running.log_path}
     sinks |= {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p not in mine}
-    leaks = found_in(sinks)
-    assert {(name, sink) for name, sink in leaks if name not in KNOWN} == set()
-    assert {name for name, _ in leaks} == KNOWN
+    assert found_in(sinks) == KNOWN
 
 
 @pytest.mark.parametrize("text", [None, *BROKEN.values()], ids=["good", *BROKEN])

@@ -2,20 +2,24 @@
 
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import MASTER, Client, free_port, listening, mock_config, until
+from harness import MASTER, Client, free_port, listening, mock_config, request, until
 from yaml import safe_dump
 
 from fastproxy import runtime
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+EXHAUSTED = "no new connection can be accepted for now: Too many open files"
 
 
 def has_namespaces() -> bool:
@@ -158,3 +162,38 @@ def test_a_reader_that_does_not_read(tmp_path: Path, mock_port: int):
     assert process.wait(15) == 0
     with process.stderr:
         assert len(process.stderr.read()) <= 4096
+
+
+# -- descriptors
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_descriptors_run_out(start, mock_port: int):
+    gateway = start(mock_config(mock_port)).wait()
+    worker = children(gateway.process.pid)[-1]
+    with gateway.client() as old, ExitStack() as stack:
+        assert old.post(CHAT, BODY).status == 200
+        began = time.monotonic()
+        most = descriptors(worker) + 4
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (most, most))
+        clients = [stack.enter_context(gateway.client()) for _ in range(12)]
+        until(lambda: EXHAUSTED in gateway.log, 5, "the line")
+        # who is in goes on, by the connection to the upstream that is there
+        for client in [old] * 10 + clients[:3] * 3:
+            assert client.post(CHAT, BODY).status == 200
+        # a second request at once finds no descriptor for a connection of its own: told, not hung
+        old.send(request(CHAT, {**BODY, "model": "mock/mock-delay500"}))
+        assert clients[0].post(CHAT, BODY).status in (200, 500)
+        assert old.answer().status == 200
+        # who waits gets in as soon as somebody leaves, one after the other
+        for client in clients:
+            assert client.post(CHAT, BODY).status == 200
+            client.sock.close()
+        lasted = time.monotonic() - began
+    assert 1 <= gateway.log.count(EXHAUSTED) <= 1 + lasted
+    assert gateway.log.count("connection to") <= 1 + lasted
+    assert children(gateway.process.pid)[-1] == worker
+    assert "Traceback" not in gateway.log

@@ -197,3 +197,22 @@ def test_descriptors_run_out(start, mock_port: int):
     assert gateway.log.count("connection to") <= 1 + lasted
     assert children(gateway.process.pid)[-1] == worker
     assert "Traceback" not in gateway.log
+
+
+# -- names
+
+
+def test_a_name_that_can_not_be_resolved(start, mock_port: int):
+    config = mock_config(mock_port)
+    nowhere = {"model": "openai/m", "api_base": "http://nowhere.invalid/v1", "api_key": "k"}
+    config["model_list"].append({"model_name": "nowhere", "litellm_params": nowhere})
+    gateway = start(config).wait()
+    began = time.monotonic()
+    with gateway.client(30) as client:
+        for _ in range(3):
+            answer = client.post(CHAT, {**BODY, "model": "nowhere"})
+            assert answer.status == 500
+            assert "Connection error" in answer.json()["error"]["message"]
+        assert client.post(CHAT, BODY).status == 200
+    line = "connection to http://nowhere.invalid:80 failed: [Errno -"
+    assert 1 <= gateway.log.count(line) <= 1 + time.monotonic() - began

@@ -698,18 +698,19 @@ cdef class Listener:
     def _ready(self):
         cdef sockaddr_storage address
         cdef socklen_t size
-        cdef int fd, one = 1
+        cdef int fd, error, one = 1
         cdef char text[64]
         for _ in range(ACCEPT_BATCH):
             size = sizeof(address)
             fd = accept4(self.fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
-                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                error = errno            # later calls change it
+                if error == EMFILE or error == ENFILE or error == ENOBUFS or error == ENOMEM:
                     if self.watching:
                         self.watching = False
                         self.loop.remove_reader(self.fd)
-                    self.exhausted(errno)
-                elif errno == ECONNABORTED or errno == EINTR or errno == EPROTO:
+                    self.exhausted(error)
+                elif error == ECONNABORTED or error == EINTR or error == EPROTO:
                     continue
                 return
             peer = ""

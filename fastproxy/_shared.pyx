@@ -40,11 +40,14 @@ COUNTER_NAMES = (
 
 
 def create(str path, int workers, int slots):
-    """Make the file (mode 0600, must not exist) and return its mapping."""
+    """Make the file (mode 0600, must not exist) and return its mapping. Raises OSError.
+
+    Its whole size is taken at once: a file system that is full later would kill who writes, by SIGBUS.
+    """
     size = HEADER_SIZE + workers * (CONTROL_SIZE + slots * EVENT_BYTES)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, 0, size)
         mapping = mmap.mmap(fd, size)
     finally:
         os.close(fd)

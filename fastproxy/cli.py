@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastproxy import __version__, takeover
+from fastproxy import __version__, logs, takeover
 from fastproxy.arguments import Parser, count, port, seconds
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def serve(arguments: list[str]) -> int:
     """Start the gateway."""
     parser = serve_parser()
     args = parser.parse_args(arguments)
+    logs.open_missing()
     set_up_logging(args.debug or args.detailed_debug)
     for name, instead in OTHER_DEEDS.items():
         if getattr(args, name):
@@ -189,7 +190,7 @@ def serve(arguments: list[str]) -> int:
     ignored = [name for name in IGNORED_FLAGS if getattr(args, name)]
     if ignored and takeover.VARIABLE not in os.environ:
         names = ", ".join(f"--{name}" for name in ignored)
-        print(f"fastproxy: these flags have no effect here: {names}", file=sys.stderr)
+        logs.say(f"fastproxy: these flags have no effect here: {names}")
     if args.skip_server_startup:
         return 0
     if args.validate_config:
@@ -198,7 +199,7 @@ def serve(arguments: list[str]) -> int:
         parser.error("--ssl_certfile_path and --ssl_keyfile_path go together")
     for path in (args.config, args.ssl_keyfile_path, args.ssl_certfile_path):
         if path and not Path(path).exists():
-            print(f"fastproxy: {path}: no such file", file=sys.stderr)
+            logs.say(f"fastproxy: {path}: no such file")
             return 1
     from fastproxy.supervisor import ServeOptions, Supervisor
     from fastproxy.tree import StartError
@@ -224,14 +225,14 @@ def serve(arguments: list[str]) -> int:
     try:
         return Supervisor(options).run()
     except StartError as error:
-        print(f"fastproxy: {error}", file=sys.stderr)
+        logs.say(f"fastproxy: {error}")
         return error.exit_code
 
 
 def rehearse(options: "ServeOptions") -> int:
     """Asked by a running gateway that would become this program: 0 if that would start."""
     if os.environ[takeover.VARIABLE] != takeover.REHEARSAL:
-        print("fastproxy: this version can't take over from the running one", file=sys.stderr)
+        logs.say("fastproxy: this version can't take over from the running one")
         return 1
     from fastproxy import worker
     from fastproxy.control.main import rehearse as load_and_try
@@ -240,7 +241,7 @@ def rehearse(options: "ServeOptions") -> int:
         if options.ssl_certfile:
             worker.tls_context(options.ssl_certfile, options.ssl_keyfile, options.ciphers)
     except ValueError as error:
-        print(f"fastproxy: TLS can't be served: {error}", file=sys.stderr)
+        logs.say(f"fastproxy: TLS can't be served: {error}")
         return 1
     return load_and_try(options)
 
@@ -396,7 +397,4 @@ def set_up_logging(debug: bool) -> None:
     """Log lines to standard error; LITELLM_LOG names the level as for the LiteLLM proxy."""
     named = os.environ.get("LITELLM_LOG", "").upper()
     chosen = logging.DEBUG if debug else logging.getLevelNamesMapping().get(named, logging.INFO)
-    logging.basicConfig(
-        level=chosen, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logs.set_up(chosen)

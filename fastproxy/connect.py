@@ -13,17 +13,13 @@ import aiohappyeyeballs
 
 from fastproxy._link import tls_over_memory
 from fastproxy._pool import Pool
+from fastproxy.names import Names
 
 KEEPALIVE_SECONDS = 60  # of silence before TCP asks whether the upstream is still there
 HAPPY_EYEBALLS_DELAY = 0.25  # seconds before the next address is tried beside the first (RFC 8305)
 
-
-RESOLVE_SECONDS = 5.0  # that an answer of the resolver is used for
-NAMES_MAX = 1024  # names remembered; beyond it the oldest is forgotten
-
 # What a dialled connection is handed on as: (connection, incoming BIO, outgoing BIO), handshake done.
 TlsParts = tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]
-AddrInfo = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 class Dialer:
@@ -31,7 +27,7 @@ class Dialer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.names: dict[tuple[str, int], tuple[float, asyncio.Future[Any]]] = {}
+        self.names = Names(loop)
 
     async def __call__(self, pool: Pool) -> tuple[int, TlsParts | None]:
         """One connection for `pool`: its descriptor, which is the caller's from now on, and its TLS.
@@ -91,7 +87,7 @@ class Dialer:
         return connection, incoming, outgoing
 
     async def _socket(self, host: str, port: int) -> socket.socket:
-        infos = await self._resolve(host, port)
+        infos = await self.names.resolve(host, port)
         if len(infos) > 1:
             return await aiohappyeyeballs.start_connection(
                 infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY, interleave=1, loop=self.loop
@@ -105,23 +101,6 @@ class Dialer:
             sock.close()
             raise
         return sock
-
-    async def _resolve(self, host: str, port: int) -> list[AddrInfo]:
-        """Addresses of a name, kept for RESOLVE_SECONDS so that a burst of connections asks once."""
-        known = self.names.get((host, port))
-        if known is None or known[0] < self.loop.time():
-            asked: asyncio.Future[Any] = asyncio.ensure_future(
-                self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), loop=self.loop
-            )
-            known = self.names[host, port] = (self.loop.time() + RESOLVE_SECONDS, asked)
-            if len(self.names) > NAMES_MAX:
-                self.names.pop(next(iter(self.names)))
-        try:
-            infos: list[AddrInfo] = await asyncio.shield(known[1])
-            return infos
-        except OSError:
-            self.names.pop((host, port), None)  # a failure is not remembered
-            raise
 
     async def _through_proxy(self, proxy: dict[str, Any], origin: dict[str, Any]) -> socket.socket:
         """A tunnel by CONNECT (RFC 9110 9.3.6)."""

@@ -28,11 +28,13 @@ from fastproxy import __version__, takeover
 from fastproxy.runtime import RuntimeDirectory
 from fastproxy.tree import (
     EXIT_PORT_TAKEN,
+    EXIT_WORKERS_FAIL,
     RESTART_SECONDS,
     Child,
     Generation,
     StartError,
     bind_unix,
+    no_room,
 )
 
 log = logging.getLogger("fastproxy.supervisor")
@@ -40,7 +42,6 @@ log = logging.getLogger("fastproxy.supervisor")
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 EXIT_CONFIG = 1
 EXIT_CUT_SHORT = 1  # requests in flight were not finished
-EXIT_WORKERS_FAIL = 4
 RESTART_MAX_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
@@ -118,10 +119,14 @@ class Supervisor:
         if not self.options.debug:
             # keys and prompts lie in memory: nothing of it may end in a core file
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _allow_descriptors()
         inherited = takeover.handed_over()
         if inherited is None:
             self.sockets = [self._bind() for _ in range(self.options.workers)]
-            self.runtime = RuntimeDirectory()
+            try:
+                self.runtime = RuntimeDirectory()
+            except OSError as error:
+                raise no_room(error) from None
             self.alive_read, self.alive_write = os.pipe()
         try:
             if inherited is None:
@@ -244,7 +249,8 @@ class Supervisor:
                 http_socket=generation.control,
                 shared_path=generation.shared_path,
                 traffic_path=generation.traffic_path,
-                alive_fd=self.alive_read,
+                serving_fd=generation.serving_read,
+                kept=generation.kept,
                 ready_fd=generation.ready_write,
             )
         )
@@ -282,10 +288,16 @@ class Supervisor:
                     sock.close()
         os.close(self.alive_write)
         for generation in self._generations():
-            os.close(generation.ready_read)
-            if child is not generation.children[0]:
-                os.close(generation.ready_write)
+            generation.leave_to(child)
         self.runtime.join()
+
+    def has_ended(self, child: Child) -> None:
+        """In a child: tell who ends after it, and leave the runtime directory."""
+        for generation in self._generations():
+            if child.serves and child in generation.children:
+                os.close(generation.serving_write)
+        orphaned = bool(select.select([self.alive_read], [], [], 0)[0])  # end of file
+        self.runtime.leave(wait=orphaned)
 
     def _watch(self) -> None:
         self._reap()  # who died while this process changed its program
@@ -613,9 +625,15 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-            orphaned = bool(select.select([supervisor.alive_read], [], [], 0)[0])  # end of file
-            supervisor.runtime.leave(wait=orphaned)
+            supervisor.has_ended(child)
         os._exit(code)
+
+
+def _allow_descriptors() -> None:
+    # Each connection takes one. The soft limit is low for the sake of programs that use select(); we poll.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _rehearse() -> int:

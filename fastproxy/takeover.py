@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 VARIABLE = "FASTPROXY_TAKEOVER"
-FORMAT = 1  # of the state below; a program that reads another one refuses the rehearsal
+FORMAT = 2  # of the state below; a program that reads another one refuses the rehearsal
 REHEARSAL = f"rehearsal-{FORMAT}"
 
 
@@ -25,6 +25,8 @@ class Generation:
     shared: str
     traffic: str
     ready: tuple[int, int]  # both ends of the pipe on which control says that all workers serve
+    serving: tuple[int, int]  # both ends of the pipe that tells control that no worker is left
+    kept: tuple[int, ...]  # what control keeps for its successor
     pids: dict[str, int]  # by the children's names
 
 
@@ -115,4 +117,5 @@ def _descriptors(tree: Tree) -> set[int]:
         found.add(tree.mock[0])
     for generation in (tree.serving, *tree.leaving):
         found |= {generation.feed[0], generation.control[0], *generation.ready}
+        found |= {*generation.serving, *generation.kept}
     return found

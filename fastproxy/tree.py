@@ -1,6 +1,7 @@
 """What a process tree is made of: children, and generations of them that one image of the program has started."""
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastproxy import takeover
+from fastproxy import runtime, takeover
+from fastproxy.keepsake import Keepsake
 
 RING_SLOTS = 16384  # usage events per worker that wait for control
 EXIT_PORT_TAKEN = 3
+EXIT_WORKERS_FAIL = 4
 # seconds between the death of a child and its successor, doubled while it keeps dying
 RESTART_SECONDS = 0.2
 
@@ -77,6 +80,9 @@ class Generation:
     traffic_path: str
     ready_read: int
     ready_write: int
+    serving_read: int  # end of file here: the supervisor and all workers are gone
+    serving_write: int
+    kept: Keepsake  # for the next control process, should this one die
     ready: bool = False
     dismissed: bool = False  # leaving: its control has been told to end
     deadline: float = 0.0  # coming: to be ready; leaving: when those who are left are killed
@@ -84,17 +90,24 @@ class Generation:
 
     @classmethod
     def begin(cls, number: int, directory: Path, workers: int) -> "Generation":
-        """A new one in the runtime directory."""
+        """A new one in the runtime directory. Raises StartError, and leaves nothing there."""
         from fastproxy import _shared, _traffic
 
         suffix = f"-{number}" if number else ""
         feed, control = (str(directory / f"{name}{suffix}.sock") for name in ("feed", "control"))
         shared = str(directory / f"shared{suffix}")
         traffic = str(directory / f"traffic{suffix}")
-        _shared.create(shared, workers, RING_SLOTS)
-        _traffic.create(traffic, workers)
+        try:
+            _shared.create(shared, workers, RING_SLOTS)
+            _traffic.create(traffic, workers)
+        except OSError as error:
+            for path in (shared, traffic):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            raise no_room(error) from None
         read, write = os.pipe()
         os.set_blocking(read, False)
+        serving_read, serving_write = os.pipe()
         return cls(
             number=number,
             feed=bind_unix(feed),
@@ -105,6 +118,9 @@ class Generation:
             traffic_path=traffic,
             ready_read=read,
             ready_write=write,
+            serving_read=serving_read,
+            serving_write=serving_write,
+            kept=Keepsake(),
         )
 
     @classmethod
@@ -120,6 +136,9 @@ class Generation:
             traffic_path=state.traffic,
             ready_read=state.ready[0],
             ready_write=state.ready[1],
+            serving_read=state.serving[0],
+            serving_write=state.serving[1],
+            kept=Keepsake(state.kept),
             ready=True,
         )
 
@@ -132,8 +151,21 @@ class Generation:
             shared=self.shared_path,
             traffic=self.traffic_path,
             ready=(self.ready_read, self.ready_write),
+            serving=(self.serving_read, self.serving_write),
+            kept=tuple(self.kept.copies),
             pids={child.name: child.pid for child in self.children if child.pid},
         )
+
+    def leave_to(self, child: Child) -> None:
+        """In a forked child: close what it has no part in."""
+        member = child in self.children
+        os.close(self.ready_read)
+        if not member or not child.serves:
+            os.close(self.serving_write)
+        if not member or child.serves:
+            os.close(self.serving_read)
+            os.close(self.ready_write)
+            self.kept.close()
 
     def is_ready(self) -> bool:
         """Whether control has ever said that all workers serve."""
@@ -147,12 +179,25 @@ class Generation:
         self.control.close()
         os.close(self.ready_read)
         os.close(self.ready_write)
+        os.close(self.serving_read)
+        os.close(self.serving_write)
+        self.kept.close()
         shared = Path(self.shared_path)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)
         for path in (Path(self.feed_path), Path(self.control_path), shared, traffic, *beside):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
+
+
+def no_room(error: OSError) -> StartError:
+    """What to say where shared memory can't be had."""
+    place = runtime.base()
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = f" (about 4 MB for each worker are needed; see `df {place}`)" if full else ""
+    return StartError(
+        f"no shared memory in {place}: {error.strerror or error}{advice}", EXIT_WORKERS_FAIL
+    )
 
 
 def bind_unix(path: str) -> socket.socket:

@@ -58,9 +58,9 @@ def discover(
     if not models:
         return None
     data: dict[str, object] = {"model_list": models}
-    return from_document(
-        Document(data, environ=dict(environ), files=[NO_FILE]), overrides or CliOverrides()
-    )
+    texts = {NO_FILE: orjson.dumps(data).decode()}  # what a file would have to say
+    document = Document(data, environ=dict(environ), files=[NO_FILE], texts=texts)
+    return from_document(document, overrides or CliOverrides())
 
 
 def _bare(provider: str, patterns: tuple[str, ...]) -> list[dict[str, object]]:

@@ -31,9 +31,18 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
 Section = TypeVar("Section", bound=msgspec.Struct)
 
 
-def load(path: str, *, environ: Mapping[str, str], overrides: CliOverrides | None = None) -> Config:
-    """Read, validate and judge a file. Raises ConfigError, which says where and what would be right."""
-    document = source.read(path, environ)
+def load(
+    path: str,
+    *,
+    environ: Mapping[str, str],
+    overrides: CliOverrides | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Config:
+    """Read, validate and judge a file. Raises ConfigError, which says where and what would be right.
+
+    `texts`, of a document that was read before, stand for the files.
+    """
+    document = source.read(path, environ, texts)
     try:
         return from_document(document, overrides or CliOverrides())
     except ConfigError as error:

@@ -64,6 +64,7 @@ class Document:
     includes: list[tuple[str, str]] = field(default_factory=list)  # place, file name
     missing: dict[str, list[Path_]] = field(default_factory=dict)  # variable -> where it is named
     files: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict, repr=False)  # of the files
 
     def place(self, path: Path_) -> str:
         """`file:line` of a key, or of the nearest one around it."""
@@ -73,9 +74,12 @@ class Document:
         return f"{file}:{line}"
 
 
-def read(path: str, environ: Mapping[str, str]) -> Document:
-    """The file with its includes, environment references resolved. Raises ConfigError."""
-    document = Document({})
+def read(path: str, environ: Mapping[str, str], texts: Mapping[str, str] | None = None) -> Document:
+    """The file with its includes, environment references resolved. Raises ConfigError.
+
+    `texts`, of a document that was read before, stand for the files.
+    """
+    document = Document({}, texts=dict(texts or {}))
     try:
         part = _read_file(Path(path), document, set(), None)
     except ConfigError as error:
@@ -113,7 +117,9 @@ def _read_file(path: Path, document: Document, seen: set[Path], asked: str | Non
         raise ConfigError(f"{where}more than {MAX_FILES} files")
     document.files.append(str(path))
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = document.texts.get(str(path))
+        if text is None:
+            text = document.texts[str(path)] = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{where}{path}: no such file") from None
     except UnicodeDecodeError as error:

@@ -6,15 +6,15 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from aiohttp import ClientSession, DummyCookieJar, web
 
-from fastproxy import __version__, config
+from fastproxy import __version__, config, logs
 from fastproxy._traffic import Traffic
 from fastproxy.control import explain, health, reload
 from fastproxy.control.app import Admin, make_app
@@ -23,6 +23,7 @@ from fastproxy.control.links import Links
 from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
+from fastproxy.keepsake import Keepsake
 
 if TYPE_CHECKING:
     from fastproxy.supervisor import ServeOptions
@@ -41,7 +42,8 @@ class ControlOptions:
     http_socket: socket.socket
     shared_path: str
     traffic_path: str
-    alive_fd: int
+    serving_fd: int  # end of file here: the supervisor and all workers are gone
+    kept: Keepsake  # of the control process before this one: what was in use
     ready_fd: int
 
 
@@ -69,6 +71,10 @@ class Control:
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         snapshot["control_routes"] = self.admin.routes(self.app)
         assign_slots(self.traffic, snapshot)
+        try:
+            self.options.kept.keep(orjson.dumps(loaded.document.texts))
+        except OSError as error:
+            log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
         self.health.use(snapshot, Settings.of(loaded))
@@ -83,7 +89,7 @@ class Control:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reloader.by_signal)
-        loop.add_reader(self.options.alive_fd, self._supervisor_gone)
+        loop.add_reader(self.options.serving_fd, self._nobody_left)
         runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
         await runner.setup()
         await web.SockSite(runner, self.options.http_socket).start()
@@ -107,13 +113,14 @@ class Control:
             self.rings.drain()
             await asyncio.sleep(DRAIN_RINGS_SECONDS)
 
-    def _supervisor_gone(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.options.alive_fd)
+    def _nobody_left(self) -> None:
+        # Not sooner: what workers have in flight when the supervisor dies ends in events too.
+        asyncio.get_running_loop().remove_reader(self.options.serving_fd)
         self.stopping.set()
 
     def _all_ready(self, problem: str | None) -> None:
         if problem is not None:
-            print(f"fastproxy: a worker can't use the configuration: {problem}", file=sys.stderr)
+            logs.say(f"fastproxy: a worker can't use the configuration: {problem}")
             self.stopping.set()
             return
         with contextlib.suppress(OSError):
@@ -139,10 +146,7 @@ def assign_slots(traffic: Traffic, snapshot: dict[str, Any]) -> None:
 
 def load(options: "ServeOptions") -> config.Config:
     """The configuration that the command line asks for. Raises ConfigError."""
-    overrides = config.CliOverrides(
-        host="127.0.0.1" if options.uds else options.host,
-        allow_missing=tuple(options.allow_missing),
-    )
+    overrides = overrides_of(options)
     if options.config is None:
         found = config.discover(os.environ, overrides)
         if found is None:
@@ -154,15 +158,40 @@ def load(options: "ServeOptions") -> config.Config:
     return config.load(options.config, environ=os.environ, overrides=overrides)
 
 
+def load_or_keep(options: ControlOptions) -> config.Config:
+    """The configuration, or the one that a dead control process has used, if the new can't be. Raises ConfigError."""
+    try:
+        return load(options.serve)
+    except config.ConfigError as error:
+        kept = options.kept.kept()
+        if kept is None:
+            raise
+        log.error("what is in use stays, HUP reads it again: it can't be used any more: %s", error)
+        texts = orjson.loads(kept)
+        return config.load(
+            next(iter(texts)),
+            environ=os.environ,
+            overrides=overrides_of(options.serve),
+            texts=texts,
+        )
+
+
+def overrides_of(options: "ServeOptions") -> config.CliOverrides:
+    """What of the command line has a say in the configuration."""
+    return config.CliOverrides(
+        host="127.0.0.1" if options.uds else options.host,
+        allow_missing=tuple(options.allow_missing),
+    )
+
+
 def print_banner(options: "ServeOptions", loaded: config.Config) -> None:
     """What a person wants to know at the start."""
     workers = f"{options.workers} worker{'s' if options.workers != 1 else ''}"
-    print(f"fastproxy {__version__} is ready on {options.url} ({workers})")
-    for line in config.summary(loaded):
-        print(f"  {line}")
+    lines = [f"fastproxy {__version__} is ready on {options.url} ({workers})"]
+    lines += [f"  {line}" for line in config.summary(loaded)]
     if options.hello:
-        print(hello(options, loaded))
-    sys.stdout.flush()
+        lines.append(hello(options, loaded))
+    logs.say("\n".join(lines), 1)
 
 
 def hello(options: "ServeOptions", loaded: config.Config) -> str:
@@ -180,9 +209,9 @@ def hello(options: "ServeOptions", loaded: config.Config) -> str:
 def main(options: ControlOptions) -> int:
     """Run control in this process (just forked by the supervisor)."""
     try:
-        loaded = load(options.serve)
+        loaded = load_or_keep(options)
     except config.ConfigError as error:
-        print(f"fastproxy: {error}", file=sys.stderr)
+        logs.say(f"fastproxy: {error}")
         return int(getattr(error, "exit_code", 1) or 1)
     return asyncio.run(_run(options, loaded))
 
@@ -192,7 +221,7 @@ def rehearse(options: "ServeOptions") -> int:
     try:
         reload.try_out(config.build_snapshot(load(options), 1))
     except config.ConfigError as error:
-        print(f"fastproxy: {error}", file=sys.stderr)
+        logs.say(f"fastproxy: {error}")
         return error.exit_code
     return 0
 
@@ -203,6 +232,6 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
         try:
             control = Control(options, loaded, Prober(session))
         except config.ConfigError as error:
-            print(f"fastproxy: {error}", file=sys.stderr)
+            logs.say(f"fastproxy: {error}")
             return int(getattr(error, "exit_code", 1) or 1)
         return await control.run()

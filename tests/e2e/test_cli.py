@@ -149,9 +149,9 @@ def test_flags_of_the_parser_are_the_ones_of_litellm():
             assert getattr(args, name), name
 
 
-def test_skip_server_startup_serves_nothing(capsys):
+def test_skip_server_startup_serves_nothing(capfd):
     assert cli.main(["--skip_server_startup"]) == 0
-    assert "--skip_server_startup" in capsys.readouterr().err
+    assert "--skip_server_startup" in capfd.readouterr().err
 
 
 def test_a_rehearsal_for_another_version_is_refused(tmp_path: Path, mock_port: int):
@@ -325,12 +325,13 @@ def test_a_killed_supervisor_takes_its_mock_along(start, mock_port: int):
 def test_what_a_killed_tree_left_is_removed_by_the_next_start(start, mock_port: int):
     living = start(mock_config(mock_port)).wait()
     dead = start(mock_config(mock_port)).wait()
-    pids = [dead.process.pid, *processes(dead)]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    dead.process.wait()
-    until(lambda: not any(map(alive, pids)), 10, "their end")  # till then they hold the lock
     (left,) = runtime_directories(dead.process.pid)
+    all_of_it = [*processes(dead), dead.process.pid]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: nobody sees another's end
+        for pid in all_of_it:
+            os.kill(pid, number)
+    dead.process.wait()
+    until(lambda: not any(map(alive, all_of_it)), 10, "their end")  # till then they hold the lock
     start(mock_config(mock_port)).wait()
     assert not left.exists()
     assert runtime_directories(living.process.pid)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from harness import free_port
 
-from fastproxy.config import discover, summary
+from fastproxy.config import build_snapshot, discover, load, summary
 from fastproxy.config.discover import answers
 
 
@@ -78,3 +78,12 @@ def test_what_counts_as_a_model_server(status: int, body: bytes, expected: bool)
 
 def test_a_port_where_nobody_is() -> None:
     assert answers(free_port()) is False
+
+
+def test_what_was_found_can_be_loaded_again_from_its_text():
+    environ = {"OPENAI_API_KEY": "sk-x"}
+    found = discover(environ, probe=lambda _: True)
+    assert found is not None
+    (name,) = found.document.texts
+    again = load(name, environ=environ, texts=found.document.texts)
+    assert build_snapshot(again, 1) == build_snapshot(found, 1)

@@ -147,7 +147,7 @@ def test_mock_and_meter_know_nothing_of_the_gateway(part: str):
     assert ours == set().union(*(within(ours, tool) for tool in tools))
 
 
-@pytest.mark.parametrize("part", ["arguments", "runtime", "feed", "errors"])
+@pytest.mark.parametrize("part", ["arguments", "runtime", "keepsake", "logs", "feed", "errors"])
 def test_small_helpers_import_nothing_of_ours(part: str):
     assert not {name for name in imports(part) if name.split(".")[0] == "fastproxy"}
 

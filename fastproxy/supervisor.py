@@ -548,6 +548,7 @@ class Supervisor:
             if not workers and not others:
                 self.leaving.remove(generation)
                 generation.close()
+                log.info("what was to leave after the restart has ended")
 
     # -- the end
 

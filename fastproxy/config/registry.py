@@ -130,13 +130,10 @@ GENERAL = {
     ),
     **_all(
         HONOURED,
-        "background_health_checks health_check_interval health_check_concurrency health_check_details",
-    ),
-    **_switches("each instance checks for itself", "use_shared_health_check"),
-    **_switches(
-        "there is no /health/drain: TERM closes the port at once and finishes what is in flight",
+        "background_health_checks health_check_interval health_check_concurrency health_check_details "
         "enable_drain_endpoint",
     ),
+    **_switches("each instance checks for itself", "use_shared_health_check"),
     **_honoured(STALE, "health_check_staleness_threshold"),
     **_honoured(HEALTH_ROUTING, "enable_health_check_routing"),
     **_all(HONOURED, "pass_through_endpoints"),

@@ -141,6 +141,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     health_check_details: Flag | None = None
     health_check_concurrency: Count | None = None
     health_check_staleness_threshold: Positive | None = None
+    enable_drain_endpoint: Flag | None = None
     pass_through_endpoints: list[PassThroughEndpoint] | None = None
 
 

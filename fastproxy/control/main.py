@@ -16,8 +16,9 @@ from aiohttp import ClientSession, DummyCookieJar, web
 
 from fastproxy import __version__, config, logs
 from fastproxy._traffic import Traffic
-from fastproxy.control import explain, health, reload
+from fastproxy.control import drain, explain, health, reload
 from fastproxy.control.app import Admin, make_app
+from fastproxy.control.drain import Drain
 from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
 from fastproxy.control.probe import Prober
@@ -66,10 +67,13 @@ class Control:
         reload.add_routes(self.app, self.admin, self.reloader)
         health.add_routes(self.app, self.admin, self.health)
         explain.add_routes(self.app, self.admin)
+        self.drain = Drain(self.admin, options.serve.drain_seconds, self.reloader.publish_again)
+        drain.add_routes(self.app, self.drain)
         self._install(config.build_snapshot(loaded, self.reloader.version), loaded)
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
-        snapshot["control_routes"] = self.admin.routes(self.app)
+        self.drain.use(loaded)
+        snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
         assign_slots(self.traffic, snapshot)
         try:
             self.options.kept.keep(orjson.dumps(loaded.document.texts))

@@ -111,6 +111,14 @@ class Reloader:
                 raise ReloadRefused(f"a worker can't use it and goes on with the old: {refused}")
             return Reloaded(self.version, changes, self.links.count_applied(self.version))
 
+    async def publish_again(self) -> None:
+        """The same configuration, for what else a snapshot holds; back when the workers use it."""
+        async with self.busy:
+            snapshot = config.build_snapshot(self.config, self.versions.next())
+            self.version = snapshot["version"]
+            self.install(snapshot, self.config)
+            await self.links.settled(self.version, SETTLE_SECONDS)
+
 
 class Versions:
     """Numbers of snapshots, of which a process tree uses none twice: events name their deployment by one.

@@ -266,6 +266,63 @@ def test_busy_deployments_can_be_let_be(start, provider: Provider, mock_port: in
     assert visits(running, provider, "pair") > 0
 
 
+# -- taking leave
+
+TOKEN = "drain-token-0123456789"
+
+
+def drain(running: Gateway, *fields: str) -> Answer:
+    with running.client(20) as client:
+        head = ["GET /health/drain HTTP/1.1", "Host: g", *fields]
+        client.send(("\r\n".join(head) + "\r\n\r\n").encode())
+        return client.answer()
+
+
+def test_drain_waits_for_the_last_and_is_not_ready(start, mock_port: int):
+    config = mock_config(mock_port, enable_drain_endpoint=True)
+    running = start(config, "--num_workers", "2", DRAIN_ENDPOINT_TOKEN=TOKEN).wait()
+    assert get(running, "/health/readiness", None).status == 200
+    for wrong in ("", "x-drain-token: no"):
+        assert drain(running, *([wrong] if wrong else [])).status == 401
+    assert get(running, "/health/readiness", None).status == 200
+    answers: list[Answer] = []
+    with running.client() as slow:
+        slow.send(request(CHAT, {**BODY, "model": "mock/mock-delay1500"}))
+        until(lambda: running.counters()["in_flight"] == 2, 5, "the request")
+        waiting = threading.Thread(
+            target=lambda: answers.append(drain(running, f"X-Drain-Token: {TOKEN}"))
+        )
+        waiting.start()
+        until(lambda: get(running, "/health/readiness", None).status == 503, 5, "readiness")
+        assert all(get(running, "/health/readiness", None).status == 503 for _ in range(20))
+        assert get(running, "/health/liveliness", None).status == 200
+        with running.client() as late:  # the balancer has not heard of it yet
+            assert late.post(CHAT, BODY).status == 200
+        assert not answers
+        assert slow.answer().status == 200
+    waiting.join(10)
+    assert answers[0].json() == {"status": "drained", "in_flight_requests": 0}
+    with running.client() as client:  # it stays so over a reload
+        assert client.post("/config/reload", b"").status == 200
+    assert get(running, "/health/readiness", None).status == 503
+    assert TOKEN not in running.log
+
+
+def test_drain_has_an_end(start, mock_port: int):
+    config = mock_config(mock_port, enable_drain_endpoint=True)
+    running = start(config, GRACEFUL_SHUTDOWN_TIMEOUT="0.2").wait()
+    assert drain(running).status == 401  # without a token it is the master key's
+    with running.client() as slow:
+        slow.send(request(CHAT, {**BODY, "model": "mock/mock-hang"}))
+        until(lambda: running.counters()["in_flight"] == 2, 5, "the request")
+        answer = drain(running, f"Authorization: Bearer {MASTER}")
+        assert answer.json() == {"status": "timeout", "in_flight_requests": 1}
+
+
+def test_no_drain_unasked(gateway: Gateway):
+    assert drain(gateway, f"Authorization: Bearer {MASTER}").status == 404
+
+
 def test_the_backlog_counts_what_is_in_flight(start, mock_port: int):
     running = start(mock_config(mock_port), "--num_workers", "2").wait()
     with running.client() as client:

@@ -1,7 +1,7 @@
 """What the lab's acts look like on the wire: answers of four APIs, whole, broken and stalled.
 
 Acts: `ok`; `e<status>`, `e429-ra<seconds>` with a Retry-After; `ctx`, `policy`, `filter`: a 400 of that
-class; `html502`; `close`, `reset`, `half-head`: no answer; `hang`; `gate-<act>`: stalls, then does that; `slow<ms>`;
+class; `html502`; `empty`; `close`, `reset`, `half-head`: no answer; `hang`; `gate-<act>`: stalls, then does that; `slow<ms>`;
 and a fault at a place: `head-`, `open-` (before the first content), `mid-` (after it), `late-` (after it, when
 the test releases the stall: the client has surely got what was before) with `stall`, `cut`,
 `reset`, `chunk` (broken framing), `err` (an error event), `json` (the text ends in the middle, well framed).
@@ -177,6 +177,8 @@ def plain(act: str, api: str, text: str) -> list[Step]:
     match act:
         case "ok":
             return [head + data]
+        case "empty":
+            return [OK_HEAD + b"Content-Type: application/json\r\nContent-Length: 0\r\n\r\n"]
         case "head-stall":
             return [head, STALL, data]
         case "mid-stall":

@@ -35,6 +35,7 @@ TABLE = """
     mid-reset    second  spare     5xx
     mid-chunk    second  spare     5xx
     mid-json     second  spare     5xx
+    empty        second  spare     5xx
 
   stream
     refused      second  spare     500

@@ -171,6 +171,38 @@ def test_a_refused_credential(lab: Lab, few: Gateway, status: int) -> None:
     assert len(lab.of(script)) == 1
 
 
+@pytest.fixture(scope="module")
+def unreachable(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
+    """Pairs of which the first can't be reached, each in another way, and such ones alone."""
+    groups = []
+    for name, base in unreachable_bases(lab).items():
+        first = lab.deployment(f"{name}-pair", f"{name}-1", api_base=base, order=1)
+        alone = lab.deployment(f"{name}-alone", f"{name}-3", api_base=base)
+        groups += [first, lab.deployment(f"{name}-pair", f"{name}-2", order=2), alone]
+    sections = {"general_settings": {"connect_timeout": 0.5}}
+    router = {"num_retries": 1, "disable_cooldowns": True}
+    return behind(groups, router_settings=router, **sections).wait()
+
+
+def unreachable_bases(lab: Lab) -> dict[str, str]:
+    return {
+        "refused": f"http://127.0.0.1:{lab.dead_port}/v1",
+        "name": "http://no-such-host.invalid:9/v1",
+        "tls": f"https://127.0.0.1:{lab.port}/d/tls/v1",  # where plain HTTP is spoken
+    }
+
+
+@pytest.mark.parametrize("how", ["refused", "name", "tls"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_no_connection(lab: Lab, unreachable: Gateway, how: str, stream: bool) -> None:
+    script = mark("ok")
+    found = ask(unreachable, "chat", f"{how}-pair", script, stream=stream)
+    assert (found.status, found.retries, found.text) == (200, 1, f"pong from {how}-2")
+    found = ask(unreachable, "chat", f"{how}-alone", mark("ok"), stream=stream, num_retries=0)
+    assert found.status in (408, 500)
+    assert found.json()["error"]["code"] == str(found.status)
+
+
 # -- where
 
 

@@ -27,7 +27,7 @@ def GENERAL(port: int) -> dict[str, object]:  # noqa: N802  # the fixture's name
             endpoint("/below", include_subpath=True, forward_headers=True),
             endpoint("/open", auth=False, methods=["GET"]),
             endpoint("/query", default_query_params={"v": "1"}, merge_query_params=True),
-        ]
+        ],
     }
 
 

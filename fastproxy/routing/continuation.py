@@ -118,8 +118,10 @@ class Continuation:
                 self.text += delta["content"]
             if choice.get("finish_reason"):
                 self.ended = True
-            if self.again and delta.pop("role", None) and not (
-                delta.get("content") or choice.get("finish_reason")
+            if (
+                self.again
+                and delta.pop("role", None)
+                and not (delta.get("content") or choice.get("finish_reason"))
             ):
                 return None
         if not self.again:
@@ -133,7 +135,7 @@ class Continuation:
         kind = document.get("type")
         if kind == "message_start":
             return None if self.again else False
-        if kind == "message_delta" or kind == "message_stop":
+        if kind in ("message_delta", "message_stop"):
             self.ended = True
             return False
         index = document.get("index")

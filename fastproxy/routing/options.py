@@ -41,7 +41,7 @@ def seconds(raw: bytes, name: str) -> float:
         return 0.0
     if isinstance(value, str):
         value = _value(value.encode())
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise _fault(name, "a number of seconds above 0 is expected")
     return min(float(value), MAX_SECONDS)
 

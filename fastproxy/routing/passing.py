@@ -25,7 +25,7 @@ class Route:
         self.forward_headers = bool(record["forward_headers"])
         self.prefix: str | None = record.get("prefix")
         self.problem: str | None = record.get("problem")
-        self.target = record["target_path"].encode()
+        self.target: bytes = record["target_path"].encode()
         self.target_query = (record.get("target_query") or "").encode()
         self.merge = bool(record.get("merge_query"))
         self.defaults = [(n.encode(), v.encode()) for n, v in record.get("query") or ()]

@@ -100,7 +100,7 @@ def test_a_resolver_that_takes_its_time_holds_nobody_up(loop: Loop):
         assert loop.asked == 2  # the question is still under way, and the only one
         assert loop.held is not None
         loop.held.set()
-        while known.known["up.test", 80].asking is not None:
+        while known.known["up.test", 80].asking is not None:  # noqa: ASYNC110  # turns of the loop
             await asyncio.sleep(0)
         assert await known.resolve("up.test", 80) == THERE
 

@@ -13,7 +13,7 @@ LIMITED = "sk-limited-0123456789"
 SECRET = "pass-secret-0123456789"
 
 
-def GENERAL(port: int) -> dict[str, object]:  # noqa: N802  # the fixture's name for it
+def GENERAL(port: int) -> dict[str, object]:  # the fixture's name for it
     def endpoint(path: str, **more: object) -> dict[str, object]:
         headers = {"Authorization": f"Bearer {SECRET}", "X-Own": "ours"}
         return {"path": path, "target": f"http://127.0.0.1:{port}/up", "headers": headers, **more}
@@ -72,7 +72,7 @@ def test_the_target(wire: Wire, line: str, target: str) -> None:
     found, sent = passed(wire, request(line, body=b"{}"))
     first, fields = head_of(sent)
     assert found.status == 200
-    assert first == f"{line.split()[0]} {target} HTTP/1.1"
+    assert first == f"{line.split(maxsplit=1)[0]} {target} HTTP/1.1"
     assert fields["authorization"] == f"Bearer {SECRET}"
     assert MASTER.encode() not in sent
     assert sent.endswith(b"\r\n\r\n{}")

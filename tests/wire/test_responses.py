@@ -10,7 +10,9 @@ from wire.scripted import Wire, ok, post
 LIMITED = "sk-limited-0123456789"
 GENERAL = {"keys": [{"key": LIMITED, "models": ["quick"]}]}
 MARKED = re.compile(r"resp_fp[0-9a-f]{8}_resp_abc")
-DOCUMENT = b'{"id":"resp_abc","object":"response","model":"up","output":[{"id":"msg_1"}],"usage":null}'
+DOCUMENT = (
+    b'{"id":"resp_abc","object":"response","model":"up","output":[{"id":"msg_1"}],"usage":null}'
+)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -64,7 +66,13 @@ def test_in_a_stream_too(wire: Wire) -> None:
 @pytest.mark.parametrize("prefix", ["/v1/responses", "/responses", "/openai/v1/responses"])
 @pytest.mark.parametrize(
     ("method", "tail"),
-    [("GET", ""), ("GET", "?include=a"), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")],
+    [
+        ("GET", ""),
+        ("GET", "?include=a"),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("GET", "/input_items"),
+    ],
 )
 def test_what_follows_lands_there(wire: Wire, prefix: str, method: str, tail: str) -> None:
     name = first(wire)
@@ -83,7 +91,10 @@ def test_going_on_from_it(wire: Wire) -> None:
         body = json.dumps({"model": "m", "input": "hi", "previous_response_id": name}).encode()
         client.send(post(body, path="/v1/responses"))
         said = json.loads(client.answer().body)
-    assert json.loads(wire.upstream.requests[-1].partition(b"\r\n\r\n")[2])["previous_response_id"] == "resp_abc"
+    assert (
+        json.loads(wire.upstream.requests[-1].partition(b"\r\n\r\n")[2])["previous_response_id"]
+        == "resp_abc"
+    )
     assert said["previous_response_id"] == name
 
 

@@ -42,6 +42,9 @@ class Variant:
     env: dict[str, str] = field(default_factory=dict)
     headers: str = ""
     stream: bool = False
+    router: dict[str, Any] = field(default_factory=dict)
+    deployments: int = 1
+    path: str = "/v1/chat/completions"
 
 
 NO_CORS = {"LITELLM_CORS_ORIGINS": ""}
@@ -54,6 +57,23 @@ VARIANTS = [
     Variant("header_profile: min", "fewer response headers", {"header_profile": "min"}),
     Variant("allowed_ips", "an address rule is checked", {"allowed_ips": ["127.0.0.0/8"]}),
     Variant("deployment defaults", "the JSON path: parsed, merged, written", params={"top_p": 0.9}),
+    Variant(
+        "routing",
+        "8 deployments, least-busy, retries, two fallback groups",
+        router={
+            "routing_strategy": "least-busy",
+            "num_retries": 3,
+            "fallbacks": [{"mock": ["mock", "other"]}],
+        },
+        deployments=8,
+    ),
+    Variant("routing, shuffle", "8 deployments, a draw by weight", deployments=8),
+    Variant(
+        "pass-through",
+        "/openai/v1/chat/completions: nothing read of the request's body",
+        params={"use_in_pass_through": True},
+        path="/openai/v1/chat/completions",
+    ),
     Variant("stream, 18 events", "usage asked for and taken out again", stream=True),
 ]
 
@@ -64,7 +84,7 @@ def requests(port: int, variant: Variant, count: int) -> None:
 
     body = chat_body("mock", 1054, variant.stream)
     request = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {CLIENT_KEY}\r\n"
+        f"POST {variant.path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {CLIENT_KEY}\r\n"
         f"Content-Type: application/json\r\n{variant.headers}Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
     with socket.create_connection(("127.0.0.1", port), 60) as sock:
@@ -99,8 +119,11 @@ def instructions(variant: Variant, mock_port: int, count: int, folder: Path) -> 
             {
                 "model_name": "mock",
                 "litellm_params": {"model": "openai/mock", **upstream, **variant.params},
+                "model_info": {"id": f"mock-{number}"},
             }
+            for number in range(variant.deployments)
         ],
+        "router_settings": variant.router,
         "general_settings": {"master_key": CLIENT_KEY, **variant.general},
     }
     path = folder / "gateway.yaml"

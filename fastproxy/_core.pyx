@@ -120,6 +120,7 @@ cdef enum:
     V_NOTHING = 0
     V_TOKEN
     V_ERROR
+    V_UNKNOWN
 
 cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out

@@ -31,7 +31,7 @@ cdef class AnswerTap:
     cdef int feed(self, const char* data, Py_ssize_t size, Buffer* out) noexcept nogil
     # End of the body: appends what was held to out.
     cdef void finish(self, Buffer* out) noexcept nogil
-    # Whether a JSON document has begun and did not end.
+    # Whether what should be a JSON document did not end, or is not there.
     cdef bint truncated(self) noexcept nogil
     # --- private: the replacement, and where the scan stands between two feeds
     cdef bytes mark                 # None: ids stay

@@ -983,7 +983,7 @@ cdef class AnswerTap:
         return 0
 
     cdef bint truncated(self) noexcept nogil:
-        return self.mode == TAP_JSON and self.json != J_END and self.json != J_OFF and self.json != J_START
+        return self.mode == TAP_JSON and self.json != J_END and self.json != J_OFF
 
     cdef void finish(self, Buffer* out) noexcept nogil:
         """The answer is over: what was held goes to out (or away, if it is the usage chunk)."""

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
@@ -36,6 +37,9 @@ def load() -> Sdk:
     for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are in the answers
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # of connections and tasks that it leaves behind, and of types that it does not keep itself
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True

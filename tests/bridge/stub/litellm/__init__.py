@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+drop_params = False
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
@@ -14,6 +16,14 @@ def note(*words: object) -> None:
         file.write(json.dumps(words) + "\n")
 
 
+def wait_at_the_gate() -> None:
+    """An import that takes as long as the test wants."""
+    gate = os.environ.get("STUB_GATE")
+    while gate and not os.path.exists(gate):
+        time.sleep(0.01)
+
+
+wait_at_the_gate()
 note("imported", os.getpid())
 
 
@@ -54,7 +64,7 @@ class Stream:
 
 async def call(name: str, arguments: dict[str, Any]) -> str:
     """What every call begins with; what the model is to do."""
-    note("call", name, arguments)
+    note("call", name, arguments, os.environ.get("FROM_THE_FILE"), drop_params)
     what = arguments["model"].rpartition("/")[2]
     if what == "limited":
         raise RateLimitError(

@@ -20,7 +20,6 @@ from fastproxy.providers import extra
 log = logging.getLogger("fastproxy.bridge")
 
 RECONNECT_SECONDS = 0.2  # between tries to reach control
-EXIT_NO_SDK = 1
 
 
 @dataclass
@@ -58,14 +57,21 @@ class Process:
         return code
 
     async def _serve(self) -> int:
+        loop = asyncio.get_running_loop()
         begun = time.monotonic()
+        loop.remove_signal_handler(signal.SIGTERM)  # the loop stands still: TERM ends the process
         try:
             call = sdk.load()
             sdk.configure(self.settings)
         except Exception as error:
-            log.error("LiteLLM can't be loaded: %s: %s", type(error).__name__, error)
-            return EXIT_NO_SDK
-        log.info("LiteLLM %s is loaded (%.1f s)", extra.version() or "?", time.monotonic() - begun)
+            why = f"LiteLLM can't be loaded: {type(error).__name__}: {error}"
+            log.error("%s", why)
+            call = sdk.absent(why)  # who waits has to be told
+        else:
+            log.info(
+                "LiteLLM %s is loaded (%.1f s)", extra.version() or "?", time.monotonic() - begun
+            )
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         runner = web.AppRunner(
             Bridge(self.deployments, call).app(),
             access_log=None,

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import orjson
 
@@ -49,6 +49,22 @@ def load() -> Sdk:
 
     async def call(endpoint: str, arguments: dict[str, Any]) -> Any:
         return await getattr(litellm, CALLS[endpoint])(**arguments)
+
+    return call
+
+
+class Unavailable(Exception):
+    """There is no SDK to call."""
+
+    status_code = 503
+    litellm_response_headers: ClassVar = {"retry-after": "30"}
+
+
+def absent(why: str) -> Sdk:
+    """Instead of an SDK that can't be loaded."""
+
+    async def call(endpoint: str, arguments: dict[str, Any]) -> Any:
+        raise Unavailable(why)
 
     return call
 

@@ -77,8 +77,7 @@ def test_the_gateway_does_not_wait_for_it_and_its_requests_do(
     gate = tmp_path / "gate"
     running = begin(config, STUB_GATE=str(gate))
     gateway = running.gateway.wait()
-    told = "LiteLLM's SDK ? runs in a process of its own"
-    until(lambda: told in gateway.log, what="the word of it")
+    until(lambda: "runs in a process of its own" in gateway.log, what="the word of it")
     with gateway.client() as waiting, gateway.client() as other:
         waiting.send(request(CHAT, chat("m/x")))
         assert other.post(CHAT, chat("plain")).status == 200
@@ -152,6 +151,31 @@ def test_a_restart_takes_it_along(begin: Begin):
     assert gateway.stop() == 0
     assert not alive(second)
     assert "Traceback" not in gateway.log
+
+
+def test_an_sdk_that_cant_be_loaded_is_told_of(begin: Begin, mock_port: int):
+    config = served()
+    config["model_list"].append(plain(mock_port))
+    running = begin(config, STUB_BROKEN="yes")
+    gateway = running.gateway.wait()
+    with gateway.client() as client:
+        answer = client.post(CHAT, chat("m/x"))
+        assert (answer.status, answer.header("retry-after")) == (503, "30")
+        assert (
+            "LiteLLM can't be loaded: ImportError: a part is missing"
+            in answer.json()["error"]["message"]
+        )
+        assert client.post(CHAT, chat("plain")).status == 200
+    assert gateway.stop() == 0
+    assert len(running.notes("imported")) == 1
+
+
+def test_the_end_while_it_is_loaded(begin: Begin, tmp_path: Path):
+    running = begin(served(), STUB_GATE=str(tmp_path / "never"))
+    gateway = running.gateway.wait()
+    (directory,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*")  # noqa: S108
+    assert gateway.stop() == 0
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL])

@@ -25,6 +25,8 @@ def wait_at_the_gate() -> None:
 
 wait_at_the_gate()
 note("imported", os.getpid())
+if "STUB_BROKEN" in os.environ:
+    raise ImportError("a part is missing")
 
 
 class RateLimitError(Exception):

@@ -54,6 +54,9 @@ class Process:
         )
         code = 0 if self.stopping.is_set() else await self._serve()
         follower.cancel()
+        # the supervisor may say it once more while the loop is closed
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return code
 
     async def _serve(self) -> int:

@@ -1,5 +1,6 @@
 """The stream between control and one worker: 4-byte big-endian length, then an orjson array.
 
+bridge -> control: ["bridge", pid]; control -> bridge: ["bridge", {deployments, settings, environment}]
 worker -> control: ["hello", index, pid], ["applied", version], ["refused", version, reason]
 control -> worker: ["snapshot", {...}]
 Both sides import this module; it knows neither.

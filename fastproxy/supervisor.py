@@ -39,7 +39,16 @@ from fastproxy.tree import (
 
 log = logging.getLogger("fastproxy.supervisor")
 
-SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
+# USR1 is control's: it has said something
+SIGNALS = {
+    signal.SIGCHLD,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+BRIDGE = "bridge"
 EXIT_CONFIG = 1
 EXIT_CUT_SHORT = 1  # requests in flight were not finished
 RESTART_MAX_SECONDS = 5.0
@@ -112,6 +121,7 @@ class Supervisor:
         self.unix: socket.socket | None = None
         self.probed = False
         self.replaced = ""  # version of the image before us
+        self.pid = os.getpid()
 
     def run(self) -> int:
         """Serve until a signal ends it; the exit code."""
@@ -185,7 +195,8 @@ class Supervisor:
             self.mock = self._mock_child(_listen_mock(self.options.mock_port))
         self.serving = self._new_generation(0)
         for child in self._children():  # all are known: each closes what is only for others
-            self._fork(child)
+            if child.name != BRIDGE:  # control says whether it is needed
+                self._fork(child)
 
     def _ready_to_fork(self) -> None:
         # Imported here, before the fork: the pages are shared by all children.
@@ -222,6 +233,7 @@ class Supervisor:
             children.append(
                 Child(f"worker-{index}", _worker_runner(worker_module, options), sockets)
             )
+        children.append(Child(BRIDGE, lambda: self._run_bridge(generation), [generation.bridge]))
         return children
 
     def _worker_options(self, module: Any, generation: Generation, index: int) -> Any:
@@ -249,9 +261,23 @@ class Supervisor:
                 http_socket=generation.control,
                 shared_path=generation.shared_path,
                 traffic_path=generation.traffic_path,
+                bridge_path=generation.bridge_path,
                 serving_fd=generation.serving_read,
                 kept=generation.kept,
                 ready_fd=generation.ready_write,
+                supervisor=self.pid,
+            )
+        )
+
+    def _run_bridge(self, generation: Generation) -> int:
+        from fastproxy.bridge.main import BridgeOptions, main
+
+        return main(
+            BridgeOptions(
+                http_socket=generation.bridge,
+                feed_path=generation.feed_path,
+                serving_fd=generation.serving_read,
+                drain_seconds=self.options.drain_seconds,
             )
         )
 
@@ -311,7 +337,7 @@ class Supervisor:
                 self._reload()
             elif number == signal.SIGUSR2:
                 self._asked_to_restart()
-            elif number in SIGNALS:
+            elif number in (signal.SIGTERM, signal.SIGINT):
                 self._asked_to_stop()
             self._reap_adopted()
             self._look_at_rehearsal()
@@ -322,6 +348,21 @@ class Supervisor:
             else:
                 self._look_at_coming()
                 self._see_off()
+                self._look_at_bridges()
+
+    def _look_at_bridges(self) -> None:
+        """Start the LiteLLM SDK's process where control needs it, end it where it does not."""
+        for generation in (self.serving, self.coming):
+            if generation is None:
+                continue
+            generation.hear()
+            bridge = generation.children[-1]
+            if generation.bridge_wanted and not bridge.pid and not bridge.restart_at:
+                log.info("LiteLLM's SDK is started in a process of its own")
+                self._fork(bridge)
+            elif not generation.bridge_wanted:
+                bridge.restart_at = 0.0
+                self._signal([bridge], signal.SIGTERM)
 
     def _reload(self) -> None:
         for generation in (self.serving, self.coming):
@@ -391,6 +432,11 @@ class Supervisor:
             if code:
                 log.warning("%s (pid %s) of before the restart ended by %s", child.name, pid, how)
             return
+        if generation is not None and child.name == BRIDGE:
+            generation.hear()
+            if generation.bridge_wanted:
+                self._again(child, pid, how)
+            return
         if generation is not None and not generation.is_ready():
             if generation is self.coming:
                 self._give_up(f"the new {child.name} ended by {how}")
@@ -400,6 +446,9 @@ class Supervisor:
             self._stop()
             return
         self.options.quiet = True  # its successor need not introduce itself
+        self._again(child, pid, how)
+
+    def _again(self, child: Child, pid: int, how: str) -> None:
         if time.monotonic() - child.started > 30:
             child.delay = RESTART_SECONDS
         log.error("%s (pid %s) ended by %s; starting another", child.name, pid, how)
@@ -488,7 +537,8 @@ class Supervisor:
             self.coming = self._new_generation(number)
             self.coming.deadline = time.monotonic() + PATIENCE_SECONDS
             for child in self.coming.children:
-                self._fork(child)
+                if child.name != BRIDGE:
+                    self._fork(child)
         except (StartError, OSError) as error:
             log.error("restart refused, the old processes go on: %s", error)
 
@@ -613,6 +663,7 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
         # the terminal's ^C is the supervisor's to handle; HUP until the child says what it does with it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code = child.run()

@@ -13,6 +13,8 @@ from pathlib import Path
 from fastproxy import runtime, takeover
 from fastproxy.keepsake import Keepsake
 
+# What control says to the supervisor, a byte each: all workers serve; the LiteLLM SDK is needed, or not any more.
+READY, BRIDGE_WANTED, BRIDGE_UNWANTED = b"RBb"
 RING_SLOTS = 16384  # usage events per worker that wait for control
 EXIT_PORT_TAKEN = 3
 EXIT_WORKERS_FAIL = 4
@@ -69,13 +71,15 @@ class Child:
 
 @dataclass
 class Generation:
-    """Control and workers of one image of the program, and what only they share."""
+    """Control, workers and bridge of one image of the program, and what only they share."""
 
     number: int
     feed: socket.socket
     feed_path: str
     control: socket.socket
     control_path: str
+    bridge: socket.socket
+    bridge_path: str
     shared_path: str
     traffic_path: str
     ready_read: int
@@ -84,6 +88,7 @@ class Generation:
     serving_write: int
     kept: Keepsake  # for the next control process, should this one die
     ready: bool = False
+    bridge_wanted: bool = False  # the configuration has deployments for the LiteLLM SDK
     dismissed: bool = False  # leaving: its control has been told to end
     deadline: float = 0.0  # coming: to be ready; leaving: when those who are left are killed
     children: list[Child] = field(default_factory=list)
@@ -94,7 +99,9 @@ class Generation:
         from fastproxy import _shared, _traffic
 
         suffix = f"-{number}" if number else ""
-        feed, control = (str(directory / f"{name}{suffix}.sock") for name in ("feed", "control"))
+        feed, control, bridge = (
+            str(directory / f"{name}{suffix}.sock") for name in ("feed", "control", "bridge")
+        )
         shared = str(directory / f"shared{suffix}")
         traffic = str(directory / f"traffic{suffix}")
         try:
@@ -114,6 +121,8 @@ class Generation:
             feed_path=feed,
             control=bind_unix(control),
             control_path=control,
+            bridge=bind_unix(bridge),
+            bridge_path=bridge,
             shared_path=shared,
             traffic_path=traffic,
             ready_read=read,
@@ -132,6 +141,9 @@ class Generation:
             feed_path=state.feed[1],
             control=socket.socket(fileno=state.control[0]),
             control_path=state.control[1],
+            bridge=socket.socket(fileno=state.bridge[0]),
+            bridge_path=state.bridge[1],
+            bridge_wanted="bridge" in state.pids,
             shared_path=state.shared,
             traffic_path=state.traffic,
             ready_read=state.ready[0],
@@ -148,6 +160,7 @@ class Generation:
             number=self.number,
             feed=(self.feed.fileno(), self.feed_path),
             control=(self.control.fileno(), self.control_path),
+            bridge=(self.bridge.fileno(), self.bridge_path),
             shared=self.shared_path,
             traffic=self.traffic_path,
             ready=(self.ready_read, self.ready_write),
@@ -164,19 +177,29 @@ class Generation:
             os.close(self.serving_write)
         if not member or child.serves:
             os.close(self.serving_read)
+        if not member or child.name != "control":
             os.close(self.ready_write)
             self.kept.close()
 
     def is_ready(self) -> bool:
         """Whether control has ever said that all workers serve."""
-        with contextlib.suppress(BlockingIOError):
-            self.ready = self.ready or bool(os.read(self.ready_read, 1))
+        self.hear()
         return self.ready
+
+    def hear(self) -> None:
+        """Take in what control has said; the last word about the bridge counts."""
+        with contextlib.suppress(BlockingIOError):
+            for word in os.read(self.ready_read, 4096):
+                if word == READY:
+                    self.ready = True
+                else:
+                    self.bridge_wanted = word == BRIDGE_WANTED
 
     def close(self) -> None:
         """After the end of its processes: what they shared goes."""
         self.feed.close()
         self.control.close()
+        self.bridge.close()
         os.close(self.ready_read)
         os.close(self.ready_write)
         os.close(self.serving_read)
@@ -185,7 +208,8 @@ class Generation:
         shared = Path(self.shared_path)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)
-        for path in (Path(self.feed_path), Path(self.control_path), shared, traffic, *beside):
+        sockets = [Path(path) for path in (self.feed_path, self.control_path, self.bridge_path)]
+        for path in (*sockets, shared, traffic, *beside):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 

@@ -34,7 +34,7 @@ def catch_all(config: Config, entry: Entry) -> Iterator[tuple[str, Deployment]]:
     """What a `model: "*"` means beside OpenAI: the client's name says the provider, as in LiteLLM.
 
     A provider without a key or an address, or that is not spoken, answers 501 under its prefix: a prompt
-    that is meant for it must not go to another provider.
+    that is meant for it must not go to another provider. The LiteLLM SDK serves what a file names, not this.
     """
     if entry.params.model != "*" or entry.params.custom_llm_provider or _own_address(entry):
         return
@@ -58,7 +58,9 @@ def _at_provider(config: Config, entry: Entry, pattern: str, model: str) -> Depl
     params = schema.LitellmParams(
         model=model, timeout=entry.params.timeout, stream_timeout=entry.params.stream_timeout
     )
-    deployment = make_deployment(config, Entry(entry.index, pattern, params, raw, {}))
+    deployment = make_deployment(
+        config, Entry(entry.index, pattern, params, raw, {}), bridging=False
+    )
     row = PROVIDERS.get(provider)
     if (
         row

@@ -310,6 +310,10 @@ INFO = {
         HONOURED,
         "health_check_model disable_background_health_check health_check_timeout health_check_max_tokens",
     ),
+    **_honoured(
+        "the LiteLLM SDK serves the deployment (fastproxy's own setting; needs fastproxy[litellm])",
+        "through_litellm",
+    ),
     **_all(HONOURED, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {

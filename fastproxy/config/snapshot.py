@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
+from fastproxy.config.bridge import make_bridge
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
 from fastproxy.config.passthrough import make_passthrough
@@ -17,7 +18,10 @@ DEFAULT_BODY_MB = 100.0
 
 
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
-    """The snapshot of a configuration. Raises ConfigError where a deployment can't be made."""
+    """The snapshot of a configuration. Raises ConfigError where a deployment can't be made.
+
+    Its `bridge` is for the process of the LiteLLM SDK alone, everything else for the workers.
+    """
     deployments = [make_deployment(config, entry) for entry in config.entries]
     groups: dict[str, list[int]] = {}
     for index, deployment in enumerate(deployments):
@@ -42,6 +46,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
         ],
         "aliases": aliases,
         "passthrough": make_passthrough(config),
+        "bridge": make_bridge(config, deployments),
         "wildcards": [
             {
                 "pattern": n,

@@ -3,6 +3,7 @@
 from fastproxy.config.discover import NO_FILE
 from fastproxy.config.model import Config
 from fastproxy.config.snapshot import build_snapshot
+from fastproxy.providers import extra
 
 SHOWN_MODELS = 20
 
@@ -22,6 +23,8 @@ def summary(config: Config) -> list[str]:
     for name, model, deployment in rows[:SHOWN_MODELS]:
         problem = deployment["problem"]
         where = f"({problem}: answers 501)" if problem else deployment["api_base"]
+        if deployment["origin"]["scheme"] == "unix":
+            where = f"through LiteLLM's SDK {where}".rstrip()
         lines.append(f"{name:<{width}}  ->  {model}  {where}")
     if len(rows) > SHOWN_MODELS:
         lines.append(f"… and {len(rows) - SHOWN_MODELS} more")
@@ -30,6 +33,12 @@ def summary(config: Config) -> list[str]:
         lines.append(f"*  ->  by the provider in the name: {' '.join(ready)}; others answer 501")
     if not rows:
         lines.append("no models: add some to model_list")
+    served = len(snapshot["bridge"]["deployments"])
+    if served:
+        lines.append(
+            f"LiteLLM's SDK {extra.version()} runs in a process of its own (about 200 MB) for "
+            f"{served} deployment{'s' if served != 1 else ''}; its first requests wait until it is loaded"
+        )
     if snapshot["settings"]["cors"] is None:
         lines.append("CORS is off (LITELLM_CORS_ORIGINS turns it on)")
     lines += [f"warning: {warning}" for warning in config.warnings]

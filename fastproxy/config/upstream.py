@@ -13,8 +13,9 @@ import orjson
 from fastproxy.config import registry
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
-from fastproxy.config.slop import words
+from fastproxy.config.slop import boolean, words
 from fastproxy.config.traffic import deployment_policy
+from fastproxy.providers import extra
 from fastproxy.providers.table import NOT_SPOKEN, OPENAI_PATHS, PROVIDERS, Provider, split_model
 
 UNREACHABLE = "api_base is not set"
@@ -26,12 +27,14 @@ NUMBERS = words(
     "temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens n seed presence_penalty "
     "frequency_penalty top_logprobs dimensions num_ctx"
 )
+BRIDGE = {"scheme": "unix", "host": "bridge", "port": 80, "proxy": None}
 SECRET_WORDS = ("key", "secret", "token", "password", "credential", "headers")
 
 
-def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
+def make_deployment(config: Config, entry: Entry, bridging: bool = True) -> dict[str, Any]:
     """The snapshot's record of an entry. One that can't be reached is `unsupported`, with `problem` saying why.
 
+    bridging: the LiteLLM SDK may serve it; then it has a `bridge` with what that process is told.
     Raises ConfigError where the entry contradicts itself.
     """
     params = merged_params(config, entry)
@@ -41,10 +44,21 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
     named = params.get("custom_llm_provider") or str(params["model"]).partition("/")[0]
     if named in config.custom_providers:
         provider, row = named, None
+    wished = boolean(entry.info.get("through_litellm"), place, "through_litellm", False)
+    bridged = (
+        bridging
+        and named not in config.custom_providers
+        and (wished or (row is None and provider in NOT_SPOKEN))
+    )
+    if bridged and extra.version() is not None:
+        return _bridged(config, entry, params, provider, model)
     problem = None if row else f"provider {provider} is not spoken"
     unsupported = None if row else provider
+    if bridged:
+        row, unsupported, problem = None, provider, extra.missing(provider)
     if (
         row is None
+        and not bridged
         and provider not in (*NOT_SPOKEN, *config.custom_providers)
         and params.get("api_base")
     ):
@@ -75,19 +89,9 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
     headers = _headers(params, row, provider, key, place, entry.name) if row else []
     if row and origin["proxy"] and origin["scheme"] == "http":
         targets, headers = by_plain_proxy(origin, targets, headers)
-    identity = entry.info.get("id")
-    hashed = orjson.dumps(
-        params, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str
-    )
-    number = f"{entry.name}\0".encode() + hashed
-    shown_base = base or ""
     return {
-        "id": str(identity) if identity else hashlib.sha256(number).hexdigest(),
-        "group": entry.name,
-        "provider": provider,
+        **_common(config, entry, params, provider, base or ""),
         "model": model,
-        "litellm_model": str(params["model"]),
-        "api_base": _without_userinfo(shown_base),
         "origin": origin,
         "targets": targets,
         "headers": headers,
@@ -99,6 +103,22 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
         "extra_body": _plain(params.get("extra_body") or {}),
         "drop_params": [p for p in entry.params.additional_drop_params or [] if _is_plain_name(p)],
         "stream_usage": bool(row and row.stream_usage),
+        "unsupported": unsupported,
+        "problem": problem,
+    }
+
+
+def _common(
+    config: Config, entry: Entry, params: dict[str, Any], provider: str, base: str
+) -> dict[str, Any]:
+    """What a record says whoever serves it."""
+    identity = str(entry.info.get("id") or handle(entry, params))
+    return {
+        "id": identity,
+        "group": entry.name,
+        "provider": provider,
+        "litellm_model": str(params["model"]),
+        "api_base": _without_userinfo(base),
         "timeout": _first(
             entry.params.timeout, config.router.timeout, config.litellm.request_timeout
         )
@@ -107,13 +127,42 @@ def make_deployment(config: Config, entry: Entry) -> dict[str, Any]:
         "weight": 1.0,
         "order": entry.params.order or 0,
         **deployment_policy(config, entry),
-        "unsupported": unsupported,
-        "problem": problem,
-        "info": {
-            **_plain(entry.info),
-            "id": str(identity) if identity else hashlib.sha256(number).hexdigest(),
-        },
-        "params": _shown(params, shown_base),
+        "info": {**_plain(entry.info), "id": identity},
+        "params": _shown(params, base),
+    }
+
+
+def handle(entry: Entry, params: Mapping[str, Any]) -> str:
+    """A deployment's name by what it is: another credential or address is another deployment."""
+    hashed = orjson.dumps(
+        params, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str
+    )
+    return hashlib.sha256(f"{entry.name}\0".encode() + hashed).hexdigest()
+
+
+def _bridged(
+    config: Config, entry: Entry, params: dict[str, Any], provider: str, model: str
+) -> dict[str, Any]:
+    """A deployment that the LiteLLM SDK serves, in a process of its own behind a Unix socket."""
+    number = handle(entry, params)
+    base = str(params.get("api_base") or params.get("base_url") or "")
+    common = _common(config, entry, params, provider, base)
+    # the SDK finds its provider in the name, unless it is given one
+    model = model if params.get("custom_llm_provider") else str(params["model"])
+    return {
+        **common,
+        "model": model,
+        "origin": {**BRIDGE, "path": ""},  # control knows where its socket lies
+        # in the path, which no client can write: a header could be doubled
+        "targets": {endpoint: f"/{number}{tail}" for endpoint, tail in extra.TAILS.items()},
+        "headers": [],
+        "defaults": {},
+        "extra_body": {},
+        "drop_params": [],
+        "stream_usage": True,
+        "unsupported": None,
+        "problem": None,
+        "bridge": {"handle": number, "params": _plain(params), "timeout": common["timeout"]},
     }
 
 

@@ -19,6 +19,8 @@ class Links:
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
         self.writers: dict[int, asyncio.StreamWriter] = {}
+        self.bridges: set[asyncio.StreamWriter] = set()
+        self.bridge: dict[str, Any] = {}  # what the LiteLLM SDK's process has to know
         self.applied: dict[int, int] = {}
         self.refused: dict[int, tuple[int, str]] = {}
         self.news = asyncio.Condition()
@@ -29,6 +31,12 @@ class Links:
         self.snapshot = snapshot
         for writer in self.writers.values():
             feed.send(writer, "snapshot", snapshot)
+
+    def tell_bridge(self, news: dict[str, Any]) -> None:
+        """Send its deployments to the LiteLLM SDK's process, now and when it connects."""
+        self.bridge = news
+        for writer in self.bridges:
+            feed.send(writer, "bridge", news)
 
     async def settled(self, version: int, seconds: float) -> str | None:
         """Wait until every connected worker has answered to a snapshot; why one can't use it."""
@@ -58,6 +66,9 @@ class Links:
                     self.writers[index] = writer
                     if self.snapshot is not None:
                         feed.send(writer, "snapshot", self.snapshot)
+                elif message[0] == "bridge":
+                    self.bridges.add(writer)
+                    feed.send(writer, "bridge", self.bridge)
                 elif message[0] == "applied":
                     self.applied[index] = message[1]
                     self.refused.pop(index, None)
@@ -74,6 +85,7 @@ class Links:
         except asyncio.CancelledError:
             pass  # control ends; Python 3.11 would log a stream's cancelled task as a fault
         finally:
+            self.bridges.discard(writer)
             if self.writers.get(index) is writer:
                 del self.writers[index]
                 self.applied.pop(index, None)

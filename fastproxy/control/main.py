@@ -25,6 +25,7 @@ from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
 from fastproxy.keepsake import Keepsake
+from fastproxy.tree import BRIDGE_UNWANTED, BRIDGE_WANTED, READY
 
 if TYPE_CHECKING:
     from fastproxy.supervisor import ServeOptions
@@ -43,9 +44,11 @@ class ControlOptions:
     http_socket: socket.socket
     shared_path: str
     traffic_path: str
+    bridge_path: str
     serving_fd: int  # end of file here: the supervisor and all workers are gone
     kept: Keepsake  # of the control process before this one: what was in use
     ready_fd: int
+    supervisor: int  # its pid
 
 
 class Control:
@@ -54,6 +57,7 @@ class Control:
     def __init__(self, options: ControlOptions, loaded: config.Config, prober: Prober) -> None:
         self.options = options
         self.stopping = asyncio.Event()
+        self.bridge_wanted = False
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.admin = Admin(self.rings, self.traffic)
@@ -73,6 +77,7 @@ class Control:
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         self.drain.use(loaded)
+        self._call_for_bridge(snapshot.pop("bridge"), snapshot)
         snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
         assign_slots(self.traffic, snapshot)
         try:
@@ -82,6 +87,24 @@ class Control:
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
         self.health.use(snapshot, Settings.of(loaded))
+
+    def _call_for_bridge(self, bridge: dict[str, Any], snapshot: dict[str, Any]) -> None:
+        """See that the LiteLLM SDK's process is there if it is needed, and knows its deployments."""
+        for record in snapshot["deployments"]:
+            if record["origin"]["scheme"] == "unix":
+                record["origin"]["path"] = self.options.bridge_path
+        self.links.tell_bridge(bridge)
+        wanted = bool(bridge["deployments"])
+        if wanted != self.bridge_wanted:
+            self.bridge_wanted = wanted
+            self._say(BRIDGE_WANTED if wanted else BRIDGE_UNWANTED)
+
+    def _say(self, word: int) -> None:
+        """Tell the supervisor, and wake it."""
+        with contextlib.suppress(OSError):
+            os.write(self.options.ready_fd, bytes([word]))
+            if os.getppid() == self.options.supervisor:  # it has not been killed
+                os.kill(self.options.supervisor, signal.SIGUSR1)
 
     def _mark_health(self, sick: Collection[str]) -> None:
         """What workers see in shared memory of the background checks."""
@@ -127,8 +150,7 @@ class Control:
             logs.say(f"fastproxy: a worker can't use the configuration: {problem}")
             self.stopping.set()
             return
-        with contextlib.suppress(OSError):
-            os.write(self.options.ready_fd, b"R")
+        self._say(READY)
         if not self.options.serve.quiet and self.reloader.version == 1:
             print_banner(self.options.serve, self.reloader.config)
 

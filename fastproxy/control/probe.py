@@ -6,10 +6,12 @@ credential.
 """
 
 import asyncio
+import contextlib
 import io
 import ssl
 import time
 import wave
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -99,16 +101,28 @@ class Prober:
             target = target.replace("*", quote(model, safe=""), 1)
         headers = [(name, value) for name, value in record["headers"] if name != "content-type"]
         headers.append(("content-type", content_type))
-        async with self.session.post(
-            address(record["origin"], target),
-            data=data,
-            headers=headers,
-            allow_redirects=False,
-            skip_auto_headers=("User-Agent",),
-            timeout=aiohttp.ClientTimeout(total=None),  # the caller's
-            **self._way(record["origin"]),
-        ) as answer:
+        async with (
+            self._session(record["origin"]) as session,
+            session.post(
+                address(record["origin"], target),
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                skip_auto_headers=("User-Agent",),
+                timeout=aiohttp.ClientTimeout(total=None),  # the caller's
+                **self._way(record["origin"]),
+            ) as answer,
+        ):
             return answer.status, await judge(answer)
+
+    @contextlib.asynccontextmanager
+    async def _session(self, origin: Json) -> AsyncIterator[aiohttp.ClientSession]:
+        if origin["scheme"] != "unix":
+            yield self.session
+            return
+        connector = aiohttp.UnixConnector(origin["path"])
+        async with aiohttp.ClientSession(connector=connector) as session:
+            yield session
 
     def _way(self, origin: Json) -> dict[str, Any]:
         way: dict[str, Any] = {}
@@ -145,6 +159,8 @@ def address(origin: Json, target: str) -> URL:
     if not target.startswith("/"):
         return URL(target, encoded=True)
     host = f"[{origin['host']}]" if ":" in origin["host"] else origin["host"]
+    if origin["scheme"] == "unix":
+        return URL(f"http://{host}{target}", encoded=True)
     return URL(f"{origin['scheme']}://{host}:{origin['port']}{target}", encoded=True)
 
 
@@ -157,7 +173,8 @@ def question(record: Json) -> tuple[str, bytes, str, str]:
     named = record["info"].get("health_check_model")
     if named:
         provider, bare = split_model(str(named), None)
-        model = bare if provider == record["provider"] else str(named)
+        ours = provider == record["provider"] and record["origin"]["scheme"] != "unix"
+        model = bare if ours else str(named)
     elif "*" in model:
         raise NotProbed("a pattern: model_info.health_check_model names the model to ask for")
     endpoint, fields = MODES[mode]

@@ -121,6 +121,19 @@ def test_the_data_plane_never_imports_control(part: str):
         assert not within(names, other)
 
 
+def test_the_bridge_knows_no_other_process():
+    names = imports("bridge")
+    for other in ("control", "config", "worker", "supervisor", "_core", "_table", "_pool", "cli"):
+        assert not within(names, other)
+
+
+def test_nothing_imports_the_sdk_by_name():
+    """It takes seconds and is optional: only its own process loads it, when it runs."""
+    for path in PACKAGE.rglob("*.py"):
+        names = {name.split(".")[0] for name, _ in python_imports(path)}
+        assert "litellm" not in names, path
+
+
 def test_control_does_not_import_the_data_plane():
     names = imports("control")
     for other in ("worker", "_core", "_link", "connect", "cli"):

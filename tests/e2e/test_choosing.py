@@ -1,9 +1,12 @@
 """Which deployment of a group: weights, order, and the strategies, as a client meets them."""
 
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +123,29 @@ def test_who_left_is_not_busy(lab: Lab, behind: Callable[..., Gateway]) -> None:
     with ExitStack() as stack:
         hits = in_flight(lab, gateway, "gone", 8, stack)
         assert Counter(hit.deployment for hit in hits) == {"gone-a": 4, "gone-b": 4}
+
+
+def test_what_a_dead_worker_had_is_forgotten(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    """Its requests are over, whether it could say so or not."""
+    groups = [lab.deployment("dead", f"dead-{n}") for n in "ab"]
+    gateway = begin(lab, behind, groups, routing_strategy="least-busy")
+    pid = gateway.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    with ExitStack() as stack:
+        hits = in_flight(lab, gateway, "dead", 7, stack)
+        worker = max(map(int, children.read_text().split()))
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: all(hit.gone.is_set() for hit in hits), what="the end of its connections")
+
+    def served() -> bool:
+        with suppress(OSError, EOFError):
+            return ask(gateway, "chat", "dead", mark("ok")).status == 200
+        return False
+
+    until(served, 20, "another worker")
+    with ExitStack() as stack:
+        again = in_flight(lab, gateway, "dead", 8, stack)
+        assert Counter(hit.deployment for hit in again) == {"dead-a": 4, "dead-b": 4}
 
 
 # -- the others

@@ -276,6 +276,47 @@ def test_continue_leaves_a_begun_tool_call_alone(lab: Lab, carrying_on: Gateway)
     assert (found.ends, len(found.errors)) == ([], 1)
 
 
+@pytest.mark.parametrize(
+    "acts",
+    [
+        ("mid-cut", "mid-cut", "ok"),
+        ("mid-cut", "open-cut", "ok"),
+        ("mid-cut", "e500", "ok"),
+        ("mid-stall", "mid-reset", "ok"),
+        ("mid-err", "ok"),
+        ("late-err", "e500", "ok"),
+        ("mid-cut", "ctx"),
+        ("mid-cut", "e400"),
+        ("mid-cut", "mid-cut", "mid-cut", "mid-cut", "mid-cut", "mid-cut"),
+    ],
+    ids="+".join,
+)
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_a_continued_stream_has_one_end(
+    lab: Lab, carrying_on: Gateway, api: str, acts: tuple[str, ...]
+) -> None:
+    """Good or bad, but one, and the last thing; and never more tries than without."""
+    script = mark(*acts)
+    late = lab if acts[0].startswith("late") else None
+    found = ask(carrying_on, api, group(api), script, stream=True, late=late)
+    hits = lab.of(script)
+    assert len(hits) <= 4  # a pair, and a spare one twice
+    assert found.whole
+    if found.status != 200:
+        assert found.json()["error"]["message"]
+        return
+    assert len(found.ends) + len(found.errors) == 1
+    last = found.events[-1][1]
+    assert last in found.errors or found.ends == [last if api == "chat" else last["type"]]
+    if found.ends:
+        assert found.text.endswith(f"pong from {hits[-1].deployment}")
+    if api == "messages":
+        kinds = [d["type"] for _, d in found.events if isinstance(d, dict)]
+        assert kinds.count("message_start") == 1
+        indexes = [d["index"] for _, d in found.events if d["type"] == "content_block_start"]
+        assert indexes == sorted(set(indexes))
+
+
 # -- the time between two tokens
 
 

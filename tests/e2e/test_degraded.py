@@ -86,7 +86,15 @@ def shell(
     process = subprocess.Popen(["sh", "-c", f'exec "$@" {redirect}', "sh", *line], **options)
     port = int(line[line.index("--port") + 1])
     until(lambda: listening(port), 20, "the gateway")
+    until(lambda: all_serve(port), 10, "both workers")  # who dies before that ends the start
     return process, port
+
+
+def all_serve(port: int) -> bool:
+    """Whether control has heard of both workers that they serve."""
+    with Client(port) as client:
+        answer = client.post("/config/reload", b"")
+        return answer.status == 200 and answer.json()["workers"] == 2
 
 
 def children(pid: int) -> list[int]:

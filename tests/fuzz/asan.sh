@@ -5,15 +5,20 @@
 # (gateway, workers, mock) writes what it finds to .build/asan/report.PID; one such file fails the run, also
 # where a worker was replaced and its test passed. PYTHONMALLOC=malloc: inside Python's own arenas an overrun
 # would not be seen. Leaks are not looked for: the interpreter keeps much until its end.
+# BUILT=directory takes extensions that are there already: those of `make fuzz` are built with the same sanitizers.
 set -eu
 root=$(pwd)
 case $1 in /*) python=$1 ;; *) python=$root/$1 ;; esac
 shift
-FASTPROXY_SANITIZE=1 "$python" setup.py -q build --build-base .build/asan --build-lib .build/asan/lib
+built=${BUILT:-.build/asan/lib}
+if [ -z "${BUILT:-}" ]; then
+  FASTPROXY_SANITIZE=1 "$python" setup.py -q build --build-base .build/asan --build-lib "$built"
+fi
+mkdir -p .build/asan
 rm -f .build/asan/report.*
 for name in "$@"; do set -- "$@" "$root/$name"; shift; done
 reports=$root/.build/asan/report
-cd .build/asan/lib
+cd "$built"
 status=0
 LD_PRELOAD=$(${CC:-gcc} -print-file-name=libasan.so) \
   ASAN_OPTIONS=detect_leaks=0:log_path=$reports:handle_segv=1 \

@@ -1,12 +1,14 @@
-"""Coverage-guided fuzzing of the compiled leaves: run.py [--seconds N] [TARGET …], from the project's root.
+"""Coverage-guided fuzzing of the compiled leaves: run.py [--seconds N] [--seed N] [TARGET …], from the project's root.
 
 Builds the extensions once more, with AddressSanitizer, UBSan and coverage, into .build/fuzz, and lets
 libFuzzer (from the atheris wheel) drive each target of tests/fuzz/targets. What it finds grows in
 .build/fuzz/corpus; tests/fuzz/corpus holds the few inputs that are worth keeping: what once failed, and what reached far.
-An input that fails is left in .build/fuzz as crash-… and named at the end; the exit code is 1.
+An input that fails is printed, left in .build/fuzz as TARGET-crash-…, and the exit code is 1. The same seed and
+corpus search in the same order, as far as the time goes.
 """
 
 import argparse
+import base64
 import importlib.util
 import os
 import re
@@ -60,7 +62,7 @@ def build() -> None:
     BUILD.joinpath("built").touch()
 
 
-def fuzz(target: str, seconds: int) -> bool:
+def fuzz(target: str, seconds: int, seed: int) -> bool:
     """Whether the target held for so long."""
     corpus = BUILD / "corpus" / target
     corpus.mkdir(parents=True, exist_ok=True)
@@ -73,12 +75,14 @@ def fuzz(target: str, seconds: int) -> bool:
         "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
+        "PYTHONHASHSEED": str(seed % 2**32) if seed else "random",
         "PYTHONPATH": os.pathsep.join([str(BUILD / "lib"), str(ROOT / "tests"), *sys.path[1:]]),
     }
     command = [sys.executable, "-m", "fuzz.drive", target, str(corpus)]
     command += [str(kept)] if kept.is_dir() else []
     command += [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=2048"]
-    command += [f"-artifact_prefix={BUILD}/crash-{target}-", "-print_final_stats=0"]
+    command += [f"-artifact_prefix={BUILD}/{target}-", "-print_final_stats=0", f"-seed={seed}"]
+    before = set(BUILD.glob(f"{target}-*"))
     done = subprocess.run(
         command,
         check=False,
@@ -94,16 +98,24 @@ def fuzz(target: str, seconds: int) -> bool:
     )
     if done.returncode:
         print("\n".join((done.stdout + done.stderr).splitlines()[-60:]), flush=True)
+    for path in sorted(set(BUILD.glob(f"{target}-*")) - before):
+        data = path.read_bytes()
+        print(f"\nthe input ({path.name}, {len(data)} bytes): {data!r}")
+        print(
+            f"to see it again: put it into tests/fuzz/corpus/{target}/; pytest tests/fuzz -k {target}"
+        )
+        print(f"  base64 -d <<< {base64.b64encode(data).decode()}", flush=True)
     return done.returncode == 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--seed", type=int, default=0, help="0, the default: another each time")
     parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)}; all without")
     options = parser.parse_args()
     build()
-    held = [fuzz(target, options.seconds) for target in options.targets or TARGETS]
+    held = [fuzz(target, options.seconds, options.seed) for target in options.targets or TARGETS]
     sys.exit(0 if all(held) else 1)
 
 

@@ -352,9 +352,11 @@ cdef void refuse_unfit(Exchange x):
     if x.unfit == U_UNSUPPORTED:
         names = sorted({(<Deployment>d).unsupported or (<Deployment>d).provider
                         for d in x.group.deployments})
+        problems = sorted({(<Deployment>d).raw.get("problem") or "" for d in x.group.deployments} - {""})
+        advice = f" ({'; '.join(problems)})" if problems else ""
         refuse(x, 501, "provider_not_supported",
                f"provider_not_supported: {', '.join(names)} does not serve {x.plan.path} through this "
-               "gateway yet", "model", "provider_not_supported")
+               f"gateway yet{advice}", "model", "provider_not_supported")
     elif x.unfit == U_TAGS:
         refuse(x, 401, "auth_error", "Not allowed to access model due to tags configuration. "
                f"Passed model={x.model.decode('utf-8', 'replace')[:200]} and tags={sorted(x.asked_tags)}", None)

@@ -12,7 +12,7 @@ choice, dispatch, answer, ending), core/downstream (connection, admission).
 
 cimport cython
 from libc.errno cimport ETIMEDOUT
-from libc.string cimport memcmp, memcpy, memmove, strlen
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastproxy._buffer cimport (
@@ -23,10 +23,10 @@ from fastproxy._head cimport (
     Chunked, FieldSpan, Head, PARSE_DONE, PARSE_ERROR, PARSE_MORE, chunked_init, chunked_next,
     parse_request, parse_response,
     H_ACCEPT, H_ACCESS_CONTROL_REQUEST_HEADERS, H_ACCESS_CONTROL_REQUEST_METHOD,
-    H_ANTHROPIC, H_API_KEY, H_AUTHORIZATION, H_BAGGAGE, H_CONTENT_ENCODING, H_CONTENT_LENGTH,
-    H_CONTENT_TYPE, H_DATE, H_EXPECT, H_IDEMPOTENCY_KEY, H_OCP_APIM_SUBSCRIPTION_KEY,
+    H_ANTHROPIC, H_API_KEY, H_AUTHORIZATION, H_BAGGAGE, H_CONNECTION, H_CONTENT_ENCODING, H_CONTENT_LENGTH,
+    H_CONTENT_TYPE, H_DATE, H_EXPECT, H_HOST, H_IDEMPOTENCY_KEY, H_OCP_APIM_SUBSCRIPTION_KEY,
     H_OPENAI, H_ORIGIN, H_OTHER, H_RETRY_AFTER, H_SERVER, H_SET_COOKIE, H_TRACEPARENT, H_TRACESTATE,
-    H_TRANSFER_ENCODING, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
+    H_TRANSFER_ENCODING, H_UPGRADE, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
     H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
@@ -50,7 +50,7 @@ from fastproxy._shared cimport (
 )
 from fastproxy._table cimport (
     Deployment, EP_CHAT, EP_COUNT, EP_MESSAGES, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, Group, KeyRecord, PLAN_CONTROL,
-    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, Plan, Router, Table,
+    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
 from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
@@ -63,7 +63,7 @@ import time
 from fastproxy import errors
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
-from fastproxy.providers import body as provider_body
+from fastproxy.providers import body as provider_body, websocket
 from fastproxy.routing.continuation import Continuation
 from fastproxy.routing import first_token, options, response_ids
 from fastproxy.routing.passing import google_key
@@ -141,6 +141,7 @@ cdef enum:
     S_QUEUE          # complete, and waits for a place among the requests in flight
     S_DRAIN          # answered early; the rest of the request body is thrown away
     S_DONE           # settled; the object goes back to the spare list
+    S_TUNNEL         # a WebSocket: frames go both ways
     STATES
 
 cdef unsigned int ALLOWED[STATES]
@@ -150,13 +151,14 @@ ALLOWED[S_QUEUE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
 # A try that fails leads to the next one: at once (WAIT, SENT), after a pause, or after the rest of the body.
 ALLOWED[S_WAIT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_SENT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_HOLD | 1 << S_RELAY \
-    | 1 << S_DRAIN | 1 << S_DONE
+    | 1 << S_TUNNEL | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_HOLD] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_RELAY] = 1 << S_DRAIN | 1 << S_DONE | 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE     # goes on elsewhere
 ALLOWED[S_PAUSE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_DRAIN] = 1 << S_DONE
 ALLOWED[S_DONE] = 0
-STATE_NAMES = ("new", "body", "wait", "sent", "hold", "relay", "pause", "queue", "drain", "done")
+ALLOWED[S_TUNNEL] = 1 << S_DONE
+STATE_NAMES = ("new", "body", "wait", "sent", "hold", "relay", "pause", "queue", "drain", "done", "tunnel")
 
 # Why no deployment of a group can take a request; the larger one is told.
 cdef enum:
@@ -184,11 +186,11 @@ cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 cdef bytes HEAD_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 REASONS = {
-    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 400: "Bad Request", 401: "Unauthorized",
+    101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 400: "Bad Request", 401: "Unauthorized",
     402: "Payment Required", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     408: "Request Timeout", 409: "Conflict", 411: "Length Required", 413: "Content Too Large",
     414: "URI Too Long", 415: "Unsupported Media Type", 417: "Expectation Failed",
-    422: "Unprocessable Content", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    422: "Unprocessable Content", 426: "Upgrade Required", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
     500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
     504: "Gateway Timeout", 505: "HTTP Version Not Supported", 529: "Overloaded",
 }
@@ -242,4 +244,5 @@ include "core/ending.pxi"
 include "core/downstream.pxi"
 include "core/passing.pxi"
 include "core/follow_up.pxi"
+include "core/tunnel.pxi"
 include "core/admission.pxi"

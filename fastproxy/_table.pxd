@@ -20,6 +20,7 @@ cdef enum:               # endpoints: index of Deployment.heads
     EP_STREAM_GENERATE_CONTENT
     EP_STREAM_GENERATE_CONTENT_ARRAY      # without alt=sse: one JSON array
     EP_GOOGLE_COUNT_TOKENS                # … to here
+    EP_REALTIME
     EP_COUNT              # also: a request of the control plane
 
 cdef enum:               # Plan.kind
@@ -27,6 +28,7 @@ cdef enum:               # Plan.kind
     PLAN_MULTIPART
     PLAN_CONTROL         # passed through to the control plane's socket
     PLAN_PASS            # passed through as it stands, under another credential
+    PLAN_TUNNEL          # a WebSocket
     PLAN_FIXED           # answered from bytes made at load time, no key needed
 
 cdef class Deployment
@@ -144,6 +146,8 @@ cdef class Table:
     cdef readonly double head_timeout
     cdef readonly double body_timeout        # between two reads of a request body
     cdef readonly double write_timeout       # of a client that takes nothing
+    cdef readonly double websocket_idle      # seconds in which nobody says anything
+    cdef readonly long long websocket_message   # bytes of one message
     cdef readonly Py_ssize_t max_connections         # of one worker
     cdef readonly Py_ssize_t max_per_address         # … from one address; 0: no limit
     cdef readonly dict keys            # digest -> KeyRecord

@@ -18,6 +18,7 @@ ENDPOINTS = (
     "images_edits", "audio_speech", "audio_transcriptions", "audio_translations", "rerank",
     "messages", "count_tokens", "pass_through",
     "generate_content", "stream_generate_content", "stream_generate_content_array", "google_count_tokens",
+    "realtime",
 )
 # Client paths of each endpoint, without the optional /v1.
 PATHS = {
@@ -126,7 +127,8 @@ cdef class Deployment:
         self.heads = tuple(
             None if name not in targets else
             _upstream_head(record["origin"], _substitute(targets[name], matched),
-                           _google_headers(headers) if "content" in name or "google" in name else headers)
+                           _google_headers(headers) if "content" in name or "google" in name else headers,
+                           "GET" if name == "realtime" else "POST")
             for name in ENDPOINTS)
         shown = record.get("litellm_model") or self.model
         if matched is not None:
@@ -231,6 +233,8 @@ cdef class Table:
         self.head_timeout = settings.get("head_timeout", 30.0)
         self.body_timeout = settings.get("body_timeout", 60.0)
         self.write_timeout = settings.get("write_timeout", 300.0)
+        self.websocket_idle = settings.get("websocket_idle_timeout", 900.0)
+        self.websocket_message = settings.get("websocket_max_message", 33554432)
         self.max_connections = settings.get("max_connections", 16384)
         self.max_per_address = settings.get("max_connections_per_address", 0)
         self.control = control
@@ -287,6 +291,8 @@ cdef class Table:
                     self._add("POST", f"{root}/openai/v1{path}", plan)
                 if name == "rerank":
                     self._add("POST", f"{root}/v2{path}", plan)
+        for prefix in ("/v1", "", "/openai/v1"):
+            self._add("GET", f"{root}{prefix}/realtime", Plan(PLAN_TUNNEL, EP_REALTIME, "/realtime"))
         for path in ("/health/liveliness", "/health/liveness"):
             self._add("GET", root + path, Plan(PLAN_FIXED, EP_COUNT, path, b'"I\'m alive!"'))
         self._add("GET", root + "/health/readiness", Plan(
@@ -295,7 +301,7 @@ cdef class Table:
         for method, path in control_routes:
             self._add(method, root + path, Plan(PLAN_CONTROL, EP_COUNT, path))
         for line in list(self.routes):      # HEAD wherever there is GET
-            if line.startswith(b"GET "):
+            if line.startswith(b"GET ") and (<Plan>self.routes[line]).kind != PLAN_TUNNEL:
                 self.routes.setdefault(b"HEAD" + line[3:], self.routes[line])
 
     def _make_passes(self, records, dict pools):
@@ -468,14 +474,14 @@ def _secrets(headers, origin):
     return tuple(sorted((text.encode("latin-1") for text in found if text), key=len, reverse=True))
 
 
-def _upstream_head(dict origin, str target, list headers):
+def _upstream_head(dict origin, str target, list headers, str method="POST"):
     default = 443 if origin["scheme"] == "https" else 80
     host = origin["host"]
     if ":" in host:
         host = f"[{host}]"
     if origin["port"] != default:
         host = f"{host}:{origin['port']}"
-    lines = [f"POST {target} HTTP/1.1", f"host: {host}", "via: 1.1 fastproxy"]
+    lines = [f"{method} {target} HTTP/1.1", f"host: {host}", "via: 1.1 fastproxy"]
     lines += [f"{name}: {value}" for name, value in headers
               if name not in ("content-length", "transfer-encoding", "connection", "host",
                               "content-type", "anthropic-version")]

@@ -109,6 +109,8 @@ def _settings(config: Config) -> dict[str, Any]:
         "head_timeout": general.head_timeout or 30.0,
         "body_timeout": general.body_timeout or 60.0,
         "write_timeout": general.write_timeout or 300.0,
+        "websocket_idle_timeout": general.websocket_idle_timeout or 900.0,
+        "websocket_max_message": int((general.websocket_max_message_mb or 32) * 1048576),
         "max_connections": general.max_connections or 16384,
         "max_connections_per_address": general.max_connections_per_address or 0,
         "pool_idle_timeout": general.pool_idle_timeout or 60.0,

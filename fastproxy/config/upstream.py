@@ -21,6 +21,7 @@ from fastproxy.providers.table import NOT_SPOKEN, OPENAI_PATHS, PROVIDERS, Provi
 UNREACHABLE = "api_base is not set"
 DEFAULT_TIMEOUT = 6000.0
 AZURE_API_VERSION = "2024-10-21"
+AZURE_REALTIME_VERSION = "2024-10-01-preview"  # the first that has it
 ENDPOINT_TAILS = tuple(sorted(OPENAI_PATHS.values(), key=len, reverse=True))
 # Request defaults that are numbers: a file (or an environment variable) may hold them as text.
 NUMBERS = words(
@@ -367,12 +368,8 @@ def _targets(
     if provider == "azure":
         given = str(params.get("api_base") or params.get("base_url") or "")
         in_url = parse_qs(given.partition("?")[2]).get("api-version", [None])[0]
-        version = (
-            params.get("api_version")
-            or in_url
-            or environ.get("AZURE_API_VERSION")
-            or AZURE_API_VERSION
-        )
+        asked = params.get("api_version") or in_url or environ.get("AZURE_API_VERSION")
+        version = asked or AZURE_API_VERSION
         name = quote(model, safe="*")
         query = f"?api-version={quote(str(version), safe='')}"
         targets = {
@@ -381,6 +378,9 @@ def _targets(
             if endpoint not in ("responses", "moderations", "rerank")
         }
         targets["responses"] = f"{path}/openai/v1/responses?api-version=preview"
+        version = version if asked else AZURE_REALTIME_VERSION
+        query = f"?api-version={quote(str(version), safe='')}"
+        targets["realtime"] = f"{path}/openai/realtime{query}&deployment={name}"
         return targets
     if provider == "anthropic":
         return {
@@ -389,6 +389,7 @@ def _targets(
             "chat": f"{path}/v1/chat/completions",
         }
     targets = {endpoint: path + tail for endpoint, tail in OPENAI_PATHS.items()}
+    targets["realtime"] = f"{path}/realtime?model={quote(model, safe='*')}"
     return targets | _google_targets(path, model) if provider == "gemini" else targets
 
 

@@ -105,6 +105,8 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
             return False
         control_head(d, x, head, p)
         return True
+    if plan.kind == PLAN_TUNNEL:
+        return start_tunnel(d, x, head, p, origin, credential, rank)
     if plan.google and credential == NULL:
         if not authenticate_text(d, x, google_key(query_of(head, p))):      # as its clients may send it
             return False

@@ -18,6 +18,9 @@ cdef Py_ssize_t on_answer(Exchange x, const char* p, Py_ssize_t size):
             at += head.size
             if head.status >= 200:
                 break
+            if head.status == 101 and x.tunnel is not None:
+                on_switched(x, p + at - head.size, head, p + at, size - at)
+                return 0
             x.interim += 1
             if head.status == 101 or x.interim > INTERIM_MAX:
                 bad_answer(x, "the upstream switched protocols unasked" if head.status == 101 else
@@ -30,6 +33,8 @@ cdef Py_ssize_t on_answer(Exchange x, const char* p, Py_ssize_t size):
         hold_answer(x, p, size)
     elif x.state == S_RELAY:
         relay_answer(x, p, size, False)
+    elif x.state == S_TUNNEL:
+        relay_frames(x, &x.tunnel.server, p, size, False)
     return 0
 
 
@@ -47,6 +52,9 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
     elif 300 <= head.status < 400:
         # Following would carry our key to whoever the upstream names.
         bad_answer(x, f"the upstream answered with a redirect ({head.status}), which is not followed")
+        return
+    elif head.status < 300 and x.tunnel is not None:
+        bad_answer(x, f"the upstream did not switch to a WebSocket, it answered {head.status}")
         return
     else:
         x.error_answer = head.status >= 400
@@ -344,7 +352,8 @@ cdef void add_head(Exchange x, Buffer* out, int status, const char* lines, Py_ss
     add_bytes(out, <bytes>STATUS_LINES[status])
     add_bytes(out, x.gateway.date_line)
     buf_add(out, lines, lines_size)
-    if x.plan is not None and (x.plan.kind == PLAN_LLM or x.plan.kind == PLAN_MULTIPART):
+    if x.plan is not None and (x.plan.kind == PLAN_LLM or x.plan.kind == PLAN_MULTIPART
+                               or x.plan.kind == PLAN_TUNNEL):
         add_own_lines(x, out)
     elif x.plan is not None and x.plan.kind == PLAN_PASS:
         add_pass_lines(x, out)

@@ -118,7 +118,7 @@ cdef void on_body_complete(Exchange x):
                    f"Invalid JSON payload: unexpected end of data: byte {x.body.size}",
                    "request_body")
             return
-    elif not x.multipart.complete:
+    elif x.plan.kind == PLAN_MULTIPART and not x.multipart.complete:
         refuse(x, 400, "invalid_request_error",
                "Invalid multipart body: the closing boundary is missing")
         return

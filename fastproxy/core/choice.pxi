@@ -13,7 +13,7 @@ cdef bint choose_deployment(Exchange x):
             return False
         x.stream = x.scan.fields[F_STREAM].kind == 116 if not x.plan.google \
             else x.plan.endpoint == EP_STREAM_GENERATE_CONTENT        # 't'
-    else:
+    elif x.plan.kind == PLAN_MULTIPART:
         if x.multipart.model_start >= 0:
             x.model_start, x.model_end = x.multipart.model_start, x.multipart.model_end
             name = body_slice(x, x.model_start, x.model_end)
@@ -399,7 +399,7 @@ cdef bint prepare_body(Exchange x):
     cdef bytes raw
     x.ask_usage = False
     x.client_usage = x.table.always_usage
-    if x.plan.kind == PLAN_MULTIPART or x.plan.google:
+    if x.plan.kind != PLAN_LLM or x.plan.google:
         return True
     if not keeps_metadata(x):
         strip |= 1u << F_METADATA

@@ -123,6 +123,9 @@ cdef void connect_failed(Exchange x, str problem):
 cdef void compose_head(Exchange x, Buffer* out):
     if x.method_line is not None:
         add_bytes(out, x.method_line)
+    elif x.plan.kind == PLAN_TUNNEL:
+        compose_upgrade(x, out)
+        return
     else:
         add_bytes(out, <bytes>x.deployment.heads[x.plan.endpoint])
         if x.deployment.own_anthropic_version and x.no_anthropic_version:

@@ -51,7 +51,9 @@ cdef class Downstream(Link):
             self.deadline = self.gateway.now + self.gateway.table.keepalive_timeout
             self.serve_pending()
         elif x.upstream is not None:
-            if x.deployment is not None:
+            if x.state == S_TUNNEL:
+                touch(x)
+            elif x.deployment is not None:
                 self.deadline = self.gateway.now + x.deployment.timeout
             x.upstream.resume()
 
@@ -82,6 +84,9 @@ cdef class Downstream(Link):
         elif not x.body_complete:
             self.deadline = self.gateway.now + x.table.body_timeout
             used = on_body(x, p, size)
+        elif x.state == S_TUNNEL:
+            relay_frames(x, &x.tunnel.client, p, size, True)
+            return
         self.hold_back(p + used, size - used)
         if self.exchange is None:
             self.serve_soon()
@@ -264,6 +269,8 @@ cdef class Downstream(Link):
             refuse_close(x, 408, "timeout_error", "The request body did not arrive in time")
         elif x.state == S_SENT or x.state == S_HOLD or x.state == S_RELAY:
             on_timeout(x)
+        elif x.state == S_TUNNEL:
+            tunnel_idle(x)
         elif x.state == S_PAUSE:
             end_pause(x)
         elif x.state == S_QUEUE:

@@ -121,6 +121,8 @@ cdef void on_upstream_lost(Exchange x, Upstream u):
         else:
             x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
             cut_answer(x, NULL, False, "the upstream closed the connection in the middle of its answer")
+    elif x.state == S_TUNNEL:
+        tunnel_lost(x)
 
 
 cdef void end_of_close_delimited(Exchange x):
@@ -253,6 +255,8 @@ cdef void on_timeout(Exchange x):
 cdef str limit_name(Exchange x):
     if out_of_time(x, 0.0):
         return "total_timeout, over all tries"
+    if x.tunnel is not None:
+        return "timeout: the WebSocket's handshake was not answered"
     if x.stream and (x.stream_timeout > 0.0 or x.timeout == 0.0):
         return "stream_timeout: no first token came"
     return "timeout: no answer came"
@@ -283,7 +287,10 @@ cdef bint drain_exchange(Exchange x):
 cdef void client_gone(Exchange x):
     """The client closed: the upstream connection is closed at once, tokens cost money."""
     cdef Upstream u = x.upstream
-    if drain_exchange(x):
+    if x.state == S_TUNNEL:
+        tunnel_gone(x)
+        return
+    if x.tunnel is None and drain_exchange(x):
         return
     u = x.upstream
     x.upstream = None

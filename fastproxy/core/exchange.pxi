@@ -71,6 +71,7 @@ cdef class Exchange:
     cdef Buffer answer_lines          # the head's field lines, as the client gets them
     cdef Buffer held                  # S_HOLD: the body so far
     cdef bint peeking                 # … of a stream whose first token has not come
+    cdef Tunnel tunnel                # of a WebSocket, else None
     cdef object story                 # Continuation of a stream that may go on elsewhere, or None
     cdef bint resumed                 # it does: the client has a head and part of the answer
     cdef bint hold_ends               # the deadline is the end of holding, not of waiting
@@ -152,6 +153,7 @@ cdef class Exchange:
         self.multipart = None
         self.pinned = None
         self.story = None
+        self.tunnel = None
         self.asked_fallbacks = self.tried = self.pending = None
         self.asked_tags = None
         self.visited = None

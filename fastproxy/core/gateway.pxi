@@ -104,6 +104,8 @@ cdef class Gateway:
         for d in list(self.connections):
             if d.exchange is None:
                 d.finish(False)
+            elif d.exchange.state == S_TUNNEL:
+                tunnel_drain(d.exchange)
         return len(self.connections)
 
     def counts(self):

@@ -191,6 +191,14 @@ cdef class Upstream(Link):
             except ValueError:
                 pass
 
+    cdef void on_congested(self):
+        if self.exchange is not None and self.exchange.state == S_TUNNEL:
+            self.exchange.downstream.pause()
+
+    cdef void on_relief(self):
+        if self.exchange is not None and self.exchange.state == S_TUNNEL:
+            self.exchange.downstream.resume()
+
     cdef void on_writable(self):
         if self.exchange is not None:
             on_upstream_writable(self.exchange)

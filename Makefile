@@ -36,10 +36,11 @@ soak: $(VENV)/.built         ## half an hour of faulty upstreams; writes bench/S
 
 SECONDS ?= 60
 SEED    ?= 0
+RUNS    ?= 0
 LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py tap.py multipart.py)
 
 fuzz: $(VENV)/.fuzzed        ## coverage-guided, SECONDS for each target; TARGETS="head tap" for some
-	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --seed $(SEED) $(TARGETS)
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --runs $(RUNS) --seed $(SEED) $(TARGETS)
 
 asan: $(VENV)/.sanitized     ## the leaves' and the wire tests under AddressSanitizer and UBSan
 	tests/fuzz/asan.sh $(BIN)/python $(LEAVES) tests/fuzz tests/wire

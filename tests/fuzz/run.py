@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of the compiled leaves: run.py [--seconds N] [--seed N] [TARGET …], from the project's root.
+"""Coverage-guided fuzzing of the compiled leaves: run.py [--seconds N] [--runs N] [--seed N] [TARGET …], from the project's root.
 
 Builds the extensions once more, with AddressSanitizer, UBSan and coverage, into .build/fuzz, and lets
 libFuzzer (from the atheris wheel) drive each target of tests/fuzz/targets. What it finds grows in
 .build/fuzz/corpus; tests/fuzz/corpus holds the few inputs that are worth keeping: what once failed, and what reached far.
 An input that fails is printed, left in .build/fuzz as TARGET-crash-…, and the exit code is 1. The same seed and
-corpus search in the same order, as far as the time goes.
+corpus search in the same order, as far as the time or the number of runs goes.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def build() -> None:
     BUILD.joinpath("built").touch()
 
 
-def fuzz(target: str, seconds: int, seed: int) -> bool:
+def fuzz(target: str, seconds: int, runs: int, seed: int) -> bool:
     """Whether the target held for so long."""
     corpus = BUILD / "corpus" / target
     corpus.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,7 @@ def fuzz(target: str, seconds: int, seed: int) -> bool:
     command += [str(kept)] if kept.is_dir() else []
     command += [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=2048"]
     command += [f"-artifact_prefix={BUILD}/{target}-", "-print_final_stats=0", f"-seed={seed}"]
+    command += [f"-runs={runs}"] if runs else []
     before = set(BUILD.glob(f"{target}-*"))
     done = subprocess.run(
         command,
@@ -111,11 +112,12 @@ def fuzz(target: str, seconds: int, seed: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--runs", type=int, default=0, help="for each target; 0: as the time goes")
     parser.add_argument("--seed", type=int, default=0, help="0, the default: another each time")
     parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)}; all without")
     options = parser.parse_args()
     build()
-    held = [fuzz(target, options.seconds, options.seed) for target in options.targets or TARGETS]
+    held = [fuzz(target, options.seconds, options.runs, options.seed) for target in options.targets or TARGETS]
     sys.exit(0 if all(held) else 1)
 
 

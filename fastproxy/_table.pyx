@@ -245,7 +245,8 @@ cdef class Table:
         self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
-            self.deployments.append(Deployment(index, record, self._pool(record, pools)))
+            self.deployments.append(Deployment(
+                index, record, self._pool(record, pools, record.get("unsupported") is None)))
         self.marked = {(<Deployment>d).mark: d for d in self.deployments}
         self.router = Router(snapshot.get("router") or {})
         self._make_groups(snapshot)
@@ -254,11 +255,15 @@ cdef class Table:
         self.cors = _cors(settings.get("cors"))
         self.address_rule = _address_rule(settings)
 
-    def _pool(self, record, pools):
+    def _pool_key(self, record):
+        return repr(sorted(record["origin"].items(), key=str))
+
+    def _pool(self, record, pools, warm=False):
         origin = record["origin"]
-        key = repr(sorted(origin.items(), key=str))
+        key = self._pool_key(record)
         if key not in pools:
             pools[key] = Pool(origin, self.settings)
+        pools[key].configure(self.settings, warm)
         return pools[key]
 
     def _make_groups(self, dict snapshot):
@@ -311,7 +316,9 @@ cdef class Table:
         for record in records:
             plan = Plan(PLAN_PASS, EP_PASS_THROUGH, record["path"])
             plan.route = Route(record)
-            plan.deployment = _pass_deployment(record, self._pool(record, pools))
+            known = self._pool_key(record) in pools
+            plan.deployment = _pass_deployment(record, pools[self._pool_key(record)] if known
+                                               else self._pool(record, pools))
             plan.anthropic = record.get("provider") == "anthropic"
             self.passes.append(plan)
 

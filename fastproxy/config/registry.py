@@ -97,7 +97,7 @@ GENERAL = {
         "always_include_stream_usage dangerously_permit_weak_or_unset_master_key header_profile "
         "connect_timeout keepalive_timeout head_timeout body_timeout write_timeout "
         "websocket_idle_timeout websocket_max_message_mb "
-        "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age "
+        "max_connections max_connections_per_address pool_idle_timeout pool_max_idle pool_max_age pool_max_connections pool_warm "
         "max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),

@@ -116,6 +116,8 @@ def _settings(config: Config) -> dict[str, Any]:
         "pool_idle_timeout": general.pool_idle_timeout or 60.0,
         "pool_max_idle": 256 if general.pool_max_idle is None else general.pool_max_idle,
         "pool_max_age": general.pool_max_age or 300.0,
+        "pool_max_connections": general.pool_max_connections or 0,
+        "pool_warm": general.pool_warm or 0,
     }
 
 

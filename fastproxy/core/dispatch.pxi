@@ -89,9 +89,12 @@ cdef void acquire_upstream(Exchange x):
 
 cdef void wait_for_connection(Exchange x):
     x.become(S_WAIT)
-    x.downstream.deadline = 0.0       # dialling has its own limit
     x.pool.waiting[x] = None
-    x.gateway.want_connection(x.pool)
+    if may_open(x.pool):
+        x.downstream.deadline = 0.0   # dialling has its own limit
+        x.gateway.want_connection(x.pool)
+    else:
+        x.downstream.deadline = x.gateway.now + x.pool.connect_timeout
 
 
 cdef void stop_waiting(Exchange x):

@@ -273,6 +273,9 @@ cdef class Downstream(Link):
             tunnel_idle(x)
         elif x.state == S_PAUSE:
             end_pause(x)
+        elif x.state == S_WAIT:
+            stop_waiting(x)            # every connection that there may be is busy
+            connect_failed(x, "timeout")
         elif x.state == S_QUEUE:
             leave_queue(x)
             shed(x)

@@ -85,7 +85,7 @@ cdef class Gateway:
             if d.deadline != 0.0 and d.deadline <= self.now:
                 d.on_deadline()
         for pool in self.pools.values():
-            prune(pool, self.now)
+            prune(self, pool, self.now)
 
     def retire(self):
         """Accept nobody; who is connected may ask once more, and is told that the connection ends with it."""

@@ -1,7 +1,20 @@
-cdef void prune(Pool pool, double now):
+cdef inline bint may_open(Pool pool):
+    return pool.max_connections == 0 or pool.active + pool.dialing + len(pool.idle) < pool.max_connections
+
+
+cdef void freed(Gateway gateway, Pool pool):
+    # A connection has ended: who waits for one may have one of its own now.
+    if pool.max_connections and len(pool.waiting) > pool.dialing and may_open(pool):
+        gateway.want_connection(pool)
+
+
+cdef void prune(Gateway gateway, Pool pool, double now):
     # Idle connections past their time are closed; the list is ordered by the time they came back.
     cdef Upstream u
     cdef list old
+    if pool.warm and len(pool.idle) + pool.dialing < pool.warm and may_open(pool) and now >= pool.warm_at:
+        pool.warm_at = now + WARM_SECONDS          # one at a time: an upstream that is away is not hammered
+        gateway.want_connection(pool)
     for u in list(pool.connecting):
         if now - u.born > pool.connect_timeout:
             u.error = ETIMEDOUT
@@ -63,6 +76,7 @@ cdef void drop_upstream(Upstream u):
         u.exchange = None
         u.pool.active -= 1
     u.abort()
+    freed(u.gateway, u.pool)
 
 
 cdef void fail_waiting(Pool pool, str problem):
@@ -184,6 +198,7 @@ cdef class Upstream(Link):
             self.exchange = None
             self.pool.active -= 1
             on_upstream_lost(x, self)
+            freed(self.gateway, self.pool)
         elif self.idle:
             self.idle = False
             try:

@@ -18,6 +18,7 @@ from fastproxy.config.plaintext import secrets
 from fastproxy.config.protect import protecting
 from fastproxy.config.snapshot import build_snapshot
 from fastproxy.config.upstream import UNREACHABLE
+from fastproxy.providers import extra
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 ANY_HOST = "127.0.0.1"  # check judges the file; the address is judged at start
@@ -142,6 +143,16 @@ def _located(
 def _explain(document: source.Document, allowed: tuple[str, ...]) -> Iterator[Finding]:
     protections = protecting(document)
     walker = _Walker(document)
+    names = tuple(p.name for p in protections)
+    problem: ConfigError | None = None
+    deployments: list[dict[str, Any]] = []
+    try:
+        config = from_document(document, CliOverrides(ANY_HOST, names, environment_counts=False))
+        deployments = build_snapshot(config, 0)["deployments"]
+    except ConfigError as error:
+        problem = error
+    else:
+        walker.sdks = _through_sdk(config, deployments)
     yield from walker.file()
     for place, name in document.includes:
         yield _located(f"{place}: {name}", "honoured", INFO, document.files, "include")
@@ -162,15 +173,20 @@ def _explain(document: source.Document, allowed: tuple[str, ...]) -> Iterator[Fi
         level = WARNING if item.name in allowed else ERROR
         text = _protection(item.why, item.name, allowed)
         yield walker.finding(item.path, "protects", text, level)
-    names = tuple(p.name for p in protections)
-    try:
-        config = from_document(document, CliOverrides(ANY_HOST, names, environment_counts=False))
-        snapshot = build_snapshot(config, 0)
-    except ConfigError as error:
-        yield _located(str(error), "error", ERROR, document.files)
+    if problem is not None:
+        yield _located(str(problem), "error", ERROR, document.files)
         return
     yield from _notes(config)
-    yield from _deployments(config, snapshot["deployments"])
+    yield from _deployments(config, deployments)
+
+
+def _through_sdk(config: Config, deployments: list[dict[str, Any]]) -> set[int]:
+    """The entries of model_list that LiteLLM's SDK serves."""
+    return {
+        entry.index
+        for entry, deployment in zip(config.entries, deployments, strict=False)
+        if deployment["origin"]["scheme"] == "unix"
+    }
 
 
 def _protection(why: str, name: str, allowed: tuple[str, ...]) -> str:
@@ -215,6 +231,7 @@ class _Walker:
 
     def __init__(self, document: source.Document) -> None:
         self.document = document
+        self.sdks: set[int] = set()  # entries of model_list that LiteLLM's SDK serves
 
     def finding(self, path: source.Path_, status: str, text: str, level: str = INFO) -> Finding:
         place = self.document.place(path)
@@ -293,7 +310,9 @@ class _Walker:
         for key, value in values.items():
             here = (*path, key)
             fate = registry.fate(section, key, value)
-            if fate is not None:
+            if self._told_to_sdk(here, fate):
+                yield self.finding(here, "honoured", "told to LiteLLM's SDK, which serves this")
+            elif fate is not None:
                 yield self._fated(here, fate)
             elif section == "litellm_params":
                 yield self._default(here)
@@ -303,6 +322,12 @@ class _Walker:
                 for index, entry in enumerate(value if isinstance(value, list) else [value]):
                     if isinstance(entry, dict):
                         yield from self._section((*here, index), key, entry)
+
+    def _told_to_sdk(self, path: source.Path_, fate: registry.Fate | None) -> bool:
+        """Whether a key of litellm_params that means nothing to us means something to the SDK."""
+        ours = fate is not None and fate.status not in ("not yet", "ignored")
+        served = path[0] == "model_list" and path[1] in self.sdks and path[2] == "litellm_params"
+        return served and not ours and path[-1] not in extra.GATEWAYS
 
     def _default(self, path: source.Path_) -> Finding:
         """A key of litellm_params that is no setting: a default of the request's body."""

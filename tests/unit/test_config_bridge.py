@@ -158,6 +158,23 @@ def test_it_is_told_at_the_start(files: Files, installed):
     assert "process of its own" not in lines
 
 
+def test_check_says_what_the_sdk_is_told(files: Files, installed):
+    params = {
+        **BEDROCK,
+        "aws_region_name": "eu-west-1",
+        "modify_params": True,
+        "allowed_openai_params": ["x"],
+    }
+    installed("1.98.0")
+    text, _ = files.check(one(params))
+    for key in ("aws_region_name", "modify_params", "allowed_openai_params"):
+        (line,) = [line for line in text.splitlines() if f"litellm_params.{key} " in line]
+        assert line.endswith("told to LiteLLM's SDK, which serves this")
+    installed(None)
+    text, _ = files.check(one(params))
+    assert "told to LiteLLM's SDK" not in text
+
+
 def test_the_snapshot_of_the_workers_is_plain(files: Files, installed):
     installed("1.98.0")
     build_snapshot(files.load(one(BEDROCK)), 1)

@@ -165,6 +165,7 @@ def test_first_event(lab: Lab, gateway: Gateway, api: str, verdict: str, event: 
             assert found.text == f"pong from {lab.of(script)[1].deployment}"
             return
         if verdict == TOKEN:
+            client.sock.settimeout(4)  # a hold takes 5 s
             assert client.head()[0] == 200
             first = next(client.chunks())
             assert b"boom" not in first

@@ -160,6 +160,7 @@ def test_first_event(lab: Lab, gateway: Gateway, api: str, verdict: str, event: 
         client.send(request(PATHS[api], body(api, model, script, stream=True)))
         hit = lab.stalled(script)
         if verdict == ERROR:
+            client.sock.settimeout(4)
             found = reply(client)
             assert (found.status, found.retries, len(lab.of(script))) == (200, 1, 2)
             assert found.text == f"pong from {lab.of(script)[1].deployment}"

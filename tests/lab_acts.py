@@ -13,6 +13,7 @@ from typing import Any
 CLOSE, RESET, STALL = "close", "reset", "stall"
 Step = bytes | str
 TOKENS = 4
+RAW: dict[str, list[Step]] = {}  # acts that a test has made
 
 OK_HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nx-request-id: req_lab\r\n"
 SSE_HEAD = OK_HEAD + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -26,6 +27,8 @@ def steps(act: str, api: str, stream: bool, text: str, usage: bool) -> list[Step
     """The script of one hit."""
     if act.startswith("gate-"):
         return [STALL, *steps(act[5:], api, stream, text, usage)]
+    if act in RAW:
+        return RAW[act]
     if act.startswith("slow"):
         return [f"w{act[4:]}", *steps("ok", api, stream, text, usage)]
     if act == "hang":

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from asking import PATHS, Reply, ask, body, reply
-from harness import Client, Gateway, request, until
+from harness import MASTER, Client, Gateway, request, until
 from lab import Lab, mark
 
 ROUTES = ("chat", "responses", "messages", "embeddings")
@@ -68,6 +68,54 @@ def test_before_the_head(lab: Lab, gateway: Gateway, api: str, stream: bool) -> 
     client.sock.close()
     until(hit.gone.is_set, what="the end upstream")
     at_rest(gateway)
+    assert len(lab.of(script)) == 1
+
+
+@pytest.fixture(scope="module")
+def others(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
+    """Routes that are no chat: Google's, multipart, and one that is passed through."""
+    passing = {
+        "path": "/relay",
+        "target": f"http://127.0.0.1:{lab.port}/d/relayed/v1/chat/completions",
+        "headers": {"authorization": "Bearer upstream"},
+    }
+    groups = [lab.deployment("gem", provider="gemini"), lab.deployment("openai")]
+    general = {"pass_through_endpoints": [passing]}
+    return behind(groups, general_settings=general).wait()
+
+
+MULTIPART = (
+    '--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nopenai\r\n'
+    '--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n%s\r\n--b--\r\n'
+)
+GOOGLE = '{"contents":[{"role":"user","parts":[{"text":"%s"}]}]}'
+CHAT = '{"model":"openai","messages":[],"prompt":"%s"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/v1beta/models/gem:generateContent", GOOGLE),
+        ("/v1beta/models/gem:streamGenerateContent?alt=sse", GOOGLE),
+        ("/v1/audio/transcriptions", MULTIPART),
+        ("/v1/completions", CHAT),
+        ("/engines/openai/chat/completions", CHAT),
+        ("/openai/deployments/openai/chat/completions", CHAT),
+        ("/relay", CHAT),
+    ],
+)
+@pytest.mark.parametrize("place", ["hang", "mid-stall"])
+def test_on_other_routes(lab: Lab, others: Gateway, path: str, template: str, place: str) -> None:
+    script = mark(place)
+    data = (template % script).encode()
+    kind = "multipart/form-data; boundary=b" if template is MULTIPART else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {MASTER}\r\n"
+    head += f"Content-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
+    with others.client() as client:
+        client.send(head.encode() + data)
+        hit = lab.stalled(script)
+    until(hit.gone.is_set, what="the end upstream")
+    at_rest(others)
     assert len(lab.of(script)) == 1
 
 

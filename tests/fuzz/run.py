@@ -117,7 +117,10 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)}; all without")
     options = parser.parse_args()
     build()
-    held = [fuzz(target, options.seconds, options.runs, options.seed) for target in options.targets or TARGETS]
+    held = [
+        fuzz(target, options.seconds, options.runs, options.seed)
+        for target in options.targets or TARGETS
+    ]
     sys.exit(0 if all(held) else 1)
 
 

@@ -70,7 +70,9 @@ class Talker:
             self.closed.append(socket.close_code)
         return socket
 
-    async def _answer(self, socket: web.WebSocketResponse, request: web.Request, event: Any) -> None:
+    async def _answer(
+        self, socket: web.WebSocketResponse, request: web.Request, event: Any
+    ) -> None:
         kind = event["type"]
         if kind == "response.create":
             for number in range(3):

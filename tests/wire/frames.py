@@ -71,7 +71,9 @@ def switch(connection: Connection, *more: bytes) -> None:
 class Pair:
     """Both ends of a WebSocket through the gateway."""
 
-    def __init__(self, wire: Wire, path: str = "/v1/realtime?model=m", *more: bytes, **lines: Any) -> None:
+    def __init__(
+        self, wire: Wire, path: str = "/v1/realtime?model=m", *more: bytes, **lines: Any
+    ) -> None:
         self.wire = wire
         before = len(wire.upstream.requests)
         wire.upstream.play(lambda c: switch(c, *more), HOLD, "close")
@@ -94,7 +96,9 @@ class Pair:
     def to_server(self, data: bytes, want: bytes | None = None) -> None:
         """What the client sends is what the upstream gets."""
         self.client.send(data)
-        assert self.at_server(len(data if want is None else want)) == (data if want is None else want)
+        assert self.at_server(len(data if want is None else want)) == (
+            data if want is None else want
+        )
 
     def to_client(self, data: bytes) -> None:
         self.server.send(data)

@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 from harness import MASTER, UPSTREAM_KEY, until
-from wire.frames import BINARY, CLOSING, NONCE, PING, PONG, TEXT, Pair, accept, closing, frame, handshake
+from wire.frames import (
+    BINARY,
+    CLOSING,
+    NONCE,
+    PING,
+    PONG,
+    TEXT,
+    Pair,
+    accept,
+    closing,
+    frame,
+    handshake,
+)
 from wire.scripted import CLOSE, HOLD, Wire, ok
 
 MEGABYTE = 1 << 20
@@ -51,7 +63,9 @@ def test_head_upstream(wire: Wire) -> None:
 
 
 def test_head_to_the_client(wire: Wire) -> None:
-    with Pair(wire, "/openai/v1/realtime?model=w%2Fbig", b"X-Request-Id: r1", b"Set-Cookie: a=b") as pair:
+    with Pair(
+        wire, "/openai/v1/realtime?model=w%2Fbig", b"X-Request-Id: r1", b"Set-Cookie: a=b"
+    ) as pair:
         assert wire.upstream.requests[-1].startswith(b"GET /v1/realtime?model=big HTTP/1.1\r\n")
     want = {"upgrade": "websocket", "x-request-id": "r1", "x-litellm-model-group": "w/big"}
     want["sec-websocket-accept"] = accept(wire.upstream.requests[-1]).decode()
@@ -150,7 +164,9 @@ def answers(*lines: bytes, status: bytes = b"101 Switching Protocols", right: bo
     def play(connection: Any) -> None:
         sent = accept(connection.requests[-1]) if right else b"c" * 27 + b"="
         head = b"HTTP/1.1 " + status + b"\r\nSec-WebSocket-Accept: " + sent + b"\r\n"
-        connection.sock.sendall(head + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + frame(TEXT, b"x"))
+        connection.sock.sendall(
+            head + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + frame(TEXT, b"x")
+        )
 
     return play
 
@@ -187,7 +203,8 @@ def test_wrong_answer_is_no_tunnel(wire: Wire, case: str) -> None:
 def test_error_of_the_upstream(wire: Wire, status: int) -> None:
     body = b'{"error":{"message":"no %b"}}' % UPSTREAM_KEY.encode()
     wire.upstream.play(
-        b"HTTP/1.1 %d No\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+        b"HTTP/1.1 %d No\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+        + body
     )
     with wire.client() as client:
         client.send(handshake())
@@ -255,7 +272,9 @@ def test_frames_before_the_101(wire: Wire) -> None:
     early, first = frame(TEXT, b"early", mask=True), frame(TEXT, b"first")
 
     def play(connection: Any) -> None:
-        answer = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        answer = (
+            b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        )
         connection.sock.sendall(answer + accept(connection.requests[-1]) + b"\r\n\r\n" + first)
 
     wire.upstream.play(play, HOLD, CLOSE)
@@ -407,7 +426,12 @@ def test_nothing_counts_behind_a_close(wire: Wire) -> None:
 def test_client_gone(wire: Wire, at: str) -> None:
     """The upstream is closed at once; it hears why, where a frame may stand."""
     whole = frame(TEXT, b"x" * 300, mask=True)
-    part = {"boundary": b"", "header": whole[:5], "payload": whole[:100], "message": b"\x01\x80\0\0\0\0"}[at]
+    part = {
+        "boundary": b"",
+        "header": whole[:5],
+        "payload": whole[:100],
+        "message": b"\x01\x80\0\0\0\0",
+    }[at]
     before = counters(wire)["client_gone"]
     with Pair(wire) as pair:
         pair.client.send(part)
@@ -425,7 +449,9 @@ def test_client_gone(wire: Wire, at: str) -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_upstream_gone(wire: Wire, at: str, how: str) -> None:
     whole = frame(TEXT, b"x" * 300)
-    part = {"boundary": b"", "header": whole[:3], "payload": whole[:100], "message": b"\x01\x00"}[at]
+    part = {"boundary": b"", "header": whole[:3], "payload": whole[:100], "message": b"\x01\x00"}[
+        at
+    ]
     before = counters(wire)["upstream_errors"]
     with Pair(wire) as pair:
         pair.server.send(part)

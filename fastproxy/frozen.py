@@ -26,6 +26,6 @@ from fastproxy import (
     _traffic,
     errors,
 )
-from fastproxy.providers import body
+from fastproxy.providers import body, websocket
 from fastproxy.routing import continuation, first_token, options, passing, response_ids
 from fastproxy.stages import addresses, cors

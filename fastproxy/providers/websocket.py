@@ -72,7 +72,11 @@ class Opening:
         chosen = values.get(b"sec-websocket-protocol", [])
         if chosen and (len(chosen) > 1 or chosen[0] not in self.protocols):
             raise ValueError("it chose a subprotocol that was not offered")
-        lines = b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: " + accept + b"\r\n"
+        lines = (
+            b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: "
+            + accept
+            + b"\r\n"
+        )
         return lines + (b"sec-websocket-protocol: " + chosen[0] + b"\r\n" if chosen else b"")
 
 
@@ -83,7 +87,9 @@ def read_opening(fields: Fields, query: bytes, keep_organization: bool) -> Openi
         values.get(b"connection", [])
     ):
         lines = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
-        raise Refused(426, "This route is a WebSocket: a GET with Upgrade: websocket", "upgrade", lines)
+        raise Refused(
+            426, "This route is a WebSocket: a GET with Upgrade: websocket", "upgrade", lines
+        )
     if values.get(b"sec-websocket-version") != [b"13"]:
         name = "sec-websocket-version"
         raise Refused(426, f"{name} 13 is expected", name, name.encode() + b": 13\r\n")
@@ -91,14 +97,17 @@ def read_opening(fields: Fields, query: bytes, keep_organization: bool) -> Openi
     if len(keys) != 1 or not _is_nonce(keys[0]):
         name = "sec-websocket-key"
         raise Refused(400, f"one {name} of 16 bytes in base64 is expected", name)
-    protocols, credentials = [], []
-    for name in _listed(values.get(b"sec-websocket-protocol", [])):
-        if name.startswith(KEY_TOKEN):
-            credentials.append(name.removeprefix(KEY_TOKEN))
-        elif keep_organization or not name.startswith(ORGANIZATION_TOKEN):
-            protocols.append(name)
+    protocols: list[bytes] = []
+    credentials: list[bytes] = []
+    for token in _listed(values.get(b"sec-websocket-protocol", [])):
+        if token.startswith(KEY_TOKEN):
+            credentials.append(token.removeprefix(KEY_TOKEN))
+        elif keep_organization or not token.startswith(ORGANIZATION_TOKEN):
+            protocols.append(token)
     if len(credentials) > 1:
-        raise Refused(400, "more than one API key in sec-websocket-protocol", "sec-websocket-protocol")
+        raise Refused(
+            400, "more than one API key in sec-websocket-protocol", "sec-websocket-protocol"
+        )
     try:
         asked = parse_qsl(query, keep_blank_values=True, max_num_fields=64)
     except ValueError:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Collection
@@ -224,11 +226,21 @@ def hello(options: "ServeOptions", loaded: config.Config) -> str:
     """A request that works as it stands, and where to point an SDK."""
     key = loaded.master_key.reveal() if loaded.master_key else "none-needed"
     model = next((d["group"] for d in loaded.deployments if "*" not in d["group"]), "gpt-4o-mini")
+    request = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    base, way, note = options.url, "", ""
+    if options.uds:
+        root = os.environ.get("SERVER_ROOT_PATH", "").strip("/")
+        base = f"http://localhost/{root}".rstrip("/")
+        way = f"--unix-socket {shlex.quote(options.uds)} "
+        note = f"  (over the socket {options.uds})"
+    elif options.ssl_certfile:
+        way = f"--cacert {shlex.quote(options.ssl_certfile)} "
     return (
-        f"\n  base URL  {options.url}/v1\n  API key   {key}\n\n  Try it:\n"
-        f"  curl {options.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"
+        f"\n  base URL  {base}/v1{note}\n  API key   {key}\n\n  Try it:\n"
+        f"  curl {way}{shlex.quote(f'{base}/v1/chat/completions')} \\\n"
+        f"    -H {shlex.quote(f'Authorization: Bearer {key}')} \\\n"
         "    -H 'Content-Type: application/json' \\\n"
-        f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "hi"}}]}}\'\n'
+        f"    -d {shlex.quote(json.dumps(request))}\n"
     )
 
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -310,6 +311,29 @@ def test_a_new_control_process_reads_the_file_and_does_not_introduce_itself(star
         until(lambda: client.post(CHAT, renamed).status == 200, 5, "the new snapshot")
     assert running.stop() == 0
     assert running.log.count("is ready on") == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
+@pytest.mark.parametrize("listener", ["port", "socket", "tls"])
+def test_the_first_request_that_hello_prints(
+    start, mock_port: int, tmp_path: Path, certificate, listener: str
+):
+    flags = {
+        "port": [],
+        "socket": ["--uds", str(tmp_path / "a socket's path")],
+        "tls": ["--ssl_certfile_path", str(certificate[0]), "--ssl_keyfile_path", str(certificate[1])],
+    }  # fmt: skip
+    config = mock_config(mock_port, master_key='sk-it\'s "quoted" $HOME')
+    running = start(config, "--hello", *flags[listener], SERVER_ROOT_PATH="/llm").wait()
+    command = running.log.partition("Try it:\n")[2].partition("\n\n")[0]
+    assert "curl" in command
+    done = subprocess.run(
+        ["sh", "-c", f"{command.strip()} --silent --show-error --noproxy '*'"],
+        capture_output=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "gpt-4o-mini"
+    assert "/llm/v1" in running.log.partition("base URL")[2].partition("\n")[0]
 
 
 def test_a_killed_supervisor_takes_its_mock_along(start, mock_port: int):

@@ -1,6 +1,8 @@
 """The one-file program (`make binary`), started and used like by somebody who downloaded it."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -74,6 +76,20 @@ def program(tmp_path: Path, mock_port: int):
 
 def test_size():
     assert BINARY.stat().st_size <= SIZE_MAX
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="binutils are not there")
+def test_its_start_needs_only_what_the_container_has():
+    """Before the program finds what it has packed: glibc, and what the container file adds to it."""
+    shown = subprocess.run(
+        ["readelf", "--dynamic", "--wide", BINARY], capture_output=True, text=True, check=True
+    ).stdout
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", shown))
+    glibc = {"libc.so.6", "libdl.so.2", "libpthread.so.0", "libm.so.6", "ld-linux-x86-64.so.2"}
+    container_file = (ROOT / "build" / "Containerfile").read_text()
+    added = set(re.findall(r"^COPY .* /usr/lib/(\S+)$", container_file, re.MULTILINE))
+    assert "libc.so.6" in needed
+    assert needed <= glibc | added
 
 
 def test_serves_and_leaves_nothing(program: Program):

@@ -67,6 +67,8 @@ cdef class Deployment:
     cdef readonly bytes model_json     # JSON-escaped upstream name, no quotes
     cdef readonly bytes model_raw      # the same as it stands
     cdef readonly Pool pool
+    cdef readonly Deployment twin      # the same one through LiteLLM's SDK, for endpoints without a head here …
+    cdef readonly Deployment main      # … and, in the twin, the one whose twin it is
     cdef readonly tuple heads          # per endpoint: request line, host and own headers, or None
     cdef readonly bytes pass_head      # PLAN_PASS: what follows the request line
     cdef readonly bytes answer_head    # x-litellm-model-id, -model-name, -model-api-base lines

@@ -151,6 +151,11 @@ cdef class Deployment:
             f"x-litellm-model-id: {self.id}\r\nx-litellm-model-name: {_visible(shown)}\r\n"
             f"x-litellm-model-api-base: {_visible(self.api_base)}\r\n").encode("latin-1")
 
+    def pair(self, Pool pool, matched=None):
+        """Make the twin: another way to the same deployment, so it shares the slot and so every count and limit."""
+        twin = Deployment(self.index, {**self.raw["twin"], "slot": self.slot}, pool, matched)
+        self.twin, (<Deployment>twin).main = twin, self
+
 
 cdef class Router:
     """router_settings: what all groups share. config/traffic.py says what each means."""
@@ -245,8 +250,11 @@ cdef class Table:
         self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
-            self.deployments.append(Deployment(
-                index, record, self._pool(record, pools, record.get("unsupported") is None)))
+            deployment = Deployment(
+                index, record, self._pool(record, pools, record.get("unsupported") is None))
+            if record.get("twin"):
+                deployment.pair(self._pool(record["twin"], pools))
+            self.deployments.append(deployment)
         self.marked = {(<Deployment>d).mark: d for d in self.deployments}
         self.router = Router(snapshot.get("router") or {})
         self._make_groups(snapshot)
@@ -367,7 +375,10 @@ cdef class Table:
             members = []
             for i in record["deployments"]:
                 d = <Deployment>self.deployments[i]
-                members.append(Deployment(i, d.raw, d.pool, matched))
+                member = Deployment(i, d.raw, d.pool, matched)
+                if d.twin is not None:
+                    (<Deployment>member).pair((<Deployment>d.twin).pool, matched)
+                members.append(member)
             group = Group(name, members, record, self.router)
             if len(self.groups) < WILDCARD_NAMES_MAX:
                 self.groups[name] = group

@@ -12,7 +12,7 @@ def make_bridge(config: Config, deployments: list[dict[str, Any]]) -> dict[str, 
     """Its part of a snapshot, taken out of the records of the deployments."""
     served: dict[str, dict[str, Any]] = {}
     for record in deployments:
-        mine = record.pop("bridge", None)
+        mine = record.get("twin", record).pop("bridge", None)
         if mine is not None:
             served[mine.pop("handle")] = mine
     data = config.document.data

@@ -312,7 +312,7 @@ INFO = {
         "health_check_model disable_background_health_check health_check_timeout health_check_max_tokens",
     ),
     **_honoured(
-        "the LiteLLM SDK serves the deployment (fastproxy's own setting; needs fastproxy[litellm])",
+        "LiteLLM's SDK serves it, or the endpoints listed (fastproxy's own; needs fastproxy[litellm])",
         "through_litellm",
     ),
     **_all(HONOURED, "cooldown_time allowed_fails allowed_fails_policy"),

@@ -67,7 +67,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     health_check_timeout: Positive | None = None
     health_check_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     disable_background_health_check: Flag | None = None
-    through_litellm: Flag | None = None
+    through_litellm: bool | str | int | list[str] | None = None
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):

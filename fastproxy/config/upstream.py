@@ -45,7 +45,7 @@ def make_deployment(config: Config, entry: Entry, bridging: bool = True) -> dict
     named = params.get("custom_llm_provider") or str(params["model"]).partition("/")[0]
     if named in config.custom_providers:
         provider, row = named, None
-    wished = boolean(entry.info.get("through_litellm"), place, "through_litellm", False)
+    wished, partly = _wish(entry, place)
     bridged = (
         bridging
         and named not in config.custom_providers
@@ -90,7 +90,7 @@ def make_deployment(config: Config, entry: Entry, bridging: bool = True) -> dict
     headers = _headers(params, row, provider, key, place, entry.name) if row else []
     if row and origin["proxy"] and origin["scheme"] == "http":
         targets, headers = by_plain_proxy(origin, targets, headers)
-    return {
+    record = {
         **_common(config, entry, params, provider, base or ""),
         "model": model,
         "origin": origin,
@@ -107,6 +107,39 @@ def make_deployment(config: Config, entry: Entry, bridging: bool = True) -> dict
         "unsupported": unsupported,
         "problem": problem,
     }
+    if partly and row is not None:
+        if extra.version() is None:
+            config.warn(f"{place}: {entry.name}: through_litellm: {extra.missing(provider)}")
+        else:
+            _twin(config, entry, params, record, partly)
+    return record
+
+
+def _wish(entry: Entry, place: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether the SDK shall serve the deployment, or some endpoints of it (`through_litellm`)."""
+    value = entry.info.get("through_litellm")
+    if not isinstance(value, list):
+        return boolean(value, place, "through_litellm", False), ()
+    for name in value:
+        if name not in extra.TAILS:
+            raise ConfigError(
+                f"{place}: through_litellm: {name}: one of {', '.join(extra.TAILS)} is expected"
+            )
+    return False, tuple(value)
+
+
+def _twin(
+    config: Config,
+    entry: Entry,
+    params: dict[str, Any],
+    record: dict[str, Any],
+    names: tuple[str, ...],
+) -> None:
+    """Give some endpoints of a deployment to the SDK: a second record of the same, which only those have."""
+    twin = _bridged(config, entry, params, record["provider"], record["model"])
+    twin["targets"] = {name: twin["targets"][name] for name in names}
+    record["targets"] = {k: v for k, v in record["targets"].items() if k not in names}
+    record["twin"] = twin
 
 
 def _common(

@@ -93,8 +93,9 @@ class Control:
     def _call_for_bridge(self, bridge: dict[str, Any], snapshot: dict[str, Any]) -> None:
         """See that the LiteLLM SDK's process is there if it is needed, and knows its deployments."""
         for record in snapshot["deployments"]:
-            if record["origin"]["scheme"] == "unix":
-                record["origin"]["path"] = self.options.bridge_path
+            origin = record.get("twin", record)["origin"]
+            if origin["scheme"] == "unix":
+                origin["path"] = self.options.bridge_path
         self.links.tell_bridge(bridge)
         wanted = bool(bridge["deployments"])
         if wanted != self.bridge_wanted:

@@ -22,6 +22,8 @@ cdef void begin_attempt(Exchange x):
     # Pairs with end_attempt.
     cdef Traffic t = x.gateway.traffic
     cdef int slot = x.deployment.slot
+    if x.deployment.twin is not None and x.deployment.heads[x.plan.endpoint] is None:
+        x.deployment = x.deployment.twin       # the same slot, limits and times; another way
     x.pool = x.deployment.pool
     x.in_attempt = True
     t.in_flight[slot] += 1
@@ -138,7 +140,7 @@ cdef bint try_again(Exchange x, int status, int kind):
 cdef void mark_tried(Exchange x):
     if x.tried is None:
         x.tried = []
-    x.tried.append(x.deployment)
+    x.tried.append(x.deployment if x.deployment.main is None else x.deployment.main)
 
 
 cdef int tries_left(Exchange x, Group group, int kind):

@@ -176,7 +176,7 @@ cdef Deployment choose(Exchange x, bint again):
             d = choose_among(x, None)
         return d
     d = <Deployment>group.deployments[0]
-    if d.unsupported is not None or d.heads[x.plan.endpoint] is None:
+    if d.unsupported is not None or not serves(d, x.plan.endpoint):
         x.unfit = U_UNSUPPORTED
         return None
     if x.gateway.traffic.slots[d.slot].cooling_until:
@@ -185,6 +185,10 @@ cdef Deployment choose(Exchange x, bint again):
             return None
         x.probe = True
     return d
+
+
+cdef inline bint serves(Deployment d, int endpoint):
+    return d.heads[endpoint] is not None or d.twin is not None and d.twin.heads[endpoint] is not None
 
 
 cdef Deployment choose_among(Exchange x, list without):
@@ -246,7 +250,7 @@ cdef int unfitness(Exchange x, Deployment d, long long now):
     """Why a deployment can't take this request now; U_FIT: it can."""
     cdef Traffic t = x.gateway.traffic
     cdef Slot* s = &t.slots[d.slot]
-    if d.unsupported is not None or d.heads[x.plan.endpoint] is None:
+    if d.unsupported is not None or not serves(d, x.plan.endpoint):
         return U_UNSUPPORTED
     if not t.available(d.slot, now) or (s.unhealthy and x.table.router.health_routing):
         return U_COOLING

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from config_files import Files, one
 
-from fastproxy.config import build_snapshot, summary
+from fastproxy.config import ConfigError, build_snapshot, summary
 from fastproxy.providers import extra
 
 BEDROCK = {"model": "bedrock/claude", "aws_secret_access_key": "AKIASECRETSECRET", "rpm": 3}
@@ -180,3 +180,32 @@ def test_the_snapshot_of_the_workers_is_plain(files: Files, installed):
     build_snapshot(files.load(one(BEDROCK)), 1)
     (record,) = files.snapshot(one(BEDROCK))["deployments"]
     assert "bridge" not in record
+
+
+def test_some_endpoints_of_a_deployment(files: Files, installed):
+    params = {"model": "anthropic/claude-x", "api_key": "sk-abcdef0123456789"}
+    entry = {"model_name": "m", "litellm_params": params}
+    entry["model_info"] = {"through_litellm": ["chat", "embeddings"]}
+    text = yaml.safe_dump(
+        {
+            "model_list": [entry],
+            "general_settings": {"master_key": "sk-0123456789abcdef"},
+        }
+    )
+    installed("1.98.0")
+    snapshot = files.snapshot(text)
+    (record,) = snapshot["deployments"]
+    assert set(record["targets"]) == {"messages", "count_tokens"}
+    twin = record["twin"]
+    assert set(twin["targets"]) == {"chat", "embeddings"}
+    assert (twin["id"], twin["origin"]["scheme"]) == (record["id"], "unix")
+    assert list(snapshot["bridge"]["deployments"].values()) == [
+        {"params": params, "timeout": 6000.0}
+    ]
+    installed(None)
+    loaded = files.load(text)
+    (record,) = build_snapshot(loaded, 1)["deployments"]
+    assert set(record["targets"]) == {"messages", "count_tokens", "chat"}
+    assert any("pip install 'fastproxy[litellm]'" in warning for warning in loaded.warnings)
+    with pytest.raises(ConfigError, match="through_litellm: chatter: one of chat, "):
+        files.snapshot(text.replace("- chat\n", "- chatter\n"))

@@ -166,6 +166,11 @@ cdef void end_peek(Exchange x, bint complete):
     begin_relay(x)
     if x.story is not None:
         told = x.story.feed(x.held.data[:x.held.size])
+        if x.story.failed:
+            emit_answer(x, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told), True, False)
+            if x.state == S_RELAY:
+                cut_answer(x, NULL, False, "the upstream sent an error in its stream")
+            return
         if complete:
             told += x.story.finish()
         emit_answer(x, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told), True, complete)

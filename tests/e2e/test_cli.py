@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from harness import MASTER, Client, Gateway, free_port, listening, mock_config, request, until
 
-from fastproxy import cli
+from fastproxy import cli, takeover
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
@@ -158,7 +158,7 @@ def test_skip_server_startup_serves_nothing(capfd):
 def test_a_rehearsal_for_another_version_is_refused(tmp_path: Path, mock_port: int):
     """Asked by a gateway whose state this program would not understand."""
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(mock_config(mock_port)))
-    for value, code in (("rehearsal-1", 0), ("rehearsal-999", 1)):
+    for value, code in ((takeover.REHEARSAL, 0), ("rehearsal-999", 1)):
         done = fastproxy("-c", "a.yaml", directory=tmp_path, FASTPROXY_TAKEOVER=value)
         assert done.returncode == code, done.stderr
         assert done.stdout == ""

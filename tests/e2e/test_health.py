@@ -89,7 +89,7 @@ def test_what_does_not_answer_is_told_without_secrets(start, mock_port: int):
     assert errors.pop("echoes").startswith("401: ")
     assert str(nobody) in errors.pop("gone")
     assert errors.pop("slow") == "no answer within 0.3 s"
-    assert errors.pop("cloud") == "provider bedrock is not spoken"
+    assert errors.pop("cloud").startswith("provider bedrock is not spoken")
     assert errors.pop("one/*").startswith("429: ")
     assert errors == {}
     reasons = {e["model_name"]: e["reason"] for e in found["unchecked_endpoints"]}

@@ -1,7 +1,9 @@
 """Upstream connections of one origin: idle (LIFO), waiting exchanges, and counts of the rest.
 
 At its bound the idle list closes the connection that comes back; waiting exchanges are bounded by the
-exchanges there are. At `max_connections` no further one is opened: exchanges wait for one that comes back. This module knows nothing of HTTP: what lies in the lists is _core's business.
+exchanges there are. At `max_connections` no further one is opened: exchanges wait for one that comes
+back. This module knows nothing of HTTP: what lies in the lists is
+_core's business.
 """
 
 from collections import OrderedDict

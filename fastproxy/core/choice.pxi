@@ -150,6 +150,7 @@ cdef bint reach_unknown(Exchange x):
             x.deployment = choose(x, False)
             if x.deployment is None:
                 return fall_back(x, X_INTERNAL)
+            x.gateway.block.counters[C_FALLBACKS] += 1
             launch(x)
             return True
     return False
@@ -214,12 +215,14 @@ cdef Deployment choose_among(Exchange x, list without):
             if reason > x.unfit:
                 x.unfit = reason
             continue
-        if n == 0 or d.order < order:
-            order = d.order
         c[n].index = at
         n += 1
     if router.tag_filtering:
         n = keep_tagged(x, c, n)
+    for i in range(n):
+        d = <Deployment>group.deployments[c[i].index]
+        if i == 0 or d.order < order:
+            order = d.order
     kept = 0
     for i in range(n):
         d = <Deployment>group.deployments[c[i].index]
@@ -369,6 +372,8 @@ cdef void refuse_unfit(Exchange x):
                f"every deployment of the group takes (max_input_tokens).{tail}", None)
     else:
         seconds = shortest_cooldown(x) if x.unfit == U_COOLING else 1.0
+        if x.unfit == U_RATE:
+            seconds = 60.0 - x.gateway.now % 60.0        # windows are minutes of the same clock
         refuse(x, 429, "all_deployments_in_cooldown" if x.unfit == U_COOLING else "throttling_error",
                f"litellm.RateLimitError: No deployments available for selected model, Try again in "
                f"{max(1, int(seconds + 0.999))} seconds. Passed model={x.model.decode('utf-8', 'replace')[:200]}. "

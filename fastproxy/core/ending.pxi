@@ -256,7 +256,7 @@ cdef str limit_name(Exchange x):
     if out_of_time(x, 0.0):
         return "total_timeout, over all tries"
     if x.tunnel is not None:
-        return "timeout: the WebSocket's handshake was not answered"
+        return "timeout or stream_timeout: the WebSocket's handshake was not answered"
     if x.stream and (x.stream_timeout > 0.0 or x.timeout == 0.0):
         return "stream_timeout: no first token came"
     return "timeout: no answer came"

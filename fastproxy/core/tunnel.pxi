@@ -18,6 +18,7 @@ cdef enum:
     CLOSE_TOO_BIG = 1009
     CLOSE_BAD_GATEWAY = 1014
 
+cdef long long TOKENS_MAX = 9007199254740992      # 2 ** 53
 cdef double CLOSE_SECONDS = 10.0      # for the other side's Close, after the first
 
 
@@ -286,10 +287,15 @@ cdef void read_text(Exchange x, const char* p, Py_ssize_t size):
     if found is None:
         return
     x.tap.usage.seen = True
-    x.tap.usage.input_tokens += <long long>found[0]
-    x.tap.usage.output_tokens += <long long>found[1]
-    x.tap.usage.cached_tokens += <long long>found[2]
-    x.tap.usage.reasoning_tokens += <long long>found[3]
+    add_tokens(&x.tap.usage.input_tokens, found[0])
+    add_tokens(&x.tap.usage.output_tokens, found[1])
+    add_tokens(&x.tap.usage.cached_tokens, found[2])
+    add_tokens(&x.tap.usage.reasoning_tokens, found[3])
+
+
+cdef void add_tokens(long long* sum, long long count):
+    # Each is below the limit, so that this can't overflow.
+    sum[0] = min(sum[0] + count, TOKENS_MAX)
 
 
 cdef void send_on(Exchange x, const char* before, int kept, const char* p, Py_ssize_t size, bint from_client):

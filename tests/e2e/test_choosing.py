@@ -277,3 +277,15 @@ def test_explain(lab: Lab, behind: Callable[..., Gateway]) -> None:
     assert explained("model=spare", "sk-few-0123456789")[0] == 200
     assert explained("")[0] == 400
     assert explained("model=nobody")[1]["model_group"] is None
+
+
+def test_tags_come_before_order(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    groups = [
+        lab.deployment("t", "t-free", tags=["free"], order=1),
+        lab.deployment("t", "t-paid", tags=["paid"], order=2),
+    ]
+    gateway = begin(lab, behind, groups, enable_tag_filtering=True)
+    for tag in ("paid", "free"):
+        script = mark("ok")
+        assert ask(gateway, "chat", "t", script, tags=[tag]).status == 200
+        assert lab.of(script)[0].deployment == f"t-{tag}"

@@ -52,6 +52,7 @@ BRIDGE = "bridge"
 EXIT_CONFIG = 1
 EXIT_CUT_SHORT = 1  # requests in flight were not finished
 RESTART_MAX_SECONDS = 5.0
+DESCRIPTORS_MIN = 64  # a worker's own, and those of two generations in the supervisor
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
 SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
@@ -129,7 +130,7 @@ class Supervisor:
         if not self.options.debug:
             # keys and prompts lie in memory: nothing of it may end in a core file
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _allow_descriptors()
+        _allow_descriptors(self.options.workers)
         inherited = takeover.handed_over()
         if inherited is None:
             self.sockets = [self._bind() for _ in range(self.options.workers)]
@@ -681,11 +682,18 @@ def _become(child: Child, supervisor: Supervisor) -> NoReturn:
         os._exit(code)
 
 
-def _allow_descriptors() -> None:
+def _allow_descriptors(workers: int) -> None:
     # Each connection takes one. The soft limit is low for the sake of programs that use select(); we poll.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    needed = DESCRIPTORS_MIN + workers
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise StartError(
+            f"{most} open files are allowed and {needed} needed before the first connection: "
+            "raise the limit (ulimit -Hn, LimitNOFILE)",
+            EXIT_WORKERS_FAIL,
+        )
 
 
 def _rehearse() -> int:

@@ -179,6 +179,16 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def test_too_few_descriptors_are_told_at_the_start(tmp_path: Path):
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 40 && exec "$@"', "sh", *command(tmp_path)],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.startswith("fastproxy: 40 open files are allowed and 66 needed")
+    assert done.stderr.count("\n") == 1
+
+
 def test_descriptors_run_out(start, mock_port: int):
     gateway = start(mock_config(mock_port)).wait()
     worker = children(gateway.process.pid)[-1]

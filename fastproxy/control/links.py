@@ -1,4 +1,4 @@
-"""Control's side of the feed: one link per worker, the newest snapshot to each."""
+"""Control's side of the feed: one link per worker, the newest snapshot and the newest keys to each."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,8 @@ from fastproxy import feed
 
 log = logging.getLogger("fastproxy.control")
 
+ACKNOWLEDGE_SECONDS = 2.0  # a worker that takes longer serves nobody meanwhile
+
 
 class Links:
     """Connected workers and what they have applied."""
@@ -18,6 +20,7 @@ class Links:
         self.workers = workers
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
+        self.keys: dict[str, dict[str, Any]] = {}  # of the store: digest -> record for the workers
         self.writers: dict[int, asyncio.StreamWriter] = {}
         self.bridges: set[asyncio.StreamWriter] = set()
         self.bridge: dict[str, Any] = {}  # what the LiteLLM SDK's process has to know
@@ -25,12 +28,44 @@ class Links:
         self.refused: dict[int, tuple[int, str]] = {}
         self.news = asyncio.Condition()
         self.announced = False
+        self.number = 0  # of the newest "keys" message
+        # By link, also of a worker that has a successor and finishes what it has: the newest that it has applied.
+        self.reached: dict[asyncio.StreamWriter, int] = {}
 
     def publish(self, snapshot: dict[str, Any]) -> None:
         """Send a new snapshot to every worker, and to those that connect later."""
         self.snapshot = snapshot
         for writer in self.writers.values():
-            feed.send(writer, "snapshot", snapshot)
+            self._send_snapshot(writer)
+
+    def _send_snapshot(self, writer: asyncio.StreamWriter) -> None:
+        if self.snapshot is not None:
+            keys = [*self.snapshot["keys"], *self.keys.values()]
+            feed.send(writer, "snapshot", {**self.snapshot, "keys": keys})
+
+    async def push_keys(self, upserts: list[dict[str, Any]], deletes: list[str]) -> None:
+        """Put keys in force: returns when every worker has applied them, and what was sent before them.
+
+        A worker that connects meanwhile gets all keys with its snapshot; one that goes needs none. Sending
+        happens before the first wait, so the order of calls is the order on every link."""
+        for record in upserts:
+            self.keys[record["digest"]] = record
+        for digest in deletes:
+            self.keys.pop(digest, None)
+        self.number += 1
+        number = self.number
+        sent = list(self.reached)
+        for writer in sent:
+            feed.send(writer, "keys", number, upserts, deletes)
+
+        def late() -> int:
+            return sum(self.reached.get(writer, number) < number for writer in sent)
+
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS), self.news:
+                await self.news.wait_for(lambda: not late())
+        except TimeoutError:
+            log.error("%s workers have not applied a change of keys yet: they don't answer", late())
 
     def tell_bridge(self, news: dict[str, Any]) -> None:
         """Send its deployments to the LiteLLM SDK's process, now and when it connects."""
@@ -64,8 +99,8 @@ class Links:
                 if message[0] == "hello":
                     index = message[1]
                     self.writers[index] = writer
-                    if self.snapshot is not None:
-                        feed.send(writer, "snapshot", self.snapshot)
+                    self.reached[writer] = 0
+                    self._send_snapshot(writer)
                 elif message[0] == "bridge":
                     self.bridges.add(writer)
                     feed.send(writer, "bridge", self.bridge)
@@ -73,6 +108,9 @@ class Links:
                     self.applied[index] = message[1]
                     self.refused.pop(index, None)
                     self._check_ready()
+                    await self._tell()
+                elif message[0] == "keys-applied":
+                    self.reached[writer] = message[1]
                     await self._tell()
                 elif message[0] == "refused":
                     self.refused[index] = (message[1], str(message[2]))
@@ -86,10 +124,12 @@ class Links:
             pass  # control ends; Python 3.11 would log a stream's cancelled task as a fault
         finally:
             self.bridges.discard(writer)
+            self.reached.pop(writer, None)
             if self.writers.get(index) is writer:
                 del self.writers[index]
                 self.applied.pop(index, None)
                 self.refused.pop(index, None)
+            await self._tell()
             writer.close()
 
     async def _tell(self) -> None:

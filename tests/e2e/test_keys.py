@@ -1,5 +1,6 @@
 """Virtual keys in the real process tree: made, used, blocked, changed, deleted, and still there after a restart."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -287,3 +288,35 @@ def test_a_reload_keeps_stored_keys(start: Callable[..., Gateway], mock_port: in
     assert chat(gateway, key) == 200
     make(gateway, "/key/block", {"key": key})
     assert chat(gateway, key) == 401
+
+
+def test_while_two_programs_serve_a_revocation_holds_in_both(
+    start: Callable[..., Gateway], mock_port: int
+):
+    """USR2: the old workers finish what they have, under an old control process, beside the new ones."""
+    gateway = start(mock_config(mock_port)).wait()
+    kept, revoked = (make(gateway, "/key/generate", {})["key"] for _ in range(2))
+    slow = {**CHAT, "model": "mock/mock-tokens200-gap50", "stream": True}
+    ask = request("/v1/chat/completions", CHAT, revoked)
+    with contextlib.ExitStack() as closing:
+        streaming = closing.enter_context(Client(gateway.port))
+        streaming.send(request("/v1/chat/completions", slow, kept))
+        assert streaming.head()[0] == 200
+        waiting = [closing.enter_context(Client(gateway.port)) for _ in range(100)]
+        for client in waiting:  # each may ask once more when its worker retires
+            client.send(ask)
+            assert client.answer().status == 200
+        gateway.process.send_signal(signal.SIGUSR2)
+        until(lambda: " serves, the processes of " in gateway.log, 20, "the new workers")
+        make(gateway, "/key/block", {"key": revoked})
+        assert chat(gateway, revoked) == 401
+
+        def refused_by_the_old() -> bool:
+            client = waiting.pop()
+            client.send(ask)
+            return client.answer().status == 401
+
+        until(refused_by_the_old, 3, "the old worker's knowing")
+        made = make(gateway, "/key/generate", {})["key"]
+        assert chat(gateway, made) == 200
+    assert chat(gateway, kept) == 200

@@ -6,7 +6,7 @@ do is decided here.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -32,7 +32,7 @@ class Admin:
     the deployments' traffic."""
 
     def __init__(
-        self, rings: Rings, traffic: Traffic, stored: Mapping[str, dict[str, Any]]
+        self, rings: Rings, traffic: Traffic, stored: Callable[[str], dict[str, Any] | None]
     ) -> None:
         self.rings = rings
         self.traffic = traffic
@@ -60,8 +60,8 @@ class Admin:
             if record["digest"] == digest:
                 found: dict[str, Any] = record
                 return found
-        if digest in self.stored:
-            return self.stored[digest]
+        if (stored := self.stored(digest)) is not None:
+            return stored
         raise Refused(
             401, "Authentication Error, The key is no longer known.", "auth_error", "None"
         )

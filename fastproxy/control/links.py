@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from fastproxy import feed
 
 log = logging.getLogger("fastproxy.control")
@@ -20,7 +22,7 @@ class Links:
         self.workers = workers
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
-        self.keys: dict[str, dict[str, Any]] = {}  # of the store: digest -> record for the workers
+        self.keys: dict[str, bytes] = {}  # of the store: digest -> record for the workers, as JSON
         self.writers: dict[int, asyncio.StreamWriter] = {}
         self.bridges: set[asyncio.StreamWriter] = set()
         self.bridge: dict[str, Any] = {}  # what the LiteLLM SDK's process has to know
@@ -40,23 +42,28 @@ class Links:
 
     def _send_snapshot(self, writer: asyncio.StreamWriter) -> None:
         if self.snapshot is not None:
-            keys = [*self.snapshot["keys"], *self.keys.values()]
+            keys = [*self.snapshot["keys"], *map(orjson.Fragment, self.keys.values())]
             feed.send(writer, "snapshot", {**self.snapshot, "keys": keys})
 
-    async def push_keys(self, upserts: list[dict[str, Any]], deletes: list[str]) -> None:
+    def record(self, digest: str) -> dict[str, Any] | None:
+        """A stored key as the workers know it."""
+        found = self.keys.get(digest)
+        return None if found is None else dict(orjson.loads(found))
+
+    async def push_keys(self, upserts: dict[str, bytes], deletes: list[str]) -> None:
         """Put keys in force: returns when every worker has applied them, and what was sent before them.
 
         A worker that connects meanwhile gets all keys with its snapshot; one that goes needs none. Sending
         happens before the first wait, so the order of calls is the order on every link."""
-        for record in upserts:
-            self.keys[record["digest"]] = record
+        self.keys.update(upserts)
         for digest in deletes:
             self.keys.pop(digest, None)
         self.number += 1
         number = self.number
         sent = list(self.reached)
+        records = [orjson.Fragment(record) for record in upserts.values()]
         for writer in sent:
-            feed.send(writer, "keys", number, upserts, deletes)
+            feed.send(writer, "keys", number, records, deletes)
 
         def late() -> int:
             return sum(self.reached.get(writer, number) < number for writer in sent)

@@ -79,7 +79,7 @@ class Control:
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.links = Links(options.serve.workers, self._all_ready)
-        self.admin = Admin(self.rings, self.traffic, self.links.keys)
+        self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.reloader = Reloader(
@@ -173,16 +173,14 @@ class Control:
 
     async def load_keys(self) -> None:
         """The stored keys, before the workers get their first snapshot. Raises Unavailable."""
-        for record in await self.stored.keys(self.groups):
-            self.links.keys[record["digest"]] = record
+        self.links.keys.update(await self.stored.keys(self.groups))
 
     async def refresh_keys(self) -> None:
         """Make the stored keys' records anew and tell the workers what differs."""
-        records = await self.stored.keys(self.groups)
+        new = await self.stored.keys(self.groups)
         # nothing waits from here to the sending: a change that is committed meanwhile is sent after it
-        new = {record["digest"]: record for record in records}
         old = self.links.keys
-        upserts = [record for digest, record in new.items() if old.get(digest) != record]
+        upserts = {digest: record for digest, record in new.items() if old.get(digest) != record}
         deletes = [digest for digest in old if digest not in new]
         if upserts or deletes:
             await self.links.push_keys(upserts, deletes)
@@ -217,9 +215,7 @@ class Control:
             )
         return self.around
 
-    async def in_force(
-        self, upserts: list[dict[str, Any]], deletes: list[str], models: bool
-    ) -> None:
+    async def in_force(self, upserts: dict[str, bytes], deletes: list[str], models: bool) -> None:
         """Bring a committed change to every worker; returns when all have it."""
         if models:
             await self.stored.read_models()

@@ -68,10 +68,10 @@ class Stored:
         if self.opened is not None:
             await self.opened.close()
 
-    async def keys(self, groups: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-        """The records of all stored keys, for the workers."""
+    async def keys(self, groups: Mapping[str, list[str]]) -> dict[str, bytes]:
+        """The records of all stored keys, for the workers, by digest."""
         if self.opened is None:
-            return []
+            return {}
         from fastproxy.control.admin import records
 
         return await self.opened.run(records.every, groups)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from fastproxy.control.admin import durations
 from fastproxy.control.store import audit, directory, keys, migrate, rows, sealed
@@ -149,22 +149,25 @@ def test_the_audit_log_tells_what_changed_and_no_credential(connection: Connecti
     }
 
 
-@pytest.mark.parametrize("text", ["%", "_", "\\", "a%b", "'; DROP TABLE keys; --"])
-def test_a_search_takes_every_letter_as_it_is(connection: Connection, text: str):
+@pytest.mark.parametrize("letters", ["%", "_", "\\", "a%b", "'; DROP TABLE keys; --"])
+def test_a_search_takes_every_letter_as_it_is(connection: Connection, letters: str):
     base = {
         "key_name": "n", "models": [], "aliases": {}, "config": {}, "permissions": {}, "metadata": {},
         "allowed_routes": [], "allowed_cache_controls": [],
     }  # fmt: skip
     with connection.begin_nested() if connection.in_transaction() else connection.begin():
-        keys.insert(connection, {**base, "token": "1", "key_alias": f"x{text}y"}, None)
+        keys.insert(connection, {**base, "token": "1", "key_alias": f"x{letters}y"}, None)
         keys.insert(connection, {**base, "token": "2", "key_alias": "other"}, None)
-        found, total = keys.aliases(connection, None, text, None, 1, 10)
-    assert (found, total) == ([f"x{text}y"], 1)
+        found, total = keys.aliases(connection, None, letters, None, 1, 10)
+    assert (found, total) == ([f"x{letters}y"], 1)
 
 
 def test_rows_are_plain(connection: Connection):
-    row = rows.plain({"a": 1})
-    assert all(type(name) is str for name in row)
+    (row,) = rows.fetch(connection, text("SELECT 1 AS one"))
+    assert row == {"one": 1}
+    table = metadata.tables["budgets"]
+    added = rows.add(connection, table, {"budget_id": "b"}, None)
+    assert all(type(name) is str for name in added)
 
 
 @pytest.mark.parametrize(

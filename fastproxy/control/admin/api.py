@@ -39,9 +39,7 @@ class Gateway(Protocol):
     def surroundings(self) -> Any:
         """work.Surroundings of now."""
 
-    async def in_force(
-        self, upserts: list[dict[str, Any]], deletes: list[str], models: bool
-    ) -> None:
+    async def in_force(self, upserts: dict[str, bytes], deletes: list[str], models: bool) -> None:
         """Bring a change to every worker."""
 
 

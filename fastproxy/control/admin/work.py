@@ -73,7 +73,7 @@ class Done:
     """A committed request: its answer and what follows from it."""
 
     answer: Any
-    upserts: list[dict[str, Any]]
+    upserts: dict[str, bytes]  # records by digest
     deletes: list[str]
     models_changed: bool
 

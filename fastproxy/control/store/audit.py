@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from fastproxy.control.store.rows import Row, add, now_ms, plain
+from fastproxy.control.store.rows import Row, add, fetch, now_ms
 from fastproxy.control.store.schema import audit
 
 UNTOLD = ("sealed", "token", "updated_at", "updated_by", "created_at", "created_by")
@@ -56,4 +56,4 @@ def told(value: Any) -> Any:
 def recent(connection: Connection, limit: int) -> list[Row]:
     """The newest entries first."""
     query = select(audit).order_by(audit.c.at.desc(), audit.c.id).limit(limit)
-    return [plain(row) for row in connection.execute(query).mappings()]
+    return list(fetch(connection, query))

@@ -1,18 +1,21 @@
 """What the queries of all entities share: a row as a dictionary, found by its key, written, taken away."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, delete, func, insert, select, update
+from sqlalchemy import Column, Connection, Executable, Table, delete, func, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 Row = dict[str, Any]
 
 
-def plain(row: Mapping[Any, Any]) -> Row:
-    """A result's row as a dictionary with plain text as names: SQLAlchemy's are of a type that orjson refuses."""
-    return {"".join(name): value for name, value in row.items()}
+def fetch(connection: Connection, query: Executable) -> Iterator[Row]:
+    """The rows of a result, with plain text as names: SQLAlchemy's are of a type that orjson refuses."""
+    result = connection.execute(query)
+    names = [str(name) for name in result.keys()]  # noqa: SIM118  # a result is no mapping
+    for row in result:
+        yield dict(zip(names, row, strict=True))
 
 
 def now_ms() -> int:
@@ -22,13 +25,12 @@ def now_ms() -> int:
 
 def one(connection: Connection, column: Column[Any], value: str) -> Row | None:
     """The row whose `column` has this value; it is unique."""
-    found = connection.execute(select(column.table).where(column == value)).mappings().first()
-    return None if found is None else plain(found)
+    return next(fetch(connection, select(column.table).where(column == value)), None)
 
 
 def some(connection: Connection, table: Table, *where: ColumnElement[bool]) -> list[Row]:
     """All rows that fulfil the conditions."""
-    return [plain(row) for row in connection.execute(select(table).where(*where)).mappings()]
+    return list(fetch(connection, select(table).where(*where)))
 
 
 def page(
@@ -45,7 +47,7 @@ def page(
     query = (
         select(table).where(*conditions).order_by(*order).limit(size).offset((number - 1) * size)
     )
-    return [plain(row) for row in connection.execute(query).mappings()], int(total or 0)
+    return list(fetch(connection, query)), int(total or 0)
 
 
 def add(connection: Connection, table: Table, values: Mapping[str, Any], by: str | None) -> Row:
@@ -60,8 +62,8 @@ def add(connection: Connection, table: Table, values: Mapping[str, Any], by: str
     ):
         if name in table.c:
             stamped.setdefault(name, value)
-    found = connection.execute(insert(table).values(stamped).returning(table)).mappings().one()
-    return plain(found)
+    (found,) = fetch(connection, insert(table).values(stamped).returning(table))
+    return found
 
 
 def change(
@@ -75,7 +77,8 @@ def change(
     stamped = {"updated_at": now_ms(), "updated_by": by, **values}
     stamped = {name: item for name, item in stamped.items() if name in column.table.c}
     query = update(column.table).where(column == value).values(stamped).returning(column.table)
-    return plain(connection.execute(query).mappings().one())
+    (found,) = fetch(connection, query)
+    return found
 
 
 def remove(connection: Connection, table: Table, *where: ColumnElement[bool]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from fastproxy.control.store.rows import Row, add, change, like, one, page, plain, remove, some
+from fastproxy.control.store.rows import Row, add, change, fetch, like, one, page, remove, some
 from fastproxy.control.store.schema import members, teams
 
 
@@ -58,7 +58,7 @@ def memberships(connection: Connection, user_id: str) -> list[Row]:
         .join(teams, teams.c.team_id == members.c.team_id)
         .where(members.c.user_id == user_id)
     )
-    return [plain(row) for row in connection.execute(query).mappings()]
+    return list(fetch(connection, query))
 
 
 def join(connection: Connection, values: Row) -> Row:
@@ -74,8 +74,7 @@ def change_member(connection: Connection, team_id: str, user_id: str, values: Ro
         .values(values)
         .returning(members)
     )
-    found = connection.execute(query).mappings().first()
-    return None if found is None else plain(found)
+    return next(fetch(connection, query), None)
 
 
 def leave(connection: Connection, team_id: str, user_id: str) -> int:

@@ -56,6 +56,11 @@ cdef class KeyRecord:
     cdef readonly tuple model_patterns  # wildcard entries of `models`
     cdef readonly bint no_fallbacks    # metadata.disable_fallbacks
     cdef readonly dict aliases         # bytes -> bytes, None: none
+    cdef readonly str user_id          # of the store, None: none
+    cdef readonly str team_id          # same
+    cdef readonly tuple routes         # allowed_routes, None: all
+    cdef readonly dict limits          # by scope (key, user, team, member), see docs/keys.md; None: none
+    cdef void retire(self) noexcept
 
 cdef class Deployment:
     cdef readonly int index
@@ -160,9 +165,11 @@ cdef class Table:
     cdef readonly list passes          # plans of PLAN_PASS, in the order in which they are tried
     cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
     cdef readonly Router router
+    cdef list patterns                 # (before, after, Plan) of control routes with a parameter, POST only
     cdef dict groups                   # client's name -> Group, aliases and seen wildcard names too
     cdef list wildcards
     cdef readonly list deployments
     cdef readonly Pool control
+    cdef _forget(self, bytes digest)
     cdef Group group(self, bytes name)
     cdef Plan plan(self, bytes method_and_path)

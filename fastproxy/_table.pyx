@@ -42,6 +42,7 @@ GOOGLE_ACTIONS = {
     b"countTokens": EP_GOOGLE_COUNT_TOKENS,
 }
 GOOGLE_PREFIXES = (b"/v1beta/models/", b"/v1/models/", b"/v1alpha/models/", b"/models/")
+ALL_ROUTES = frozenset(["llm_api_routes", "openai_routes"])     # names in allowed_routes for every route of models
 MULTIPART = {"images_edits", "audio_transcriptions", "audio_translations"}
 ANTHROPIC = {"messages", "count_tokens"}
 WILDCARD_NAMES_MAX = 4096   # names that matched a pattern and are remembered; beyond it they are matched anew
@@ -87,6 +88,24 @@ cdef class KeyRecord:
         self.no_fallbacks = bool((record.get("metadata") or {}).get("disable_fallbacks"))
         aliases = record.get("aliases") or {}
         self.aliases = {k.encode(): v.encode() for k, v in aliases.items()} or None
+        self.user_id = record.get("user_id")
+        self.team_id = record.get("team_id")
+        routes = tuple(record.get("routes") or ())
+        self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
+        self.limits = record.get("limits") or None
+
+    cdef void retire(self) noexcept:
+        # A connection remembers the record of the key that it showed last, unless the record can expire.
+        self.expires = 1.0
+
+    def allows_route(self, str path):
+        """Whether `allowed_routes` has a route of models: by its path, or by a pattern that ends in *."""
+        if self.routes is None:
+            return True
+        spellings = (path, "/v1" + path)
+        return any(
+            route in spellings or route.endswith("*") and any(p.startswith(route[:-1]) for p in spellings)
+            for route in self.routes)
 
     def allows(self, bytes name):
         """Whether the key may call the model group of this name."""
@@ -217,7 +236,7 @@ cdef class Group:
 
 
 cdef class Table:
-    """One snapshot, compiled. Immutable once made, but for remembered wildcard names."""
+    """One snapshot, compiled. Immutable once made, but for remembered wildcard names and stored keys."""
 
     def __init__(self, dict snapshot, Pool control, dict pools, list control_routes):
         """`pools` maps origins to living pools and is extended: a reload keeps connections."""
@@ -262,6 +281,24 @@ cdef class Table:
         self._make_passes(snapshot.get("passthrough") or (), pools)
         self.cors = _cors(settings.get("cors"))
         self.address_rule = _address_rule(settings)
+
+    def set_keys(self, list upserts, list deletes):
+        """Keys of the store that are new or changed, by record, and those that are gone, by hex digest.
+
+        What is in flight goes on with the record that it began with; the next request of any connection
+        meets the new one."""
+        cdef KeyRecord key
+        for record in upserts:
+            key = KeyRecord(record)
+            self._forget(key.digest)
+            self.keys[key.digest] = key
+        for digest in deletes:
+            self._forget(bytes.fromhex(digest))
+
+    cdef _forget(self, bytes digest):
+        old = self.keys.pop(digest, None)
+        if old is not None:
+            (<KeyRecord>old).retire()
 
     def _pool_key(self, record):
         return repr(sorted(record["origin"].items(), key=str))
@@ -311,8 +348,14 @@ cdef class Table:
         self._add("GET", root + "/health/readiness", Plan(
             PLAN_FIXED, EP_COUNT, "/health/readiness", b'{"status":"healthy","db":"Not connected"}'))
         self._add("HEAD", root + "/", Plan(PLAN_FIXED, EP_COUNT, "/", b""))
+        self.patterns = []
         for method, path in control_routes:
-            self._add(method, root + path, Plan(PLAN_CONTROL, EP_COUNT, path))
+            plan = Plan(PLAN_CONTROL, EP_COUNT, path)
+            if "{" in path:              # one segment of a client's choosing, as in /key/{key}/regenerate
+                before, _, after = (root + path).partition("{")
+                self.patterns.append((before.encode(), after.partition("}")[2].encode(), plan))
+            else:
+                self._add(method, root + path, plan)
         for line in list(self.routes):      # HEAD wherever there is GET
             if line.startswith(b"GET ") and (<Plan>self.routes[line]).kind != PLAN_TUNNEL:
                 self.routes.setdefault(b"HEAD" + line[3:], self.routes[line])
@@ -403,8 +446,14 @@ cdef class Table:
         return None
 
     def path_model(self, bytes path, bytes query=b""):
-        """(plan, model) of /engines/{m}/…, /openai/deployments/{m}/… and /v1beta/models/{m}:…, or None."""
+        """(plan, model) of a POST to /engines/{m}/…, /openai/deployments/{m}/…, /v1beta/models/{m}:… or a
+        control route with a parameter (which has no model), or None."""
         from urllib.parse import unquote
+        for before, after, plan in self.patterns:
+            size = len(path) - len(before) - len(after)
+            if size > 0 and path.startswith(before) and path.endswith(after) \
+                    and path.find(b"/", len(before), len(before) + size) < 0:
+                return plan, None
         rest = path[len(self.root_path):] if path.startswith(self.root_path) else b""
         for prefix in GOOGLE_PREFIXES:
             if rest.startswith(prefix):

@@ -1,4 +1,4 @@
-"""The command line: serve (default), check, mock, bench, init, health. Each command imports what it needs, late."""
+"""The command line: serve (default), check, mock, bench, init, health, backup, restore. Each imports what it needs, late."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ from fastproxy.arguments import Parser, count, port, seconds
 if TYPE_CHECKING:
     from fastproxy.supervisor import ServeOptions
 
-COMMANDS = ("serve", "check", "mock", "bench", "init", "health")
+COMMANDS = ("serve", "check", "mock", "bench", "init", "health", "backup", "restore")
 
 # LiteLLM's flags that we know and don't act on: name -> whether a value follows.
 IGNORED_FLAGS = {
@@ -81,6 +81,10 @@ def main(argv: Sequence[str]) -> int:
         from fastproxy import loadtest
 
         return loadtest.main(arguments)
+    if command in ("backup", "restore"):
+        from fastproxy.control.store import backup
+
+        return {"backup": backup.backup, "restore": backup.restore}[command](arguments)
     return {"serve": serve, "check": check, "init": init, "health": health}[command](arguments)
 
 
@@ -88,7 +92,7 @@ def serve_parser() -> Parser:
     """The flags of `fastproxy [serve]`."""
     parser = Parser(
         prog="fastproxy",
-        usage="fastproxy [serve] [--config FILE] [flags]\n       fastproxy {check,mock,bench,init,health} …",
+        usage="fastproxy [serve] [--config FILE] [flags]\n       fastproxy {check,mock,bench,init,health,backup,restore} …",
         description="An LLM gateway: OpenAI and Anthropic APIs in, your providers out.",
         epilog="The other commands have a --help of their own. Flags may be spelt with - for _.",
     )
@@ -99,6 +103,11 @@ def serve_parser() -> Parser:
         metavar="FILE",
         default=env.get("CONFIG_FILE_PATH"),
         help="the config.yaml; without one, what the environment offers",
+    )
+    add(
+        "--data_dir",
+        metavar="DIRECTORY",
+        help="where keys, teams and spend are stored (FASTPROXY_DATA_DIR, else fastproxy-data beside the config)",
     )
     add(
         "--host",
@@ -206,6 +215,7 @@ def serve(arguments: list[str]) -> int:
 
     options = ServeOptions(
         config=args.config or None,
+        data_dir=args.data_dir or None,
         host=args.host.strip("[]"),
         port=args.port,
         uds=args.uds,

@@ -1,8 +1,14 @@
 """The stream between control and one worker: 4-byte big-endian length, then an orjson array.
 
 bridge -> control: ["bridge", pid]; control -> bridge: ["bridge", {deployments, settings, environment}]
-worker -> control: ["hello", index, pid], ["applied", version], ["refused", version, reason]
-control -> worker: ["snapshot", {...}]
+worker -> control: ["hello", index, pid], ["applied", version], ["refused", version, reason],
+                   ["keys-applied", number]
+control -> worker: ["snapshot", {...}], ["keys", number, [record, ...], [digest, ...]]
+
+A snapshot holds every key, of the file and of the store. "keys" changes the stored ones of the table that
+the worker has: records that are new or changed, digests of those that are gone. Messages are applied in
+order, so "keys-applied" of a number says that all that was sent before it is in force too.
+
 Both sides import this module; it knows neither.
 """
 

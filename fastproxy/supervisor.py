@@ -72,6 +72,7 @@ class ServeOptions:
     """What the command line says about serving."""
 
     config: str | None = None
+    data_dir: str | None = None
     host: str = "127.0.0.1"
     port: int = 4000
     uds: str | None = None

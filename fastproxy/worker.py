@@ -59,6 +59,7 @@ class Worker:
             {"connect_timeout": 2.0},
         )
         self.listening = False
+        self.table: Table | None = None  # the living one
         self.tls: ssl.SSLContext | None = None
         self.stopping = asyncio.Event()
         self.retiring = False
@@ -76,8 +77,12 @@ class Worker:
         self._tick()
         follower = self.loop.create_task(self._follow())
         await self.stopping.wait()
-        follower.cancel()
-        return await self._drain()
+        try:
+            return (
+                await self._drain()
+            )  # clients who stay meanwhile must not use a key that is revoked
+        finally:
+            follower.cancel()
 
     def _tick(self) -> None:
         self.gateway.tick()
@@ -102,6 +107,11 @@ class Worker:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _apply(self, message: list[Any], writer: asyncio.StreamWriter) -> None:
+        if message[0] == "keys":
+            if self.table is not None:  # without one a snapshot is on its way, with all keys
+                self.table.set_keys(message[2], message[3])
+            feed.send(writer, "keys-applied", message[1])
+            return
         if message[0] != "snapshot":
             return
         snapshot = message[1]
@@ -116,6 +126,7 @@ class Worker:
             )
             return
         self.gateway.swap(table)
+        self.table = table
         if not self.listening:
             self._listen()
         feed.send(writer, "applied", table.version)

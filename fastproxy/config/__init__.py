@@ -3,7 +3,7 @@
 from fastproxy.config.check import check_file
 from fastproxy.config.discover import discover
 from fastproxy.config.errors import ConfigError
-from fastproxy.config.load import load
+from fastproxy.config.load import load, with_models
 from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.schema_json import json_schema
 from fastproxy.config.secret import Secret
@@ -21,4 +21,5 @@ __all__ = [
     "json_schema",
     "load",
     "summary",
+    "with_models",
 ]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("model_info",): ("supported_environments",),
     ("key",): ("models",),
 }
+FOREIGN = 1_000_000_000  # index in model_list of what does not stand in the file
 Section = TypeVar("Section", bound=msgspec.Struct)
 
 
@@ -95,6 +97,13 @@ def missing(document: source.Document) -> list[tuple[str, source.Path_]]:
 def dotted(path: source.Path_) -> str:
     """A key for a message: `model_list.0.litellm_params.model`."""
     return ".".join(str(part) for part in path)
+
+
+def with_models(config: Config, models: list[dict[str, Any]]) -> Config:
+    """The configuration and further entries of model_list, from elsewhere than its file. Raises ConfigError."""
+    first = FOREIGN + len(config.entries)
+    added = [_entry(config.document, first + n, model, set()) for n, model in enumerate(models)]
+    return replace(config, entries=[*config.entries, *added], warnings=[])
 
 
 def _keys(

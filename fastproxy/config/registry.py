@@ -54,7 +54,7 @@ def _protects(why: str, names: str) -> Table:
     return _all(Fate("protects", why, True), names)
 
 
-NO_STORE = "there is no key database yet: keys are those of the file (master_key, keys)"
+NO_STORE = "keys, users and teams are stored in a file of the gateway's own (--data-dir), not in this database"
 NO_SPEND = "tokens are metered, spend and budgets are not kept"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
@@ -195,10 +195,14 @@ LITELLM = {
         "cost_margin_config timezone default_max_internal_user_budget throttle_on_budget_exceeded "
         "disable_end_user_cost_tracking",
     ),
-    **_not_yet(
-        NO_STORE,
+    **_all(
+        HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
-        "default_team_settings default_team_params key_generation_settings",
+        "default_team_params",
+    ),
+    **_not_yet(
+        "it does not bound who may make keys: roles and teams do",
+        "default_team_settings key_generation_settings",
     ),
     **_not_yet("custom handlers are not loaded; their models answer 501", "custom_provider_map"),
     **_ignored(

@@ -166,6 +166,10 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     max_fallbacks: Count | None = None
     allowed_fails: Count | None = None
     cooldown_time: Positive | None = None
+    default_key_generate_params: dict[str, Any] | None = None
+    upperbound_key_generate_params: dict[str, Any] | None = None
+    default_internal_user_params: dict[str, Any] | None = None
+    default_team_params: dict[str, Any] | None = None
 
 
 class RouterSettings(msgspec.Struct, kw_only=True):

@@ -4,6 +4,7 @@ The worker authenticates, as it does for every route, and says whose key it was;
 do is decided here.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
@@ -11,40 +12,40 @@ from typing import Any
 
 from aiohttp import web
 
-from fastproxy import __version__, errors
+from fastproxy import errors
 from fastproxy._table import ENDPOINTS
 from fastproxy._traffic import Traffic
+from fastproxy.control.admin.api import KEY_HEADER, Api, Gateway
+from fastproxy.control.admin.refused import Refused
 from fastproxy.control.rings import Rings
+
+__all__ = ["Admin", "Refused", "make_app"]
+
+log = logging.getLogger("fastproxy.control")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
-KEY_HEADER = "x-fastproxy-key"  # digest of the key that the worker accepted; no client can send it
-
-
-class Refused(Exception):
-    """An answer other than success; carries it."""
-
-    def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = errors.body(status, message, kind, param, False)
 
 
 class Admin:
-    """The state behind the routes: the newest snapshot, the rings and the deployments' traffic."""
+    """The state behind the routes: the newest snapshot, the stored keys as workers know them, the rings and
+    the deployments' traffic."""
 
-    def __init__(self, rings: Rings, traffic: Traffic) -> None:
+    def __init__(
+        self, rings: Rings, traffic: Traffic, stored: Callable[[str], dict[str, Any] | None]
+    ) -> None:
         self.rings = rings
         self.traffic = traffic
+        self.stored = stored
         self.snapshot: dict[str, Any] = {}
         self.started = time.time()
 
     def routes(self, app: web.Application) -> list[tuple[str, str]]:
-        """Exact (method, path) pairs that workers pass through to here."""
+        """(method, path) pairs that workers pass through to here; POST paths may have one parameter."""
         found = []
         for route in app.router.routes():
             path = route.resource.canonical if route.resource is not None else ""
-            if "{" not in path and route.method != "HEAD":
+            if route.method == "POST" or ("{" not in path and route.method != "HEAD"):
                 found.append((route.method, path))
         return found
 
@@ -59,6 +60,8 @@ class Admin:
             if record["digest"] == digest:
                 found: dict[str, Any] = record
                 return found
+        if (stored := self.stored(digest)) is not None:
+            return stored
         raise Refused(
             401, "Authentication Error, The key is no longer known.", "auth_error", "None"
         )
@@ -83,7 +86,7 @@ class Admin:
         return [n for n in names if any(fnmatchcase(n, pattern) for pattern in allowed)]
 
 
-def make_app(admin: Admin) -> web.Application:
+def make_app(admin: Admin, gateway: Gateway) -> web.Application:
     """The aiohttp application."""
 
     @web.middleware
@@ -102,6 +105,15 @@ def make_app(admin: Admin) -> web.Application:
             return web.Response(
                 status=error.status,
                 body=errors.detail(error.reason),
+                content_type="application/json",
+            )
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return web.Response(
+                status=500,
+                body=errors.body(
+                    500, "Internal server error", "internal_server_error", None, False
+                ),
                 content_type="application/json",
             )
 
@@ -143,18 +155,12 @@ def make_app(admin: Admin) -> web.Application:
         admin.authenticate_master(request, "read counters")
         return web.json_response(admin.rings.counters())
 
-    async def root(request: web.Request) -> web.StreamResponse:
-        text = (
-            f"fastproxy {__version__}: an LLM gateway. OpenAI API at /v1, models at /v1/models.\n"
-        )
-        return web.Response(text=text)
-
     app = web.Application(middlewares=[guard])
     for prefix in ("", "/v1"):
         app.router.add_get(f"{prefix}/models", models)
         app.router.add_get(prefix + "/models/{model:.+}", model)
         app.router.add_get(f"{prefix}/model/info", model_info)
-    app.router.add_get("/", root)
+    Api(gateway).add_to(app)
     app.router.add_get("/fastproxy/events", events)
     app.router.add_get("/fastproxy/counters", counters)
     return app

@@ -113,6 +113,7 @@ def add_routes(app: web.Application, admin: Admin) -> None:
                 raise Refused(403, "Only the master key may ask about other keys.", "auth_error")
             digest = text if len(text) == 64 else hashlib.sha256(text.encode()).hexdigest()
             about = next((k for k in admin.snapshot["keys"] if k["digest"] == digest), None)
+            about = about or admin.stored(digest)
             if about is None:
                 raise Refused(404, "There is no such key.", "invalid_request_error", "key")
         found = explain(admin, model, about)

@@ -1,4 +1,4 @@
-"""Control's side of the feed: one link per worker, the newest snapshot to each."""
+"""Control's side of the feed: one link per worker, the newest snapshot and the newest keys to each."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from fastproxy import feed
 
 log = logging.getLogger("fastproxy.control")
+
+ACKNOWLEDGE_SECONDS = 2.0  # a worker that takes longer serves nobody meanwhile
 
 
 class Links:
@@ -18,6 +22,7 @@ class Links:
         self.workers = workers
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
+        self.keys: dict[str, bytes] = {}  # of the store: digest -> record for the workers, as JSON
         self.writers: dict[int, asyncio.StreamWriter] = {}
         self.bridges: set[asyncio.StreamWriter] = set()
         self.bridge: dict[str, Any] = {}  # what the LiteLLM SDK's process has to know
@@ -25,12 +30,49 @@ class Links:
         self.refused: dict[int, tuple[int, str]] = {}
         self.news = asyncio.Condition()
         self.announced = False
+        self.number = 0  # of the newest "keys" message
+        # By link, also of a worker that has a successor and finishes what it has: the newest that it has applied.
+        self.reached: dict[asyncio.StreamWriter, int] = {}
 
     def publish(self, snapshot: dict[str, Any]) -> None:
         """Send a new snapshot to every worker, and to those that connect later."""
         self.snapshot = snapshot
         for writer in self.writers.values():
-            feed.send(writer, "snapshot", snapshot)
+            self._send_snapshot(writer)
+
+    def _send_snapshot(self, writer: asyncio.StreamWriter) -> None:
+        if self.snapshot is not None:
+            keys = [*self.snapshot["keys"], *map(orjson.Fragment, self.keys.values())]
+            feed.send(writer, "snapshot", {**self.snapshot, "keys": keys})
+
+    def record(self, digest: str) -> dict[str, Any] | None:
+        """A stored key as the workers know it."""
+        found = self.keys.get(digest)
+        return None if found is None else dict(orjson.loads(found))
+
+    async def push_keys(self, upserts: dict[str, bytes], deletes: list[str]) -> None:
+        """Put keys in force: returns when every worker has applied them, and what was sent before them.
+
+        A worker that connects meanwhile gets all keys with its snapshot; one that goes needs none. Sending
+        happens before the first wait, so the order of calls is the order on every link."""
+        self.keys.update(upserts)
+        for digest in deletes:
+            self.keys.pop(digest, None)
+        self.number += 1
+        number = self.number
+        sent = list(self.reached)
+        records = [orjson.Fragment(record) for record in upserts.values()]
+        for writer in sent:
+            feed.send(writer, "keys", number, records, deletes)
+
+        def late() -> int:
+            return sum(self.reached.get(writer, number) < number for writer in sent)
+
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS), self.news:
+                await self.news.wait_for(lambda: not late())
+        except TimeoutError:
+            log.error("%s workers have not applied a change of keys yet: they don't answer", late())
 
     def tell_bridge(self, news: dict[str, Any]) -> None:
         """Send its deployments to the LiteLLM SDK's process, now and when it connects."""
@@ -64,8 +106,8 @@ class Links:
                 if message[0] == "hello":
                     index = message[1]
                     self.writers[index] = writer
-                    if self.snapshot is not None:
-                        feed.send(writer, "snapshot", self.snapshot)
+                    self.reached[writer] = 0
+                    self._send_snapshot(writer)
                 elif message[0] == "bridge":
                     self.bridges.add(writer)
                     feed.send(writer, "bridge", self.bridge)
@@ -73,6 +115,9 @@ class Links:
                     self.applied[index] = message[1]
                     self.refused.pop(index, None)
                     self._check_ready()
+                    await self._tell()
+                elif message[0] == "keys-applied":
+                    self.reached[writer] = message[1]
                     await self._tell()
                 elif message[0] == "refused":
                     self.refused[index] = (message[1], str(message[2]))
@@ -86,10 +131,12 @@ class Links:
             pass  # control ends; Python 3.11 would log a stream's cancelled task as a fault
         finally:
             self.bridges.discard(writer)
+            self.reached.pop(writer, None)
             if self.writers.get(index) is writer:
                 del self.writers[index]
                 self.applied.pop(index, None)
                 self.refused.pop(index, None)
+            await self._tell()
             writer.close()
 
     async def _tell(self) -> None:

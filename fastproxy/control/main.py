@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from aiohttp import ClientSession, DummyCookieJar, web
 from fastproxy import __version__, config, logs
 from fastproxy._traffic import Traffic
 from fastproxy.control import drain, explain, health, reload
+from fastproxy.control.admin.api import NoStore
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.drain import Drain
 from fastproxy.control.health import Health, Settings
@@ -26,6 +27,10 @@ from fastproxy.control.links import Links
 from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
+from fastproxy.control.store import directory
+from fastproxy.control.store.directory import Unusable
+from fastproxy.control.store.engine import Store, Unavailable
+from fastproxy.control.stored import Stored, access_groups, usable
 from fastproxy.keepsake import Keepsake
 from fastproxy.tree import BRIDGE_UNWANTED, BRIDGE_WANTED, READY
 
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastproxy.control")
 
 DRAIN_RINGS_SECONDS = 0.1
+FOLLOW_STORE_SECONDS = 0.1
 
 
 @dataclass
@@ -56,18 +62,28 @@ class ControlOptions:
 class Control:
     """One control process."""
 
-    def __init__(self, options: ControlOptions, loaded: config.Config, prober: Prober) -> None:
+    def __init__(
+        self,
+        options: ControlOptions,
+        loaded: config.Config,
+        prober: Prober,
+        stored: Stored,
+    ) -> None:
         self.options = options
+        self.stored = stored
+        self.groups: dict[str, list[str]] = {}  # access groups of the newest snapshot
+        self.around: Any = None
+        self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.bridge_wanted = False
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
-        self.admin = Admin(self.rings, self.traffic)
-        self.app = make_app(self.admin)
         self.links = Links(options.serve.workers, self._all_ready)
+        self.admin = Admin(self.rings, self.traffic, self.links.record)
+        self.app = make_app(self.admin, self)
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.reloader = Reloader(
-            lambda: load(options.serve), loaded, self._install, self.links, versions
+            lambda: load(options.serve), loaded, self._build, self._install, self.links, versions
         )
         self.health = Health(prober, self._mark_health)
         reload.add_routes(self.app, self.admin, self.reloader)
@@ -75,7 +91,15 @@ class Control:
         explain.add_routes(self.app, self.admin)
         self.drain = Drain(self.admin, options.serve.drain_seconds, self.reloader.publish_again)
         drain.add_routes(self.app, self.drain)
-        self._install(config.build_snapshot(loaded, self.reloader.version), loaded)
+        self._install(self._build(loaded, self.reloader.version), loaded)
+
+    def _build(self, loaded: config.Config, version: int) -> dict[str, Any]:
+        """The snapshot of a configuration and the stored models. Raises ConfigError."""
+        own = config.build_snapshot(loaded, version)
+        entries = usable(loaded, self.stored.entries)
+        if not entries:
+            return own
+        return config.build_snapshot(config.with_models(loaded, entries), version)
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         self.drain.use(loaded)
@@ -89,6 +113,11 @@ class Control:
         self.admin.snapshot = snapshot
         self.links.publish(snapshot)
         self.health.use(snapshot, Settings.of(loaded))
+        self.around = None
+        groups = access_groups(snapshot)
+        if groups != self.groups:  # records hold what groups stand for
+            self.groups = groups
+            self._later(self.refresh_keys())
 
     def _call_for_bridge(self, bridge: dict[str, Any], snapshot: dict[str, Any]) -> None:
         """See that the LiteLLM SDK's process is there if it is needed, and knows its deployments."""
@@ -127,6 +156,7 @@ class Control:
         running = [
             loop.create_task(self._drain_rings()),
             loop.create_task(self.health.watch()),
+            loop.create_task(self._follow_store()),
         ]
         if self.options.serve.reload_config:
             running.append(loop.create_task(self.reloader.follow_files()))
@@ -136,7 +166,86 @@ class Control:
         self.rings.drain()
         server.close()
         await runner.cleanup()
+        await self.stored.close()
         return 0
+
+    # -- the store
+
+    async def load_keys(self) -> None:
+        """The stored keys, before the workers get their first snapshot. Raises Unavailable."""
+        self.links.keys.update(await self.stored.keys(self.groups))
+
+    async def refresh_keys(self) -> None:
+        """Make the stored keys' records anew and tell the workers what differs."""
+        new = await self.stored.keys(self.groups)
+        # nothing waits from here to the sending: a change that is committed meanwhile is sent after it
+        old = self.links.keys
+        upserts = {digest: record for digest, record in new.items() if old.get(digest) != record}
+        deletes = [digest for digest in old if digest not in new]
+        if upserts or deletes:
+            await self.links.push_keys(upserts, deletes)
+
+    async def store(self) -> Store:
+        """The open store, for the admin API. Raises NoStore, Unavailable."""
+        if not any(record["master"] for record in self.admin.snapshot["keys"]):
+            raise NoStore("no master key is set, so nobody may manage keys")
+        try:
+            return await self.stored.open()
+        except Unusable as error:
+            raise Unavailable(str(error)) from None
+
+    def surroundings(self) -> Any:
+        """What the admin API's handlers may know of the gateway."""
+        if self.around is None:
+            from fastproxy.control.admin.work import Surroundings
+
+            loaded, snapshot = self.reloader.config, self.admin.snapshot
+            self.around = Surroundings(
+                configured={record["digest"]: record for record in snapshot["keys"]},
+                groups=self.groups,
+                defaults=loaded.litellm.default_key_generate_params or {},
+                upper_bounds=loaded.litellm.upperbound_key_generate_params or {},
+                default_team=loaded.litellm.default_team_params or {},
+                default_user=loaded.litellm.default_internal_user_params or {},
+                environ=dict(os.environ),
+                directory=self.stored.path or Path(),
+                judge_model=lambda entry: reload.try_out(
+                    config.build_snapshot(config.with_models(loaded, [entry]), 1)
+                ),
+            )
+        return self.around
+
+    async def in_force(self, upserts: dict[str, bytes], deletes: list[str], models: bool) -> None:
+        """Bring a committed change to every worker; returns when all have it."""
+        if models:
+            await self.stored.read_models()
+            await self.reloader.publish_again()
+        await self.links.push_keys(upserts, deletes)
+
+    async def _follow_store(self) -> None:
+        """Notice what another process has changed: for a while after USR2 there are two control processes."""
+        while True:
+            await asyncio.sleep(FOLLOW_STORE_SECONDS)
+            try:
+                if not await self.stored.changed_elsewhere():
+                    continue
+                before = self.stored.entries
+                if await self.stored.read_models() != before:
+                    await self.reloader.publish_again()
+                await self.refresh_keys()
+            except Unavailable as error:
+                log.warning("the store can't be looked at: %s", error)
+
+    def _later(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._logged(job))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _logged(self, job: Coroutine[Any, Any, None]) -> None:
+        try:
+            await job
+        except Unavailable as error:
+            log.error("stored keys go on as they were: %s", error)
 
     async def _drain_rings(self) -> None:
         while True:
@@ -155,7 +264,7 @@ class Control:
             return
         self._say(READY)
         if not self.options.serve.quiet and self.reloader.version == 1:
-            print_banner(self.options.serve, self.reloader.config)
+            print_banner(self.options.serve, self.reloader.config, self.stored.problem)
 
 
 def assign_slots(traffic: Traffic, snapshot: dict[str, Any]) -> None:
@@ -213,11 +322,17 @@ def overrides_of(options: "ServeOptions") -> config.CliOverrides:
     )
 
 
-def print_banner(options: "ServeOptions", loaded: config.Config) -> None:
+def print_banner(
+    options: "ServeOptions", loaded: config.Config, no_store: str | None = None
+) -> None:
     """What a person wants to know at the start."""
     workers = f"{options.workers} worker{'s' if options.workers != 1 else ''}"
     lines = [f"fastproxy {__version__} is ready on {options.url} ({workers})"]
     lines += [f"  {line}" for line in config.summary(loaded)]
+    if no_store is not None and (options.data_dir or options.config):
+        lines.append(
+            f"  keys: the configuration's only, nothing can be stored: {no_store} (--data-dir)"
+        )
     if options.hello:
         lines.append(hello(options, loaded))
     logs.say("\n".join(lines), 1)
@@ -268,9 +383,20 @@ def rehearse(options: "ServeOptions") -> int:
 async def _run(options: ControlOptions, loaded: config.Config) -> int:
     # the environment's proxies are each deployment's own business, and cookies nobody's
     async with ClientSession(trust_env=False, cookie_jar=DummyCookieJar()) as session:
+        serve = options.serve
+        place = directory.choose(serve.data_dir, serve.config, os.environ)
+        named = serve.data_dir or os.environ.get("FASTPROXY_DATA_DIR")
+        stored = Stored(place, bool(named), Path(options.shared_path).parent.name)
         try:
-            control = Control(options, loaded, Prober(session))
+            if stored.wanted_at_start:
+                await stored.open()
+                await stored.read_models()
+            control = Control(options, loaded, Prober(session), stored)
+            await control.load_keys()
         except config.ConfigError as error:
             logs.say(f"fastproxy: {error}")
             return int(getattr(error, "exit_code", 1) or 1)
+        except (Unusable, Unavailable) as error:
+            logs.say(f"fastproxy: the store can't be used: {error}")
+            return 1
         return await control.run()

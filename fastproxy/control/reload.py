@@ -44,12 +44,14 @@ class Reloader:
         self,
         read: Callable[[], config.Config],
         current: config.Config,
+        build: Callable[[config.Config, int], dict[str, Any]],
         install: Callable[[dict[str, Any], config.Config], None],
         links: Links,
         versions: "Versions",
     ) -> None:
         self.read = read
         self.config = current
+        self.build = build  # config.build_snapshot and what is stored beside the file
         self.install = install
         self.links = links
         self.versions = versions
@@ -87,7 +89,7 @@ class Reloader:
             try:
                 loaded = self.read()
                 files = tuple(loaded.document.files)
-                snapshot = config.build_snapshot(loaded, self.version + 1)
+                snapshot = self.build(loaded, self.version + 1)
                 try_out(snapshot)
                 snapshot["version"] = version = self.versions.next()
                 self.install(snapshot, loaded)
@@ -114,7 +116,7 @@ class Reloader:
     async def publish_again(self) -> None:
         """The same configuration, for what else a snapshot holds; back when the workers use it."""
         async with self.busy:
-            snapshot = config.build_snapshot(self.config, self.versions.next())
+            snapshot = self.build(self.config, self.versions.next())
             self.version = snapshot["version"]
             self.install(snapshot, self.config)
             await self.links.settled(self.version, SETTLE_SECONDS)

@@ -135,6 +135,15 @@ cdef bint own_header(Exchange x, bytes name, bytes value):
     return True
 
 
+cdef bint route_allowed(Exchange x):
+    """Whether the key's allowed_routes has the route (control judges its own). False: answered already."""
+    if x.plan.kind == PLAN_CONTROL or x.key.allows_route(x.plan.path.partition("/{")[0]):
+        return True
+    refuse(x, 403, "auth_error", "Virtual key is not allowed to call this route. Only allowed to call routes: "
+           f"{list(x.key.routes)}. Tried to call route: {x.plan.path}")
+    return False
+
+
 cdef inline void forward_field(Downstream d, Buffer* out, const char* p, FieldSpan* f) noexcept:
     buf_add(out, p + f.name, f.name_size)
     buf_add(out, b": ", 2)
@@ -263,7 +272,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     if d.credential is not None and d.record_table is table \
             and same_secret(d.credential, value, size) and not d.record.expires:
         x.key = d.record
-        return True
+        return x.key.routes is None or route_allowed(x)
     raw = value[:size]
     digest = hashlib.sha256(raw).digest()
     found = table.keys.get(digest)
@@ -285,7 +294,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     d.credential = raw
     d.record = x.key
     d.record_table = table
-    return True
+    return x.key.routes is None or route_allowed(x)
 
 
 cdef void unauthorized(Downstream d, Exchange x, str message, str kind, str param):

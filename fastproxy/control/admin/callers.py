@@ -1,0 +1,74 @@
+"""From the key of a request to a Caller: what the store knows of it, its user and its teams."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from fastproxy.control.admin import roles
+from fastproxy.control.admin.refused import Refused
+from fastproxy.control.admin.roles import Caller, Role
+from fastproxy.control.store import keys, teams, users
+from fastproxy.control.store.rows import Row, now_ms
+
+PEOPLE = {role.value: role for role in (Role.ADMIN, Role.VIEWER, Role.USER, Role.USER_VIEWER)}
+
+
+def load(
+    connection: Connection, digest: str, configured: Mapping[str, Mapping[str, Any]]
+) -> Caller:
+    """Who holds the key of a digest; `configured` are the keys of the file. Raises Refused (401)."""
+    known = configured.get(digest)
+    if known is not None:
+        if known.get("master"):
+            return Caller(Role.ADMIN, digest, master=True)
+        return Caller(Role.KEY, digest)
+    key = keys.get(connection, digest)
+    if key is None or key["blocked"] or (key["expires"] is not None and key["expires"] <= now_ms()):
+        # the worker had let it in: it has changed since
+        raise Refused(
+            401, "Authentication Error, The key is no longer known.", "auth_error", "None"
+        )
+    team = teams.get(connection, key["team_id"]) if key["team_id"] else None
+    user = users.get(connection, key["user_id"]) if key["user_id"] else None
+    if (team and team["blocked"]) or (user and user["blocked"]):
+        raise Refused(
+            401,
+            "Authentication Error, The team or user of this key is blocked.",
+            "auth_error",
+            "None",
+        )
+    key = {**key, "models": effective_models(key, user, team, None) or []}
+    if user is None:
+        return Caller(Role.KEY, digest, key["user_id"], key)
+    memberships = teams.memberships(connection, user["user_id"])
+    return Caller(
+        role=PEOPLE.get(user["user_role"], Role.KEY),
+        token=digest,
+        user_id=user["user_id"],
+        key=key,
+        user=user,
+        admin_of=frozenset(m["team_id"] for m in memberships if m["role"] == "admin"),
+        permissions={m["team_id"]: frozenset(m["member_permissions"]) for m in memberships},
+    )
+
+
+def effective_models(
+    key: Row, user: Row | None, team: Row | None, member: Row | None
+) -> list[str] | None:
+    """What a key may call: its own models within its team's and its user's; None: everything."""
+    own = key["models"]
+    if roles.TEAM_MODELS in own:
+        rest = [name for name in own if name != roles.TEAM_MODELS]
+        own = [*rest, *team["models"]] if team is not None else (rest or [roles.NO_MODEL])
+        if team is not None and roles.unrestricted(team["models"]):
+            own = []
+    found = None if roles.unrestricted(own) else list(own)
+    if team is not None:
+        found = roles.intersect(found, team["models"])
+        if member is not None and member["allowed_models"]:
+            found = roles.intersect(found, member["allowed_models"])
+    if user is not None and not (team is not None and roles.NO_MODEL in user["models"]):
+        # `no-default-models` is for users whose only models are their teams'
+        found = roles.intersect(found, user["models"])
+    return found

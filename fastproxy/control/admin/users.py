@@ -1,0 +1,182 @@
+"""/user/*: people with a role, models and limits of their own."""
+
+import math
+import uuid
+from typing import Any
+
+from fastproxy.control.admin import keys as key_routes
+from fastproxy.control.admin import roles, shapes, values
+from fastproxy.control.admin.refused import bad, conflict, forbidden, missing
+from fastproxy.control.admin.roles import Role
+from fastproxy.control.admin.teams import put_member, team_shown
+from fastproxy.control.admin.work import Work, refuse_unapplied
+from fastproxy.control.store import keys, teams, users
+from fastproxy.control.store.rows import Row
+
+TABLE = "users"
+FOR_KEY = ("teams", "auto_create_key", "key_alias", "duration", "aliases")
+
+
+def new(work: Work, asked: shapes.NewUser) -> Any:
+    """Make a user, and its first key."""
+    refuse_unapplied(asked, shapes.UNAPPLIED)
+    user_id = asked.user_id or str(uuid.uuid4())
+    wanted = values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED)
+    for name, value in work.around.default_user.items():
+        if wanted.get(name) in (None, []) and name in shapes.UserFields.__struct_fields__:
+            wanted |= values.money({name: value})
+    _judge_new(work, user_id, wanted.get("user_email"))
+    values.set_reset(wanted, work.now)
+    values.fold(wanted, None)
+    row = {"models": [], "metadata": {}, "user_role": Role.USER.value}
+    row |= {n: v for n, v in wanted.items() if v is not None}
+    stored = users.insert(work.connection, {**row, "user_id": user_id, "spend": 0}, work.by)
+    work.note("created", TABLE, user_id, None, stored)
+    joined = [_join(work, stored, entry) for entry in asked.teams or []]
+    answer = {**_shown(stored), "teams": joined, "key": None}
+    if asked.auto_create_key:
+        first = key_routes.make(
+            work,
+            key_routes.request_for(
+                user_id=user_id,
+                key_alias=asked.key_alias,
+                duration=asked.duration,
+                aliases=asked.aliases,
+                models=stored["models"],
+            ),
+        )
+        answer = {**first, **answer, "key": first["key"]}
+    return answer
+
+
+def update(work: Work, asked: shapes.UpdateUser) -> Any:
+    """Change a user, by id or address."""
+    refuse_unapplied(asked, shapes.UNAPPLIED)
+    if asked.user_id:
+        old = _named(work, asked.user_id)
+    else:
+        address = asked.user_email if isinstance(asked.user_email, str) else None
+        found = users.by_email(work.connection, address) if address else None
+        if found is None:
+            raise missing(
+                "Either user id or user email must be provided, of a user there is", "user_id"
+            )
+        old = found
+    change = values.given(asked, "user_id", *shapes.UNAPPLIED)
+    for name in ("spend", "user_role"):
+        if name in change and change[name] is None:
+            del change[name]
+    email = change.get("user_email")
+    if email and email != old["user_email"] and users.by_email(work.connection, email):
+        raise conflict(f"User with email {email} already exists", "user_email")
+    values.set_reset(change, work.now)
+    values.fold(change, old)
+    if "models" in change:
+        change["models"] = change["models"] or []
+    stored = users.update(work.connection, old["user_id"], change, work.by)
+    _touch_keys(work, old["user_id"])
+    work.note("updated", TABLE, old["user_id"], old, stored)
+    return {"user_id": old["user_id"], "data": _shown(stored)}
+
+
+def delete(work: Work, asked: shapes.DeleteUsers) -> Any:
+    """Delete users, with their keys and memberships: all of them or none."""
+    if not asked.user_ids:
+        raise bad("No user id passed in", "user_ids")
+    for user_id in dict.fromkeys(asked.user_ids):
+        old = _named(work, user_id)
+        for key in keys.of_user(work.connection, user_id):
+            keys.delete(work.connection, [key["token"]])
+            work.touched.add(key["token"])
+            work.note("deleted", key_routes.TABLE, key["token"], key, None)
+        for membership in teams.memberships(work.connection, user_id):
+            teams.leave(work.connection, membership["team_id"], user_id)
+        users.delete(work.connection, user_id)
+        work.note("deleted", TABLE, user_id, old, None)
+    return len(set(asked.user_ids))
+
+
+def info(work: Work, asked: shapes.UserInfo) -> Any:
+    """A user with keys and teams."""
+    user_id = asked.user_id or work.caller.user_id
+    if user_id is None:
+        if work.caller.role is not Role.ADMIN:
+            raise missing("This key has no user", "user_id")
+        return {"user_id": None, "user_info": None, "keys": [], "teams": []}
+    if not roles.may_see_user(work.caller, user_id):
+        raise forbidden("You may not see this user", "user_id")
+    row = _named(work, user_id)
+    found = [
+        teams.get(work.connection, m["team_id"])
+        for m in teams.memberships(work.connection, user_id)
+    ]
+    return {
+        "user_id": user_id,
+        "user_info": _shown(row),
+        "keys": [key_routes.shown(key) for key in keys.of_user(work.connection, user_id)],
+        "teams": [team_shown(work, team) for team in found if team is not None],
+    }
+
+
+def listed(work: Work, asked: shapes.UserList) -> Any:
+    """One page of users."""
+    filters: dict[str, Any] = {}
+    if asked.role is not None:
+        filters["user_role"] = [asked.role]
+    if asked.user_ids:
+        filters["user_id"] = [one.strip() for one in asked.user_ids.split(",")][:1000]
+    if asked.user_email:
+        filters["user_email"] = asked.user_email
+    rows, total = users.listed(
+        work.connection,
+        filters,
+        asked.sort_by,
+        asked.sort_order == "desc",
+        asked.page,
+        asked.page_size,
+    )
+    counted = [
+        {**_shown(row), "key_count": len(keys.of_user(work.connection, row["user_id"]))}
+        for row in rows
+    ]
+    return {
+        "users": counted,
+        "total": total,
+        "page": asked.page,
+        "page_size": asked.page_size,
+        "total_pages": math.ceil(total / asked.page_size),
+    }
+
+
+def _judge_new(work: Work, user_id: str, email: str | None) -> None:
+    if users.get(work.connection, user_id) is not None:
+        raise conflict(f"User with id {user_id} already exists", "user_id")
+    if email and users.by_email(work.connection, email) is not None:
+        raise conflict(f"User with email {email} already exists", "user_email")
+
+
+def _join(work: Work, user: Row, entry: Any) -> Any:
+    named = {"team_id": entry} if isinstance(entry, str) else entry
+    team_id = named.get("team_id")
+    team = teams.get(work.connection, team_id) if isinstance(team_id, str) else None
+    if team is None:
+        raise bad(f"Team doesn't exist in db. Team={str(team_id)[:256]}", "teams")
+    role = "admin" if named.get("user_role") == "admin" else "user"
+    budget = named.get("max_budget_in_team")
+    put_member(work, team, user["user_id"], role, values.money({"max_budget": budget}))
+    return team["team_id"]
+
+
+def _named(work: Work, user_id: str) -> Row:
+    row = users.get(work.connection, user_id)
+    if row is None:
+        raise missing(f"User {user_id} not found", "user_id")
+    return row
+
+
+def _touch_keys(work: Work, user_id: str) -> None:
+    work.touched |= {row["token"] for row in keys.of_user(work.connection, user_id)}
+
+
+def _shown(row: Row) -> Row:
+    return values.shown(row)

@@ -1,0 +1,101 @@
+"""Between JSON and rows: dollars and nano-dollars, durations and moments, and what LiteLLM keeps in metadata."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from fastproxy.control.admin import durations
+from fastproxy.control.admin.refused import bad
+from fastproxy.control.admin.shapes import IN_METADATA
+from fastproxy.control.store.money import to_dollars, to_nano
+from fastproxy.control.store.rows import Row
+
+MONEY = ("max_budget", "soft_budget", "spend")
+TIMES = ("created_at", "updated_at", "expires", "budget_reset_at", "last_active", "at")
+
+
+def given(asked: msgspec.Struct, *without: str) -> dict[str, Any]:
+    """The fields that a body has, money as nano-dollars."""
+    values = {
+        name: value
+        for name in asked.__struct_fields__
+        if (value := getattr(asked, name)) is not UNSET and name not in without
+    }
+    return money(values)
+
+
+def money(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with their dollars as nano-dollars."""
+    for name in MONEY:
+        if values.get(name) is not None:
+            values[name] = to_nano(values[name])
+    return values
+
+
+def moment(duration: str | None, now: int, param: str = "duration") -> int | None:
+    """When something of this duration ends. Raises Refused (400)."""
+    if not duration or duration == "-1":  # LiteLLM's "never"
+        return None
+    try:
+        return durations.after(duration, now)
+    except ValueError as error:
+        raise bad(str(error), param) from None
+
+
+def set_reset(values: dict[str, Any], now: int) -> None:
+    """`budget_reset_at` wherever a duration is set. Raises Refused (400)."""
+    if "budget_duration" not in values:
+        return
+    duration = values["budget_duration"]
+    try:
+        values["budget_reset_at"] = durations.next_reset(duration, now) if duration else None
+    except ValueError as error:
+        raise bad(str(error), "budget_duration") from None
+
+
+def fold(values: dict[str, Any], old: Row | None) -> None:
+    """Move what LiteLLM keeps in metadata into it. A new `metadata` replaces the old one but for these."""
+    named = {name: values.pop(name) for name in IN_METADATA if name in values}
+    if "metadata" not in values and not named:
+        return
+    before = dict((old or {}).get("metadata") or {})
+    if "metadata" in values:
+        kept = {name: before[name] for name in IN_METADATA if name in before}
+        after = {**kept, **(values["metadata"] or {})}
+    else:
+        after = before
+    for name, value in named.items():
+        if value is None:
+            after.pop(name, None)
+        else:
+            after[name] = value
+    values["metadata"] = after
+
+
+def hoist(body: dict[str, Any], shape: type[msgspec.Struct]) -> dict[str, Any]:
+    """The other way, for a body before it is checked: what it put into metadata counts as if it stood at the top."""
+    metadata = body.get("metadata")
+    names = [n for n in IN_METADATA if n in shape.__struct_fields__]
+    if not isinstance(metadata, dict) or not any(n in metadata for n in names):
+        return body
+    moved = {n: metadata[n] for n in names if n in metadata and n not in body}
+    return {**body, "metadata": {n: v for n, v in metadata.items() if n not in names}, **moved}
+
+
+def shown(row: Row) -> Row:
+    """A row as JSON: money in dollars, times as ISO 8601."""
+    found = dict(row)
+    for name in MONEY:
+        if name in found:
+            found[name] = to_dollars(found[name])
+    for name in TIMES:
+        if found.get(name) is not None:
+            found[name] = iso(found[name])
+    return found
+
+
+def iso(ms: int) -> str:
+    """A moment as LiteLLM writes it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

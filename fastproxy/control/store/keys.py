@@ -1,0 +1,141 @@
+"""Queries about virtual keys."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection, or_, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from fastproxy.control.store.rows import Row, add, change, fetch, like, one, page, remove, some
+from fastproxy.control.store.schema import keys
+
+SORTED = {
+    name: keys.c[name]
+    for name in (
+        "created_at",
+        "updated_at",
+        "key_alias",
+        "user_id",
+        "team_id",
+        "spend",
+        "max_budget",
+        "expires",
+    )
+}
+
+OTHER = frozenset(  # what no record for the workers needs
+    [
+        "organization_id", "project_id", "config", "permissions", "allowed_cache_controls", "budget_limits",
+        "router_settings", "model_spend", "auto_rotate", "rotation_interval", "rotation_count", "last_active",
+        "created_at", "created_by", "updated_at", "updated_by",
+    ]
+)  # fmt: skip
+
+
+def get(connection: Connection, token: str) -> Row | None:
+    """The key of a digest."""
+    return one(connection, keys.c.token, token)
+
+
+def by_alias(connection: Connection, alias: str) -> Row | None:
+    """The key of an alias."""
+    return one(connection, keys.c.key_alias, alias)
+
+
+def insert(connection: Connection, values: Row, by: str | None) -> Row:
+    """Store a new key."""
+    return add(connection, keys, values, by)
+
+
+def update(connection: Connection, token: str, values: Row, by: str | None) -> Row:
+    """Change a key; a new `token` among the values moves the row."""
+    return change(connection, keys.c.token, token, values, by)
+
+
+def delete(connection: Connection, tokens: list[str]) -> int:
+    """Delete keys."""
+    return sum(remove(connection, keys, keys.c.token == token) for token in tokens)
+
+
+def of_user(connection: Connection, user_id: str) -> list[Row]:
+    """A user's keys."""
+    return some(connection, keys, keys.c.user_id == user_id)
+
+
+def of_team(connection: Connection, team_id: str) -> list[Row]:
+    """A team's keys."""
+    return some(connection, keys, keys.c.team_id == team_id)
+
+
+def of_budget(connection: Connection, budget_id: str) -> list[Row]:
+    """The keys that a budget holds for."""
+    return some(connection, keys, keys.c.budget_id == budget_id)
+
+
+def every(connection: Connection) -> Iterator[Row]:
+    """All keys, of each what its record for the workers is made of."""
+    return fetch(connection, select(*(column for column in keys.c if column.name not in OTHER)))
+
+
+def listed(
+    connection: Connection,
+    *,
+    visible: ColumnElement[bool] | None,
+    filters: dict[str, Any],
+    exact: bool,
+    expires: str | None,
+    now: int,
+    sort_by: str,
+    descending: bool,
+    number: int,
+    size: int,
+) -> tuple[list[Row], int]:
+    """One page of the keys that fulfil the filters, and how many there are."""
+    where = [] if visible is None else [visible]
+    for name, value in filters.items():
+        column = keys.c[name]
+        where.append(
+            column == value
+            if exact or name not in ("user_id", "key_alias")
+            else like(column, value)
+        )
+    if expires == "expired":
+        where.append(keys.c.expires < now)
+    elif expires == "active":
+        where.append(or_(keys.c.expires.is_(None), keys.c.expires >= now))
+    column = SORTED[sort_by]
+    order = [column.desc() if descending else column.asc(), keys.c.token]
+    return page(connection, keys, where, order, number, size)
+
+
+def seen_by(
+    user_id: str | None, token: str, teams: Iterable[str], created: bool
+) -> ColumnElement[bool]:
+    """The keys of a user, of the teams named, and the key itself; those that the user made too if `created`."""
+    where = [keys.c.token == token]
+    if user_id is not None:
+        where.append(keys.c.user_id == user_id)
+        if created:
+            where.append(keys.c.created_by == user_id)
+    where += [keys.c.team_id == team for team in teams]
+    return or_(*where)
+
+
+def aliases(
+    connection: Connection,
+    visible: ColumnElement[bool] | None,
+    search: str | None,
+    team_id: str | None,
+    number: int,
+    size: int,
+) -> tuple[list[str], int]:
+    """One page of key aliases, and how many there are."""
+    where: list[ColumnElement[bool]] = [keys.c.key_alias.is_not(None)]
+    if visible is not None:
+        where.append(visible)
+    if search:
+        where.append(like(keys.c.key_alias, search))
+    if team_id:
+        where.append(keys.c.team_id == team_id)
+    rows, total = page(connection, keys, where, [keys.c.key_alias], number, size)
+    return [row["key_alias"] for row in rows], total

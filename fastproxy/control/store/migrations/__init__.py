@@ -1,0 +1,8 @@
+"""How the tables came to be: one module a step, in order. A released step is never changed."""
+
+from types import ModuleType
+
+from fastproxy.control.store.migrations import v0001_first
+
+STEPS: tuple[ModuleType, ...] = (v0001_first,)
+HEAD: str = STEPS[-1].revision

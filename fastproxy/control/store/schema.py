@@ -1,0 +1,160 @@
+"""The tables. Times are milliseconds since 1970, money is nano-dollars, lists and mappings are JSON text.
+
+Portable types only, so that the same tables fit PostgreSQL. A change here wants a migration beside it
+(tests/unit/test_store.py holds the two against each other).
+"""
+
+from sqlalchemy import (
+    JSON as SqlJson,
+)
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+metadata = MetaData()
+JSON = SqlJson(none_as_null=True)  # no value is NULL, not the text null
+
+
+def _limits() -> list[Column[object]]:
+    """What keys, users, teams, members and budgets have in common."""
+    columns = [
+        Column("max_budget", BigInteger),
+        Column("soft_budget", BigInteger),
+        Column("budget_duration", String),
+        Column("budget_reset_at", BigInteger),
+        Column("tpm_limit", BigInteger),
+        Column("rpm_limit", BigInteger),
+        Column("max_parallel_requests", BigInteger),
+        Column("model_max_budget", JSON),
+    ]
+    return columns  # type: ignore[return-value]  # a list of columns of several types
+
+
+def _stamps() -> list[Column[object]]:
+    columns = [
+        Column("created_at", BigInteger, nullable=False),
+        Column("created_by", String),
+        Column("updated_at", BigInteger, nullable=False),
+        Column("updated_by", String),
+    ]
+    return columns  # type: ignore[return-value]  # same
+
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("token", String(64), primary_key=True),  # SHA-256 of the key in hex; never the key
+    Column("key_name", String, nullable=False),  # sk-...abcd
+    Column("key_alias", String, unique=True),
+    Column("user_id", String, index=True),
+    Column("team_id", String, index=True),
+    Column("organization_id", String),
+    Column("project_id", String),
+    Column("budget_id", String, index=True),
+    Column("models", JSON, nullable=False),
+    Column("aliases", JSON, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("permissions", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("allowed_routes", JSON, nullable=False),
+    Column("allowed_cache_controls", JSON, nullable=False),
+    Column("budget_limits", JSON),
+    Column("router_settings", JSON),
+    Column("blocked", Boolean),
+    Column("expires", BigInteger),
+    Column("spend", BigInteger, nullable=False, default=0),
+    Column("model_spend", JSON, nullable=False, default=dict),
+    Column("auto_rotate", Boolean),
+    Column("rotation_interval", String),
+    Column("rotation_count", Integer, nullable=False, default=0),
+    Column("last_active", BigInteger),
+    *_limits(),
+    *_stamps(),
+    Index("ix_keys_created", "created_at", "token"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("user_email", String, unique=True),
+    Column("user_alias", String),
+    Column("user_role", String, nullable=False),
+    Column("sso_user_id", String),
+    Column("models", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("blocked", Boolean),
+    Column("spend", BigInteger, nullable=False, default=0),
+    *_limits(),
+    *_stamps(),
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("team_id", String, primary_key=True),
+    Column("team_alias", String, index=True),
+    Column("organization_id", String),
+    Column("models", JSON, nullable=False),
+    Column("model_aliases", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("blocked", Boolean),
+    Column("member_permissions", JSON, nullable=False),  # routes that plain members may use
+    Column("default_member", JSON, nullable=False),  # limits of members that have none of their own
+    Column("spend", BigInteger, nullable=False, default=0),
+    *_limits(),
+    *_stamps(),
+)
+
+members = Table(
+    "team_members",
+    metadata,
+    Column("team_id", String, primary_key=True),
+    Column("user_id", String, primary_key=True, index=True),
+    Column("role", String, nullable=False),  # admin or user
+    Column("allowed_models", JSON),
+    Column("spend", BigInteger, nullable=False, default=0),
+    *_limits(),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("budget_id", String, primary_key=True),
+    *_limits(),
+    *_stamps(),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("model_id", String, primary_key=True),
+    Column("model_name", String, nullable=False, index=True),
+    Column("params", JSON, nullable=False),  # litellm_params without credentials
+    Column("sealed", LargeBinary),  # its credentials, AES-GCM
+    Column("info", JSON, nullable=False),
+    *_stamps(),
+)
+
+audit = Table(
+    "audit_log",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("changed_by", String),
+    Column("changed_by_api_key", String(64)),
+    Column("action", String, nullable=False),  # created, updated, deleted, blocked, rotated
+    Column("table_name", String, nullable=False),
+    Column("object_id", String, nullable=False, index=True),
+    Column("before_value", JSON),
+    Column("updated_values", JSON),
+)

@@ -369,6 +369,7 @@ cdef void let_upstream_go(Exchange x):
         u.abort()                  # it does not read: nobody would wait for it
     else:
         u.close()
+    freed(u.gateway, u.pool)
 
 
 cdef void tunnel_idle(Exchange x):

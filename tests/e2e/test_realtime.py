@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -147,8 +148,8 @@ def open_socket(gateway: Gateway, model: str, **more: Any) -> ClientConnection:
     )
 
 
-def hear(socket: ClientConnection) -> Any:
-    return json.loads(socket.recv(timeout=10))
+def hear(session: ClientConnection) -> Any:
+    return json.loads(session.recv(timeout=10))
 
 
 def rest(gateway: Gateway) -> None:
@@ -192,9 +193,9 @@ def test_openai_sdk(gateway: Gateway, talker: Talker) -> None:
 
 
 def test_compression_is_not_agreed_on(gateway: Gateway) -> None:
-    with open_socket(gateway, "voice", compression="deflate") as socket:
-        assert socket.protocol.extensions == []
-        assert hear(socket)["type"] == "session.created"
+    with open_socket(gateway, "voice", compression="deflate") as session:
+        assert session.protocol.extensions == []
+        assert hear(session)["type"] == "session.created"
 
 
 def test_browser_way(gateway: Gateway) -> None:
@@ -202,28 +203,28 @@ def test_browser_way(gateway: Gateway) -> None:
     tokens = ["realtime", f"openai-insecure-api-key.{MASTER}"]
     address = f"ws://127.0.0.1:{gateway.port}/v1/realtime?model=voice"
     origin = "https://app.example"
-    with connect(address, subprotocols=tokens, origin=origin, proxy=None) as socket:  # type: ignore[arg-type]
-        assert socket.subprotocol == "realtime"
-        assert hear(socket)["type"] == "session.created"
+    with connect(address, subprotocols=tokens, origin=origin, proxy=None) as session:  # type: ignore[arg-type]
+        assert session.subprotocol == "realtime"
+        assert hear(session)["type"] == "session.created"
 
 
 def test_large_messages(gateway: Gateway) -> None:
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
+    with open_socket(gateway, "voice") as session:
+        hear(session)
         text = "y" * (10 << 20)
-        socket.send(json.dumps({"type": "x", "text": text}))
-        assert hear(socket)["of"]["text"] == text
+        session.send(json.dumps({"type": "x", "text": text}))
+        assert hear(session)["of"]["text"] == text
 
 
 def test_pings_go_through(gateway: Gateway) -> None:
-    with open_socket(gateway, "voice", ping_interval=None) as socket:
-        hear(socket)
-        assert socket.ping().wait(10)
+    with open_socket(gateway, "voice", ping_interval=None) as session:
+        hear(session)
+        assert session.ping().wait(10)
 
 
 def test_azure_address(gateway: Gateway, talker: Talker) -> None:
-    with open_socket(gateway, "az") as socket:
-        hear(socket)
+    with open_socket(gateway, "az") as session:
+        hear(session)
     _, headers, query = talker.seen[-1]
     assert query == {"api-version": "2024-10-01-preview", "deployment": "dep"}
     assert headers["api-key"] == UPSTREAM_KEY
@@ -233,31 +234,31 @@ def test_azure_address(gateway: Gateway, talker: Talker) -> None:
 
 
 def test_client_closes(gateway: Gateway, talker: Talker) -> None:
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
-        socket.close(4001, "enough")
+    with open_socket(gateway, "voice") as session:
+        hear(session)
+        session.close(4001, "enough")
     until(lambda: talker.open == 0, what="the end upstream")
     assert talker.closed[-1] == 4001
     rest(gateway)
 
 
 def test_upstream_closes(gateway: Gateway, talker: Talker) -> None:
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
-        socket.send(json.dumps({"type": "close", "code": 4002, "reason": "session expired"}))
+    with open_socket(gateway, "voice") as session:
+        hear(session)
+        session.send(json.dumps({"type": "close", "code": 4002, "reason": "session expired"}))
         with pytest.raises(ConnectionClosed) as caught:
-            socket.recv(timeout=10)
+            session.recv(timeout=10)
     assert caught.value.rcvd is not None
     assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4002, "session expired")
     rest(gateway)
 
 
 def test_upstream_is_cut_off(gateway: Gateway) -> None:
-    with open_socket(gateway, "voice", headers={"x-litellm-call-id": "cut"}) as socket:
-        hear(socket)
-        socket.send(json.dumps({"type": "cut"}))
+    with open_socket(gateway, "voice", headers={"x-litellm-call-id": "cut"}) as session:
+        hear(session)
+        session.send(json.dumps({"type": "cut"}))
         with pytest.raises(ConnectionClosed) as caught:
-            socket.recv(timeout=10)
+            session.recv(timeout=10)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1014
     rest(gateway)
@@ -266,9 +267,9 @@ def test_upstream_is_cut_off(gateway: Gateway) -> None:
 
 
 def test_client_is_gone(gateway: Gateway, talker: Talker) -> None:
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
-        socket.socket.shutdown(2)
+    with open_socket(gateway, "voice") as session:
+        hear(session)
+        session.socket.shutdown(2)
         until(lambda: talker.open == 0, what="the end upstream")
     assert talker.closed[-1] == WSCloseCode.GOING_AWAY
     rest(gateway)
@@ -298,19 +299,19 @@ def test_provider_without_it(gateway: Gateway) -> None:
 def test_failing_handshake_is_tried_elsewhere(gateway: Gateway, talker: Talker) -> None:
     talker.fail = {"pair-a": 503}
     before = len(talker.seen)
-    with open_socket(gateway, "pair") as socket:
-        assert hear(socket)["session"]["id"] == "pair-b"
-        assert socket.response is not None
-        assert socket.response.headers["x-litellm-attempted-retries"] == "1"
+    with open_socket(gateway, "pair") as session:
+        assert hear(session)["session"]["id"] == "pair-b"
+        assert session.response is not None
+        assert session.response.headers["x-litellm-attempted-retries"] == "1"
     assert [name for name, _, _ in talker.seen[before:]] == ["pair-a", "pair-b"]
 
 
 def test_fallback(gateway: Gateway, talker: Talker) -> None:
     talker.fail = {"first": 401}
-    with open_socket(gateway, "first") as socket:
-        assert hear(socket)["session"]["id"] == "second"
-        assert socket.response is not None
-        assert socket.response.headers["x-litellm-attempted-fallbacks"] == "1"
+    with open_socket(gateway, "first") as session:
+        assert hear(session)["session"]["id"] == "second"
+        assert session.response is not None
+        assert session.response.headers["x-litellm-attempted-fallbacks"] == "1"
 
 
 def test_nothing_left_to_try(gateway: Gateway, talker: Talker) -> None:
@@ -338,10 +339,10 @@ def small(talker: Talker, **general: Any) -> dict[str, Any]:
 
 def test_idle(talker: Talker, start: Callable[..., Gateway]) -> None:
     gateway = start(small(talker, websocket_idle_timeout=0.4)).wait()
-    with open_socket(gateway, "voice", ping_interval=None) as socket:
-        hear(socket)
+    with open_socket(gateway, "voice", ping_interval=None) as session:
+        hear(session)
         with pytest.raises(ConnectionClosed) as caught:
-            socket.recv(timeout=10)
+            session.recv(timeout=10)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1001
     assert "websocket_idle_timeout" in caught.value.rcvd.reason
@@ -353,31 +354,81 @@ def test_idle(talker: Talker, start: Callable[..., Gateway]) -> None:
 
 def test_counts_as_in_flight_until_it_ends(talker: Talker, start: Callable[..., Gateway]) -> None:
     gateway = start(small(talker)).wait()
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
+    with open_socket(gateway, "voice") as session:
+        hear(session)
         answer = refused(gateway, "voice")
         assert answer.status_code == 429
         assert "max_parallel_requests" in json.loads(answer.body)["error"]["message"]
     until(lambda: talker.open == 0, what="the end upstream")
     rest(gateway)
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
+    with open_socket(gateway, "voice") as session:
+        hear(session)
     assert gateway.stop() == 0
 
 
 def test_gateway_stops(talker: Talker, start: Callable[..., Gateway]) -> None:
     """A session does not hold it up, and both sides hear why."""
     gateway = start(small(talker)).wait()
-    with open_socket(gateway, "voice") as socket:
-        hear(socket)
+    with open_socket(gateway, "voice") as session:
+        hear(session)
         gateway.process.terminate()
         with pytest.raises(ConnectionClosed) as caught:
-            socket.recv(timeout=10)
+            session.recv(timeout=10)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1001
     until(lambda: talker.open == 0, what="the end upstream")
     assert gateway.stop() == 0
     assert "Traceback" not in gateway.log
+
+
+OPENING = (
+    f"GET /v1/realtime?model=voice HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {MASTER}\r\n"
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize("end", ["closed", "cut"])
+def test_gives_its_connection_back(talker: Talker, start: Callable[..., Gateway], end: str) -> None:
+    """Who waits for a connection to the upstream gets one when a session has ended."""
+    config = small(talker, pool_max_connections=1, connect_timeout=60)
+    config["model_list"] = [entry(talker, "voice")]
+    gateway = start(config).wait()
+    with open_socket(gateway, "voice") as session, gateway.client() as client:
+        hear(session)
+        client.send(OPENING)
+        until(lambda: gateway.counters()["in_flight"] == 3, what="the second session")
+        assert talker.open == 1
+        if end == "closed":
+            session.close()
+        else:
+            session.socket.shutdown(2)
+        assert client.head()[0] == 101
+    until(lambda: talker.open == 0, what="the end upstream")
+    rest(gateway)
+    assert gateway.stop() == 0
+
+
+def test_nobody_drains_a_handshake(talker: Talker, start: Callable[..., Gateway]) -> None:
+    """`client_gone: drain` finishes requests; a WebSocket has nothing to finish without its client."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        config = small(talker)
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        config["model_list"] = [entry(talker, "voice", api_base=base)]
+        config["router_settings"]["client_gone"] = "drain"
+        gateway = start(config).wait()
+        with gateway.client() as client:
+            client.send(OPENING)
+            upstream, _ = listener.accept()
+            upstream.settimeout(10)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += upstream.recv(65536)
+        with upstream:
+            assert upstream.recv(1) == b""
+    rest(gateway)
+    assert gateway.stop() == 0
 
 
 @pytest.mark.parametrize("allowed", ["https://good.example", ""])
@@ -386,8 +437,8 @@ def test_origins(talker: Talker, start: Callable[..., Gateway], allowed: str) ->
     gateway = start(small(talker), LITELLM_CORS_ORIGINS=allowed).wait()
     own = f"http://127.0.0.1:{gateway.port}"
     for origin in (own, allowed or own):
-        with open_socket(gateway, "voice", headers={"Origin": origin}) as socket:
-            hear(socket)
+        with open_socket(gateway, "voice", headers={"Origin": origin}) as session:
+            hear(session)
         rest(gateway)
     for origin in ("https://evil.example", "null"):
         answer = refused(gateway, "voice", headers={"Origin": origin})
@@ -408,13 +459,13 @@ def test_over_tls(certificate: tuple[Path, Path], start: Callable[..., Gateway])
     flags = ["--ssl_certfile_path", files[0], "--ssl_keyfile_path", files[1]]
     gateway = start(config, *flags).wait()
     address = f"wss://127.0.0.1:{gateway.port}/v1/realtime?model=voice"
-    with open_socket(gateway, "voice", address=address, ssl=trust) as socket:
-        hear(socket)
+    with open_socket(gateway, "voice", address=address, ssl=trust) as session:
+        hear(session)
         text = "z" * (3 << 20)
-        socket.send(json.dumps({"type": "x", "text": text}))
-        assert hear(socket)["of"]["text"] == text
-        socket.send(json.dumps({"type": "large", "size": 5 << 20}))
-        assert len(socket.recv(timeout=10)) == 5 << 20
+        session.send(json.dumps({"type": "x", "text": text}))
+        assert hear(session)["of"]["text"] == text
+        session.send(json.dumps({"type": "large", "size": 5 << 20}))
+        assert len(session.recv(timeout=10)) == 5 << 20
     until(lambda: talker.open == 0, what="the end upstream")
     assert gateway.stop() == 0
     talker.close()

@@ -169,7 +169,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> tuple[list[str], li
         files_before = watch.descriptors()
         load = Load(port, journal)
         tasks = [asyncio.create_task(one.live()) for one in everyone]
-        tasks.append(asyncio.create_task(watch.run()))
+        tasks += [asyncio.create_task(watch.run()), asyncio.create_task(load.beat())]
         tasks.append(asyncio.create_task(reload(gateway, path, groups)))
         cpu = procstat.cpu_ns(gateway.pids())
         begun = time.monotonic()

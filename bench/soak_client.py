@@ -59,20 +59,29 @@ class Load:
         self.found = Findings()
         self.idle: list[Client] = []
         self.busy: set[Client] = set()
-        self.stalled_at = 0.0  # when this machine last kept us from running
+        self.beat_at = time.monotonic()  # the last turn of our own loop,
+        self.stalled_at = 0.0  # and when the last late one was: the machine kept us from running
+
+    async def beat(self) -> None:
+        """Notice for ever when the loop, and so the upstreams, stood still."""
+        while True:
+            await asyncio.sleep(STALL / 6)
+            if self.late():
+                self.stalled_at = time.monotonic()
+            self.beat_at = time.monotonic()
+
+    def late(self) -> bool:
+        """Whether the loop stands still, or has only just gone on."""
+        return time.monotonic() - self.beat_at > STALL
 
     async def run(self, rate: float, seconds: float) -> None:
         """Send at the rate, whatever becomes of the answers; ends when all have one."""
-        begun = last = time.monotonic()
+        begun = time.monotonic()
         while (passed := time.monotonic() - begun) < seconds:
             while self.found.sent < passed * rate:
                 self.found.sent += 1
                 await self.start(self.found.sent)
             await asyncio.sleep(0.002)
-            now = time.monotonic()
-            if now - last > STALL:
-                self.stalled_at = now
-            last = now
         deadline = time.monotonic() + ANSWER_WITHIN
         while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - many may end
             await asyncio.sleep(0.05)
@@ -194,7 +203,7 @@ class Client(asyncio.Protocol):
             problem = "too many tries"
         elif status == 200 and not fallbacks and len(acts) > 1 + retries + lost:
             problem = "more arrivals than the headers tell"
-        if problem and self.load.stalled_at > self.begun:
+        if problem and (self.load.late() or self.load.stalled_at > self.begun):
             found.excused += 1
         elif problem:
             said = f"{status}, {retries} retries, {fallbacks} fallbacks; {body[-300:]!r}"

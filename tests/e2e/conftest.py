@@ -31,10 +31,12 @@ def behind(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
     yield begin
     problems: list[str] = []
     for gateway in running:
-        if gateway.process.poll() is not None:
-            problems.append(gateway.log)
-            continue
-        until(lambda g=gateway: g.counters()["in_flight"] <= 1, what="an end of all exchanges")
+        try:
+            assert gateway.process.poll() is None
+            until(lambda g=gateway: g.counters()["in_flight"] <= 1, what="an end of all exchanges")
+        except (AssertionError, OSError, EOFError) as problem:
+            problems.append(f"{problem}: {gateway.log}")
+        # whatever was found, none may outlive the tests
         if gateway.stop() or any(word in gateway.log for word in ("Traceback", "not allowed")):
             problems.append(gateway.log)
     assert problems == []

@@ -1,8 +1,11 @@
 """What else happens while a request is between two tries: more requests, a reload, the end of the gateway."""
 
 import json
+import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,3 +273,26 @@ def test_an_old_answer_does_not_end_a_cooldown(lab: Lab, behind: Callable[..., G
         assert reply(client).text == "pong from old-1"
     for _ in range(10):
         assert ask(gateway, "chat", "old", mark("ok")).deployment == "old-2"
+
+
+# -- a machine that stood still
+
+
+def test_what_came_in_time_is_not_late(lab: Lab, behind: Callable[..., Gateway]) -> None:
+    """The worker stands still for longer than the time-out, the answer has come meanwhile: it is read first."""
+    one = lab.deployment("still", timeout=0.5, stream_timeout=0.5)
+    gateway = behind([one], router_settings={"num_retries": 0}).wait()
+    pid = gateway.process.pid
+    worker = max(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    script = mark("hang")
+    with gateway.client() as client:
+        client.send(post("still", script))
+        hit = lab.stalled(script)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            lab.release(hit)
+            until(hit.done.is_set, what="the answer")
+            until(lambda: time.monotonic() > hit.at + 1, what="the end of the time-out")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert reply(client).text == "pong from still"

@@ -127,6 +127,7 @@ cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
 cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
 cdef double WARM_SECONDS = 0.2        # between two connections that are opened ahead of their need
+cdef double LATE_SECONDS = 0.25        # between two ticks: the worker stood still
 cdef double LOG_SECONDS = 1.0         # between two lines about the same trouble
 cdef double LINGER_TIMEOUT = 2.0      # for a peer that still sends when its connection closes
 

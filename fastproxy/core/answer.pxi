@@ -204,6 +204,8 @@ cdef int quick_verdict(const char* p, Py_ssize_t size) noexcept nogil:
     if delta == NULL:
         return V_UNKNOWN
     delta += 9
+    if memmem(delta, end - delta, b'"error":', 8) != NULL or memmem(delta, end - delta, b'"delta":{', 9) != NULL:
+        return V_UNKNOWN                       # or a second choice
     if starts(delta, end, b'"content":"', 11):
         return V_UNKNOWN if delta + 11 == end or delta[11] == 34 else V_TOKEN        # '"'
     if not starts(delta, end, b'"role":"assistant"', 18):

@@ -18,6 +18,7 @@ cdef class Gateway:
     cdef unsigned long long random_state
     cdef long long wall_offset        # wall clock minus monotonic clock, ns
     cdef bytes date_line
+    cdef double ticked                # monotonic seconds of the last tick
     cdef double now                   # monotonic seconds, refreshed each tick and at each head
     cdef readonly bint retiring       # no new client; each answer ends its connection
     cdef readonly bint draining       # and idle connections close at once
@@ -77,11 +78,13 @@ cdef class Gateway:
         cdef Downstream d
         cdef Pool pool
         cdef long long ns = monotonic_ns()
-        self.now = ns * 1e-9
+        late = self.now > 0.0 and ns * 1e-9 - self.ticked > LATE_SECONDS
+        self.ticked = self.now = ns * 1e-9
         self.wall_offset = <long long>time.time_ns() - ns
         self.date_line = b"date: " + time.strftime(
             "%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode() + b"\r\n"
-        for d in list(self.connections):
+        # A worker that stood still reads first what has come meanwhile: it may have come in time.
+        for d in () if late else list(self.connections):
             if d.deadline != 0.0 and d.deadline <= self.now:
                 d.on_deadline()
         for pool in self.pools.values():

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+MAX_EVENT = 1 << 20  # bytes that are kept until an event is whole
 MAX_TEXT = 1 << 20  # characters; of a longer answer the failure is told
 
 
@@ -59,6 +60,9 @@ class Continuation:
     def feed(self, data: bytes) -> bytes:
         """What the client gets of these bytes: whole events. `failed` says that they end in an error."""
         self.rest += data
+        if len(self.rest) > MAX_EVENT:  # not a stream of events: it goes out as it is, and nobody goes on with it
+            self.other = True
+            return self.finish()
         out = []
         while not self.failed:
             end, size = _event_end(self.rest)

@@ -118,8 +118,8 @@ def _error(document: dict[str, Any]) -> Any:
     error = document.get("error")
     if error:
         return error
-    if document.get("type") == "error":
-        return {k: document.get(k) for k in ("message", "code", "param")}
+    if document.get("type") == "error" or document.get("object") == "error":
+        return {k: document.get(k) for k in ("message", "type", "code", "param")}
     return None
 
 

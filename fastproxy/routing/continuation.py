@@ -60,7 +60,9 @@ class Continuation:
     def feed(self, data: bytes) -> bytes:
         """What the client gets of these bytes: whole events. `failed` says that they end in an error."""
         self.rest += data
-        if len(self.rest) > MAX_EVENT:  # not a stream of events: it goes out as it is, and nobody goes on with it
+        if (
+            len(self.rest) > MAX_EVENT
+        ):  # not a stream of events: it goes out as it is, and nobody goes on with it
             self.other = True
             return self.finish()
         out = []

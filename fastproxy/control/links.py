@@ -42,7 +42,8 @@ class Links:
 
     def _send_snapshot(self, writer: asyncio.StreamWriter) -> None:
         if self.snapshot is not None:
-            keys = [*self.snapshot["keys"], *map(orjson.Fragment, self.keys.values())]
+            # of two records of one key the last one counts: that of the file
+            keys = [*map(orjson.Fragment, self.keys.values()), *self.snapshot["keys"]]
             feed.send(writer, "snapshot", {**self.snapshot, "keys": keys})
 
     def record(self, digest: str) -> dict[str, Any] | None:
@@ -61,7 +62,9 @@ class Links:
         self.number += 1
         number = self.number
         sent = list(self.reached)
-        records = [orjson.Fragment(record) for record in upserts.values()]
+        fixed = {record["digest"] for record in self.snapshot["keys"]} if self.snapshot else set()
+        records = [orjson.Fragment(r) for digest, r in upserts.items() if digest not in fixed]
+        deletes = [digest for digest in deletes if digest not in fixed]
         for writer in sent:
             feed.send(writer, "keys", number, records, deletes)
 

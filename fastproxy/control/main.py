@@ -73,6 +73,7 @@ class Control:
         self.stored = stored
         self.groups: dict[str, list[str]] = {}  # access groups of the newest snapshot
         self.around: Any = None
+        self.loaded = False  # the stored keys are
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.bridge_wanted = False
@@ -115,8 +116,8 @@ class Control:
         self.health.use(snapshot, Settings.of(loaded))
         self.around = None
         groups = access_groups(snapshot)
-        if groups != self.groups:  # records hold what groups stand for
-            self.groups = groups
+        changed, self.groups = groups != self.groups, groups
+        if changed and self.loaded:  # records hold what groups stand for
             self._later(self.refresh_keys())
 
     def _call_for_bridge(self, bridge: dict[str, Any], snapshot: dict[str, Any]) -> None:
@@ -174,6 +175,7 @@ class Control:
     async def load_keys(self) -> None:
         """The stored keys, before the workers get their first snapshot. Raises Unavailable."""
         self.links.keys.update(await self.stored.keys(self.groups))
+        self.loaded = True
 
     async def refresh_keys(self) -> None:
         """Make the stored keys' records anew and tell the workers what differs."""
@@ -189,10 +191,14 @@ class Control:
         """The open store, for the admin API. Raises NoStore, Unavailable."""
         if not any(record["master"] for record in self.admin.snapshot["keys"]):
             raise NoStore("no master key is set, so nobody may manage keys")
+        fresh = self.stored.opened is None
         try:
-            return await self.stored.open()
+            store = await self.stored.open()
         except Unusable as error:
             raise Unavailable(str(error)) from None
+        if fresh:  # a copy may have been put there since the start
+            await self._take_in()
+        return store
 
     def surroundings(self) -> Any:
         """What the admin API's handlers may know of the gateway."""
@@ -229,12 +235,16 @@ class Control:
             try:
                 if not await self.stored.changed_elsewhere():
                     continue
-                before = self.stored.entries
-                if await self.stored.read_models() != before:
-                    await self.reloader.publish_again()
-                await self.refresh_keys()
+                await self._take_in()
             except Unavailable as error:
                 log.warning("the store can't be looked at: %s", error)
+
+    async def _take_in(self) -> None:
+        """Put in force what the store holds."""
+        before = self.stored.entries
+        if await self.stored.read_models() != before:
+            await self.reloader.publish_again()
+        await self.refresh_keys()
 
     def _later(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._logged(job))

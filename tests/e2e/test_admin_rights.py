@@ -1,6 +1,7 @@
 """Users, teams, budgets and models over the admin API, and what each may not do: the attacks of LiteLLM's advisories."""
 
 import json
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -444,3 +445,57 @@ def test_an_unusable_database_stops_the_start_and_names_the_file(
 def test_a_user_whose_key_expires_is_told_so(stored: Gateway):
     key = user(stored, "short", duration="1s")
     until(lambda: call(stored, "GET", "/user/info", key=key)[0] == 401, 10, "the end of the key")
+
+
+def test_a_team_admin_does_not_decide_about_ids_that_keys_have(stored: Gateway):
+    """A key may name a user whom nobody has made; making them would take its models away."""
+    key = make(stored, "/key/generate", {"user_id": "customer-42"})["key"]
+    lead = user(stored, "lead-42")
+    make(
+        stored,
+        "/team/new",
+        {"team_id": "t42", "members_with_roles": [{"role": "admin", "user_id": "lead-42"}]},
+    )
+    member = {"team_id": "t42", "member": {"role": "user", "user_id": "customer-42"}}
+    assert call(stored, "POST", "/team/member_add", member, lead)[0] == 403
+    assert chat(stored, key) == 200
+    by_mail = {"team_id": "t42", "member": {"role": "user", "user_email": "Someone@example.com"}}
+    assert make(stored, "/team/member_add", by_mail, lead)
+    again = {"user_id": "other", "user_email": "someone@EXAMPLE.com", "auto_create_key": False}
+    assert call(stored, "POST", "/user/new", again)[0] == 409
+    make(
+        stored,
+        "/user/new",
+        {"user_id": "customer-42", "models": ["claude"], "auto_create_key": False},
+    )
+    assert chat(stored, key) == 403  # from now on the user's models count
+
+
+def test_a_bound_of_the_file_holds_for_updates_too(start: Callable[..., Gateway], mock_port: int):
+    config = mock_config(mock_port)
+    config["litellm_settings"] = {"upperbound_key_generate_params": {"max_budget": 2}}
+    gateway = start(config).wait()
+    made = make(gateway, "/key/generate", {})
+    assert made["max_budget"] == 2.0
+    for asked in (2.1, None):
+        assert (
+            call(gateway, "POST", "/key/update", {"key": made["key"], "max_budget": asked})[0]
+            == 400
+        )
+    assert make(gateway, "/key/update", {"key": made["key"], "max_budget": 1})["max_budget"] == 1.0
+    config["litellm_settings"] = {"default_key_generate_params": {"max_budget": "a lot"}}
+    broken = start(config).wait()
+    status, answer = call(broken, "POST", "/key/generate", {})
+    assert (status, "default_key_generate_params" in answer["error"]["message"]) == (500, True)
+
+
+def test_a_key_that_the_file_has_too_is_the_files(start: Callable[..., Gateway], mock_port: int):
+    gateway = start(mock_config(mock_port)).wait()
+    key = make(gateway, "/key/generate", {})["key"]
+    config = mock_config(mock_port)
+    config["general_settings"]["keys"].append({"key": key, "models": ["claude"]})
+    gateway.path.write_text(json.dumps(config))
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: chat(gateway, key) == 403, 10, "the file's record")
+    make(gateway, "/key/update", {"key": key, "models": []})
+    assert chat(gateway, key) == 403

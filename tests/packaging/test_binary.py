@@ -31,6 +31,7 @@ class Program:
         config = directory / "proxy.yaml"
         config.write_text(yaml.safe_dump(mock_config(mock_port)))
         self.log_path = directory / "log"
+        self.data = directory / "fastproxy-data"
         environ = {"PATH": "/usr/bin:/bin", "TMPDIR": str(self.unpacked)}
         command = [str(BINARY), "--config", str(config), "--port", str(self.port)]
         with self.log_path.open("wb") as log:
@@ -90,6 +91,21 @@ def test_its_start_needs_only_what_the_container_has():
     added = set(re.findall(r"^COPY .* /usr/lib/(\S+)$", container_file, re.MULTILINE))
     assert "libc.so.6" in needed
     assert needed <= glibc | added
+
+
+def test_makes_and_stores_keys(program: Program):
+    """The store's libraries are there: SQLAlchemy and Alembic, the steps to the tables, AES-GCM."""
+    with Client(program.port) as client:
+        key = client.post("/key/generate", {}).json()["key"]
+        assert client.post("/v1/chat/completions", BODY, key).status == 200
+        model = {"model": "openai/x", "api_base": "http://127.0.0.1:9", "api_key": "sk-provider"}
+        new = client.post("/model/new", {"model_name": "stored", "litellm_params": model})
+        assert new.status == 200, new.body
+    assert b"sk-provider" not in (program.data / "fastproxy.db").read_bytes()
+    copy = program.data / "copy.db"
+    command = [str(BINARY), "backup", str(copy), "--data-dir", str(program.data)]
+    subprocess.run(command, check=True, timeout=30)
+    assert copy.stat().st_size
 
 
 def test_serves_and_leaves_nothing(program: Program):

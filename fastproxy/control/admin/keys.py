@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -59,7 +60,7 @@ def make(work: Work, asked: shapes.GenerateKey, for_service: bool = False) -> Ro
     caller = work.caller
     wanted = values.given(asked, "key", "key_type", *shapes.UNAPPLIED)
     _defaults(work, wanted)
-    _upper_bounds(work, wanted)
+    _upper_bounds(work, wanted, fill=True)
     wanted["expires"] = values.moment(wanted.pop("duration", None), work.now)
     wanted["allowed_routes"] = _routes(asked.key_type, wanted.get("allowed_routes"))
     if caller.role is not Role.ADMIN and not for_service and not wanted.get("user_id"):
@@ -98,6 +99,7 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
     old = _named(work, asked.key, alias, "/key/update")
     wanted = values.given(asked, "key", *shapes.UNAPPLIED)
     change = {n: v for n, v in wanted.items() if n != "key_alias" or v != old["key_alias"]}
+    _upper_bounds(work, change, fill=False)
     if "duration" in change:
         change["expires"] = values.moment(change.pop("duration"), work.now)
     if change.get("spend", 0) is None:
@@ -328,30 +330,43 @@ def _people(work: Work, team: Row | None) -> set[str]:
 
 def _defaults(work: Work, wanted: dict[str, Any]) -> None:
     """default_key_generate_params: for what a request leaves out."""
-    for name, value in work.around.defaults.items():
-        if wanted.get(name) in (None, [], {}) and name in shapes.GenerateKey.__struct_fields__:
-            wanted[name] = to_nano(value) if name in values.MONEY and value is not None else value
+    for name, value in _configured(work.around.defaults, "default_key_generate_params").items():
+        if wanted.get(name) in (None, [], {}):
+            wanted[name] = value
 
 
-def _upper_bounds(work: Work, wanted: dict[str, Any]) -> None:
-    """upperbound_key_generate_params: what is left out becomes the bound, what is above it is refused."""
-    for name, bound in work.around.upper_bounds.items():
-        if bound is None or name not in shapes.GenerateKey.__struct_fields__:
-            continue
-        limit = to_nano(bound) if name in values.MONEY else bound
+def _upper_bounds(work: Work, wanted: dict[str, Any], fill: bool) -> None:
+    """upperbound_key_generate_params: what is above is refused, what is left out becomes the bound if `fill`."""
+    for name, bound in _configured(
+        work.around.upper_bounds, "upperbound_key_generate_params"
+    ).items():
         value, over = wanted.get(name), False
         if value is None:
-            wanted[name] = limit
+            # null in an update lifts the limit, which is above every bound
+            over = not fill and name in wanted
+            if fill:
+                wanted[name] = bound
         elif name in ("duration", "budget_duration"):
-            over = _length(value) > _length(limit)
+            over = _length(value) > _length(bound)
         elif isinstance(value, int | float):
-            over = value > limit
+            over = value > bound
         if over:
             raise bad(
                 f"{name} is over max limit set in config - user_value={_as_written(value, name)}; "
-                f"max_value={bound}",
+                f"max_value={_as_written(bound, name)}",
                 name,
             )
+
+
+def _configured(params: Mapping[str, Any], setting: str) -> dict[str, Any]:
+    """Fields of /key/generate as the file has them. Raises Refused where one has another type."""
+    try:
+        shape = msgspec.convert(dict(params), shapes.GenerateKey, strict=False)
+    except msgspec.ValidationError as error:
+        message = f"litellm_settings.{setting} can't be used: {error}"
+        raise Refused(500, message, "internal_server_error") from None
+    found = values.given(shape, "key", "key_type", *shapes.UNAPPLIED)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _as_written(value: Any, name: str) -> str:

@@ -352,6 +352,11 @@ def _user_of(work: Work, user_id: str | None, email: str | None) -> str:
         return user_id
     if user_id is None and email is None:
         raise bad("Either user id or user email must be provided", "member")
+    if user_id is not None and work.caller.role is not Role.ADMIN:
+        # keys may have this id already: who makes the user decides what they may call
+        raise forbidden(
+            f"There is no user {user_id}; only a proxy admin may make one by id", "member"
+        )
     row: Row = {
         "user_id": user_id or str(uuid.uuid4()),
         "user_email": email,
@@ -361,6 +366,7 @@ def _user_of(work: Work, user_id: str | None, email: str | None) -> str:
         "spend": 0,
     }
     stored = users.insert(work.connection, row, work.by)
+    work.touched |= {row["token"] for row in keys.of_user(work.connection, stored["user_id"])}
     work.note("created", "users", stored["user_id"], None, stored)
     return str(stored["user_id"])
 

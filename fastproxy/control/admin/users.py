@@ -31,6 +31,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
     row = {"models": [], "metadata": {}, "user_role": Role.USER.value}
     row |= {n: v for n, v in wanted.items() if v is not None}
     stored = users.insert(work.connection, {**row, "user_id": user_id, "spend": 0}, work.by)
+    _touch_keys(work, user_id)  # keys may name an id before there is a user of it
     work.note("created", TABLE, user_id, None, stored)
     joined = [_join(work, stored, entry) for entry in asked.teams or []]
     answer = {**_shown(stored), "teams": joined, "key": None}
@@ -67,7 +68,8 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
         if name in change and change[name] is None:
             del change[name]
     email = change.get("user_email")
-    if email and email != old["user_email"] and users.by_email(work.connection, email):
+    found = users.by_email(work.connection, email) if email else None
+    if found is not None and found["user_id"] != old["user_id"]:
         raise conflict(f"User with email {email} already exists", "user_email")
     values.set_reset(change, work.now)
     values.fold(change, old)

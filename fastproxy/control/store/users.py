@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func
 
-from fastproxy.control.store.rows import Row, add, change, like, one, page, remove
+from fastproxy.control.store.rows import Row, add, change, like, one, page, remove, some
 from fastproxy.control.store.schema import users
 
 SORTED = {
@@ -19,8 +19,9 @@ def get(connection: Connection, user_id: str) -> Row | None:
 
 
 def by_email(connection: Connection, email: str) -> Row | None:
-    """The user of an address."""
-    return one(connection, users.c.user_email, email)
+    """The user of an address, however it is capitalised."""
+    found = some(connection, users, func.lower(users.c.user_email) == email.lower())
+    return found[0] if found else None
 
 
 def insert(connection: Connection, values: Row, by: str | None) -> Row:

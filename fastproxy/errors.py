@@ -4,6 +4,8 @@ OpenAI shape: {"error": {"message", "type", "param", "code"}} with the status as
 Anthropic shape: {"type": "error", "error": {"type", "message"}}.
 """
 
+import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -88,7 +90,7 @@ def google_upstream(status: int, raw: bytes, secrets: tuple[bytes, ...]) -> byte
     if isinstance(error, dict) and {"message", "code", "status"} <= set(error):
         return redact(orjson.dumps(parsed).decode(), secrets).encode()
     message = error.get("message") if isinstance(error, dict) else None
-    return google_body(status, str(message or text)[:4096])
+    return google_body(status, redact(str(message or text), secrets)[:4096])
 
 
 def detail(message: str) -> bytes:
@@ -107,7 +109,23 @@ def redact_bytes(raw: bytes, secrets: tuple[bytes, ...]) -> bytes:
     """The same for bytes as they came, head lines or a body that is relayed."""
     for secret in secrets:
         raw = raw.replace(secret, b"sk-...")
+    if b"\\" in raw:
+        for secret in secrets:
+            raw = _escaped(secret).sub(lambda found: found[1] or b"sk-...", raw)
     return raw
+
+
+@lru_cache(maxsize=1024)
+def _escaped(secret: bytes) -> re.Pattern[bytes]:
+    """A credential with any of its characters as JSON may write them."""
+    spelt = []
+    for byte in secret:
+        ways = [re.escape(bytes([byte])), rb"\\u00(?i:%02x)" % byte]
+        if byte in b'"/\\':
+            ways.append(rb"\\" + re.escape(bytes([byte])))
+        spelt.append(b"(?:" + b"|".join(ways) + b")")
+    # an escaped backslash is one by itself: what follows it is no escape
+    return re.compile(rb"(\\\\)|" + b"".join(spelt))
 
 
 CONTEXT_WORDS = (

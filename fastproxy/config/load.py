@@ -19,6 +19,7 @@ from fastproxy.config.slop import kind, listing
 LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("general_settings",): (
         "allowed_ips",
+        "admin_only_routes",
         "trusted_proxy_ranges",
         "keys",
         "pass_through_endpoints",

@@ -122,6 +122,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     forward_openai_org_id: Flag | None = None
     always_include_stream_usage: Flag | None = None
     dangerously_permit_weak_or_unset_master_key: Flag | None = None
+    admin_only_routes: Names | None = None
     header_profile: str | None = None
     connect_timeout: Positive | None = None
     keepalive_timeout: Positive | None = None

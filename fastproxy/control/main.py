@@ -213,6 +213,7 @@ class Control:
                 upper_bounds=loaded.litellm.upperbound_key_generate_params or {},
                 default_team=loaded.litellm.default_team_params or {},
                 default_user=loaded.litellm.default_internal_user_params or {},
+                admin_only=frozenset(loaded.general.admin_only_routes or ()),
                 environ=dict(os.environ),
                 directory=self.stored.path or Path(),
                 judge_model=lambda entry: reload.try_out(

@@ -144,9 +144,9 @@ def test_a_restart_takes_it_along(begin: Begin):
     ((_, first),) = running.notes("imported")
     gateway.process.send_signal(signal.SIGUSR2)
     until(lambda: "restarted: fastproxy" in gateway.log, 30, "the restart")
+    until(lambda: not alive(first), 30, "the end of the old process")
     with gateway.client() as client:
         assert client.post(CHAT, chat("m/y")).status == 200
-    until(lambda: not alive(first), 30, "the end of the old process")
     (_, (_, second)) = running.notes("imported")
     assert gateway.stop() == 0
     assert not alive(second)

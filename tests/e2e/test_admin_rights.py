@@ -499,3 +499,13 @@ def test_a_key_that_the_file_has_too_is_the_files(start: Callable[..., Gateway],
     until(lambda: chat(gateway, key) == 403, 10, "the file's record")
     make(gateway, "/key/update", {"key": key, "models": []})
     assert chat(gateway, key) == 403
+
+
+def test_routes_that_the_file_keeps_for_proxy_admins(
+    start: Callable[..., Gateway], mock_port: int
+):
+    gateway = start(mock_config(mock_port, admin_only_routes=["/key/generate"])).wait()
+    key = user(gateway, "someone")
+    assert call(gateway, "POST", "/key/generate", {}, key)[0] == 403
+    assert call(gateway, "GET", "/key/list", key=key)[0] == 200
+    assert make(gateway, "/key/generate", {"user_id": "someone"})

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from fastproxy.control.admin import callers, records, roles
 from fastproxy.control.admin.refused import Refused, bad
-from fastproxy.control.admin.roles import Caller
+from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.routes import Route
 from fastproxy.control.store import audit
 from fastproxy.control.store.rows import Row, now_ms
@@ -29,6 +29,7 @@ class Surroundings:
     upper_bounds: Mapping[str, Any]  # upperbound_key_generate_params
     default_team: Mapping[str, Any]
     default_user: Mapping[str, Any]
+    admin_only: frozenset[str]  # general_settings.admin_only_routes
     environ: Mapping[str, str]
     directory: Path
     # raises ConfigError for an entry of model_list that can't be used
@@ -93,6 +94,8 @@ def perform(
     """Do a request; `asked` reads it, once the caller may try the route. Raises Refused; the transaction is the
     caller's."""
     caller = callers.load(connection, digest, around.configured)
+    if route.path in around.admin_only and caller.role is not Role.ADMIN:
+        raise Refused(403, f"Only proxy admins may call {route.path} (admin_only_routes).", "auth_error")
     if caller.role in route.who and not roles.may_try(caller, route.who, route.path):
         allowed = (caller.key or {}).get("allowed_routes")
         raise Refused(

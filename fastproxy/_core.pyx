@@ -13,6 +13,7 @@ choice, dispatch, answer, ending), core/downstream (connection, admission).
 cimport cython
 from libc.errno cimport ETIMEDOUT
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastproxy._buffer cimport (

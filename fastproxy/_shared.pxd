@@ -28,6 +28,8 @@ cdef enum:               # Event.flags
     E_CLIENT_GONE = 2
     E_CUT = 4            # the upstream's answer ended early
     E_NO_USAGE = 8
+    E_ESTIMATED = 16     # no usage came: tokens are counted from the bytes
+    E_ATTEMPT = 32       # a try that failed; the request went on
 
 cdef struct Event:
     unsigned long long sequence      # written last; slot index + 1 + lap * capacity
@@ -37,6 +39,9 @@ cdef struct Event:
     long long cached_tokens
     long long cache_write_tokens
     long long reasoning_tokens
+    long long audio_input_tokens
+    long long audio_output_tokens
+    long long cost                   # nano-dollars; -1: without a price
     unsigned int duration_us         # request head to last byte of the answer
     unsigned int first_byte_us       # request head to head of the answer (0: none came)
     unsigned int overhead_us         # our own share of the time to the head of the answer
@@ -48,10 +53,16 @@ cdef struct Event:
     unsigned char attempts
     unsigned char model_size
     unsigned char call_id_size
-    unsigned char reserved
+    unsigned char client_size
+    unsigned char tags_size
+    unsigned char trace_size
+    unsigned char reserved[6]
     unsigned char key_digest[32]
     char call_id[36]
     char model[64]
+    char client[46]                  # the peer's address
+    char tags[64]                    # of the request, joined by commas
+    char trace_id[32]                # of traceparent, hexadecimal
 
 cdef class Block:
     # One worker's counters and ring, as its single producer.

@@ -29,7 +29,7 @@ cdef enum:
     TAIL_AT = 3072
 
 MAGIC = 0x46505348
-LAYOUT = 2
+LAYOUT = 3
 EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
@@ -150,12 +150,20 @@ def decode(bytes events):
             "cached_tokens": e.cached_tokens,
             "cache_write_tokens": e.cache_write_tokens,
             "reasoning_tokens": e.reasoning_tokens,
+            "audio_input_tokens": e.audio_input_tokens,
+            "audio_output_tokens": e.audio_output_tokens,
+            "cost": e.cost,
             "snapshot": e.snapshot, "deployment": e.deployment, "status": e.status,
             "endpoint": e.endpoint, "attempts": e.attempts,
             "stream": bool(e.flags & E_STREAM),
             "client_gone": bool(e.flags & E_CLIENT_GONE),
             "cut": bool(e.flags & E_CUT),
             "usage": not e.flags & E_NO_USAGE,
+            "estimated": bool(e.flags & E_ESTIMATED),
+            "attempt": bool(e.flags & E_ATTEMPT),
+            "client": (<bytes>e.client[:e.client_size]).decode("latin-1"),
+            "tags": (<bytes>e.tags[:e.tags_size]).decode("utf-8", "replace"),
+            "trace_id": (<bytes>e.trace_id[:e.trace_size]).decode("latin-1"),
             "key": (<bytes>e.key_digest[:32]).hex(),
             "call_id": (<bytes>e.call_id[:e.call_id_size]).decode("latin-1"),
             "model": (<bytes>e.model[:e.model_size]).decode("utf-8", "replace"),

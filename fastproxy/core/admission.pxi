@@ -1,6 +1,14 @@
 # -- steps 3 and 4: route, address, key
 
 
+cdef bint is_hex(const char* p, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        if not (48 <= p[i] <= 57 or 97 <= p[i] <= 102):
+            return False
+    return True
+
+
 cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
     """Steps 3 and 4: route and key. False: answered already."""
     cdef Table table = x.table
@@ -30,6 +38,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
             continue
         if f.name_id == H_CONTENT_TYPE or f.name_id == H_ACCEPT or f.name_id == H_IDEMPOTENCY_KEY \
                 or f.name_id == H_TRACEPARENT or f.name_id == H_TRACESTATE or f.name_id == H_BAGGAGE:
+            if f.name_id == H_TRACEPARENT and f.value_size >= 35:     # version-trace_id-…, Trace Context 3.2.2
+                memcpy(x.trace_id, p + f.value + 3, 32)
+                x.traced = is_hex(x.trace_id, 32)
             if not f.hop:
                 forward_field(d, out, p, f)
         elif f.name_id == H_AUTHORIZATION:

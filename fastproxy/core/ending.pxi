@@ -43,6 +43,7 @@ cdef void settle(Exchange x):
     cdef Event* e
     cdef long long now
     cdef Py_ssize_t size
+    cdef const char* peer
     block.counters[C_IN_FLIGHT] -= 1
     if x.in_group:
         finish_attempts(x, monotonic_ns())
@@ -80,6 +81,7 @@ cdef void settle(Exchange x):
         e.reasoning_tokens = x.tap.usage.reasoning_tokens
     else:
         e.flags |= E_NO_USAGE
+    e.cost = -1
     memcpy(e.key_digest, PyBytes_AS_STRING(x.key.digest), 32)
     if x.call_id is not None:
         size = min(36, PyBytes_GET_SIZE(x.call_id))
@@ -89,6 +91,13 @@ cdef void settle(Exchange x):
         size = min(64, PyBytes_GET_SIZE(x.model))
         memcpy(e.model, PyBytes_AS_STRING(x.model), size)
         e.model_size = <unsigned char>size
+    if x.downstream is not None and x.downstream.peer is not None:
+        peer = PyUnicode_AsUTF8AndSize(x.downstream.peer, &size)
+        e.client_size = <unsigned char>min(46, size)
+        memcpy(e.client, peer, e.client_size)
+    if x.traced:
+        e.trace_size = 32
+        memcpy(e.trace_id, x.trace_id, 32)
     block.publish()
 
 

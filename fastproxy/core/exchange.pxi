@@ -30,6 +30,8 @@ cdef class Exchange:
     cdef bytes path_model             # of /engines/{m}/…, wins over the body's
     cdef bytes model                  # what the client asked for
     cdef bytes call_id
+    cdef bint traced                  # trace_id is one
+    cdef char trace_id[32]
     cdef bytes cors_lines
     cdef bint stream, client_usage, ask_usage, no_anthropic_version
     cdef Py_ssize_t model_start, model_end   # of the bytes to be replaced, absolute in the body
@@ -121,7 +123,7 @@ cdef class Exchange:
         self.attempts = self.interim = 0
         self.num_retries = -1
         self.timeout = self.stream_timeout = self.total_until = 0.0
-        self.admitted = False
+        self.admitted = self.traced = False
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
         self.resumed = False

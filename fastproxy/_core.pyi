@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastproxy._limits import Limits
 from fastproxy._pool import Pool
 from fastproxy._shared import Block
 from fastproxy._table import Table
@@ -20,6 +21,7 @@ class Gateway:
         loop: asyncio.AbstractEventLoop,
         block: Block,
         traffic: Traffic,
+        limits: Limits,
         dial: Callable[[Pool], Awaitable[tuple[int, Any]]],
         log: logging.Logger,
         version: str,

@@ -12,7 +12,8 @@ choice, dispatch, answer, ending), core/downstream (connection, admission).
 
 cimport cython
 from libc.errno cimport ETIMEDOUT
-from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+from cpython.tuple cimport PyTuple_GET_SIZE
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
@@ -30,6 +31,8 @@ from fastproxy._head cimport (
     H_TRANSFER_ENCODING, H_UPGRADE, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
     H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
+from fastproxy._limits cimport (
+    ADMITTED, MAX_GATES, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, TABLE_FULL, Gate, Hold, Limits)
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
@@ -40,18 +43,20 @@ from fastproxy._routing cimport (
 )
 from fastproxy._scan cimport (
     F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS, F_FALLBACKS, F_GUARDRAILS, F_INPUT,
-    F_LITELLM, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID, F_PROMPT, F_STREAM,
+    F_LITELLM, F_MAX_COMPLETION_TOKENS, F_MAX_OUTPUT_TOKENS, F_MAX_TOKENS,
+    F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_N, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID, F_PROMPT, F_STREAM,
     F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
 )
 from fastproxy._shared cimport (
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
     C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_QUEUED, C_REFUSED, C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
     C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
-    E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
+    E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
 from fastproxy._table cimport (
-    Deployment, EP_CHAT, EP_COUNT, EP_MESSAGES, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, Group, KeyRecord, PLAN_CONTROL,
-    PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
+    Deployment, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT, EP_MESSAGES,
+    EP_MODERATIONS, EP_RERANK, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY, Group, KeyRecord, PLAN_CONTROL, PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART,
+    PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
 from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
@@ -59,6 +64,7 @@ from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, wi
 from collections import OrderedDict
 import hashlib
 import os
+from time import gmtime, strftime as formatted_date
 import time
 
 from fastproxy import errors
@@ -105,6 +111,7 @@ cdef enum:
     LARGE_SPARES = 8
     EARLY_MIN = 262144            # bodies with more than this left to come are sent on before their end
     UNSENT_HIGH = 262144          # of such a body; above it the client is not read
+    PART_TOKENS = 1000            # that a part of data (an image, a sound) is taken to cost
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse
     MODEL_MAX = 512               # bytes of a model's name
@@ -239,6 +246,7 @@ include "core/upstream.pxi"
 include "core/exchange.pxi"
 include "core/body.pxi"
 include "core/choice.pxi"
+include "core/governance.pxi"
 include "core/queue.pxi"
 include "core/attempt.pxi"
 include "core/dispatch.pxi"

@@ -59,7 +59,7 @@ cdef class KeyRecord:
     cdef readonly str user_id          # of the store, None: none
     cdef readonly str team_id          # same
     cdef readonly tuple routes         # allowed_routes, None: all
-    cdef readonly dict limits          # by scope (key, user, team, member), see docs/keys.md; None: none
+    cdef readonly tuple gates          # the limits of key, member, user and team: of _limits.Gate
     cdef void retire(self) noexcept
 
 cdef class Deployment:
@@ -149,6 +149,7 @@ cdef class Table:
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
+    cdef readonly int budget_status          # of an answer to who has spent its budget
     cdef readonly double keepalive_timeout   # of a connection between two requests, seconds
     cdef readonly double head_timeout
     cdef readonly double body_timeout        # between two reads of a request body

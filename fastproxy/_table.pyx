@@ -9,6 +9,7 @@ decision about a request beyond a look-up and a weighted draw; it holds no conne
 
 import fnmatch
 
+from fastproxy._limits import gates_of
 from fastproxy._pool cimport Pool
 
 from fastproxy.routing.response_ids import follow_up, mark
@@ -92,7 +93,7 @@ cdef class KeyRecord:
         self.team_id = record.get("team_id")
         routes = tuple(record.get("routes") or ())
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
-        self.limits = record.get("limits") or None
+        self.gates = gates_of(record)
 
     cdef void retire(self) noexcept:
         # A connection remembers the record of the key that it showed last, unless the record can expire.
@@ -252,6 +253,7 @@ cdef class Table:
         self.key_header = key_header.lower().encode() if key_header else None
         self.forward_client_headers = bool(settings.get("forward_client_headers"))
         self.forward_openai_organization = bool(settings.get("forward_openai_org_id"))
+        self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
         self.head_timeout = settings.get("head_timeout", 30.0)

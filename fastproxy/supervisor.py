@@ -29,11 +29,13 @@ from fastproxy.runtime import RuntimeDirectory
 from fastproxy.tree import (
     EXIT_PORT_TAKEN,
     EXIT_WORKERS_FAIL,
+    GENERATIONS,
     RESTART_SECONDS,
     Child,
     Generation,
     StartError,
     bind_unix,
+    limits_path,
     no_room,
 )
 
@@ -246,6 +248,8 @@ class Supervisor:
             control_path=generation.control_path,
             shared_path=generation.shared_path,
             traffic_path=generation.traffic_path,
+            limits_path=limits_path(self.runtime.path, len(self.sockets)),
+            limits_index=index + generation.number % GENERATIONS * len(self.sockets),
             alive_fd=self.alive_read,
             ssl_certfile=self.options.ssl_certfile,
             ssl_keyfile=self.options.ssl_keyfile,

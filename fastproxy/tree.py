@@ -15,6 +15,7 @@ from fastproxy.keepsake import Keepsake
 
 # What control says to the supervisor, a byte each: all workers serve; the LiteLLM SDK is needed, or not any more.
 READY, BRIDGE_WANTED, BRIDGE_UNWANTED = b"RBb"
+GENERATIONS = 2  # that may run at once, during a restart
 RING_SLOTS = 16384  # usage events per worker that wait for control
 EXIT_PORT_TAKEN = 3
 EXIT_WORKERS_FAIL = 4
@@ -28,6 +29,11 @@ class StartError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def limits_path(directory: Path, workers: int) -> str:
+    """The file of limits and budgets: it outlives a generation, as long as the number of workers stays."""
+    return str(directory / f"limits-{workers}")
 
 
 @dataclass
@@ -96,7 +102,7 @@ class Generation:
     @classmethod
     def begin(cls, number: int, directory: Path, workers: int) -> "Generation":
         """A new one in the runtime directory. Raises StartError, and leaves nothing there."""
-        from fastproxy import _shared, _traffic
+        from fastproxy import _limits, _shared, _traffic
 
         suffix = f"-{number}" if number else ""
         feed, control, bridge = (
@@ -107,6 +113,9 @@ class Generation:
         try:
             _shared.create(shared, workers, RING_SLOTS)
             _traffic.create(traffic, workers)
+            limits = limits_path(directory, workers)
+            if not os.path.exists(limits):  # the generation before has it, and both count in it
+                _limits.create(limits, workers * GENERATIONS)
         except OSError as error:
             for path in (shared, traffic):
                 with contextlib.suppress(FileNotFoundError):

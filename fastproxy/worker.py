@@ -13,6 +13,7 @@ import uvloop
 
 from fastproxy import __version__, feed, frozen  # noqa: F401  # frozen: for packaging
 from fastproxy._core import Gateway
+from fastproxy._limits import Limits
 from fastproxy._pool import Pool
 from fastproxy._shared import Block, attach
 from fastproxy._table import Table
@@ -37,6 +38,8 @@ class WorkerOptions:
     control_path: str
     shared_path: str
     traffic_path: str
+    limits_path: str
+    limits_index: int  # its columns there: those of the other generation are not ours
     alive_fd: int  # end of file here: the supervisor is gone
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -53,7 +56,8 @@ class Worker:
         self.block = Block(attach(options.shared_path), options.index)
         self.block.restart()
         traffic = Traffic(options.traffic_path, options.index)
-        self.gateway = Gateway(loop, self.block, traffic, Dialer(loop), log, __version__)
+        limits = Limits(options.limits_path, options.limits_index)
+        self.gateway = Gateway(loop, self.block, traffic, limits, Dialer(loop), log, __version__)
         self.control = Pool(
             {"scheme": "unix", "path": options.control_path, "host": "", "port": 0},
             {"connect_timeout": 2.0},

@@ -146,7 +146,9 @@ GENERAL = {
         "secrets come from the environment or the file only",
         "key_management_system key_management_settings",
     ),
-    **_honoured("for routes of the admin API; every key may call every model route", "admin_only_routes"),
+    **_honoured(
+        "for routes of the admin API; every key may call every model route", "admin_only_routes"
+    ),
     **_not_yet(
         "every key may call every route that is served",
         "public_routes allowed_routes role_permissions",
@@ -191,7 +193,7 @@ LITELLM = {
     ),
     **_not_yet(
         NO_SPEND,
-        "max_budget budget_duration budget_exceeded_status_code max_internal_user_budget "
+        "max_budget budget_duration max_internal_user_budget "
         "internal_user_budget_duration max_end_user_budget max_end_user_budget_id cost_discount_config "
         "cost_margin_config timezone default_max_internal_user_budget throttle_on_budget_exceeded "
         "disable_end_user_cost_tracking",
@@ -199,7 +201,7 @@ LITELLM = {
     **_all(
         HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
-        "default_team_params",
+        "default_team_params budget_exceeded_status_code",
     ),
     **_not_yet(
         "it does not bound who may make keys: roles and teams do",

@@ -103,6 +103,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "key_header": header.lower() if header else None,
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
         "forward_openai_org_id": bool(general.forward_openai_org_id),
+        "budget_exceeded_status": config.litellm.budget_exceeded_status_code or 422,
         "always_include_stream_usage": bool(general.always_include_stream_usage),
         "connect_timeout": general.connect_timeout or 10.0,
         "keepalive_timeout": general.keepalive_timeout or 75.0,

@@ -128,7 +128,8 @@ cdef void on_body_complete(Exchange x):
 
 cdef void proceed(Exchange x):
     if x.plan.kind == PLAN_PASS:
-        acquire_upstream(x)
+        if govern(x):
+            acquire_upstream(x)
     elif choose_deployment(x) and prepare_body(x):
         acquire_upstream(x)
 

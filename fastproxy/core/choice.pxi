@@ -39,6 +39,8 @@ cdef bint choose_deployment(Exchange x):
             refuse_unknown_model(x)
         return False
     enter_group(x, group)
+    if not govern(x):
+        return False
     if x.plan.endpoint == EP_RESPONSES and x.scan.present & 1u << F_PREVIOUS_RESPONSE_ID:
         pin(x)
     if x.table.router.total_timeout > 0.0:

@@ -10,8 +10,9 @@ cdef void maybe_dispatch_early(Exchange x):
         return
     if x.plan.kind == PLAN_PASS:
         hold_place(x)
-        x.early = True
-        acquire_upstream(x)
+        if govern(x):
+            x.early = True
+            acquire_upstream(x)
         return
     if x.plan.google:
         return

@@ -44,9 +44,16 @@ cdef void settle(Exchange x):
     cdef long long now
     cdef Py_ssize_t size
     cdef const char* peer
+    cdef bint estimated
     block.counters[C_IN_FLIGHT] -= 1
     if x.in_group:
         finish_attempts(x, monotonic_ns())
+    estimated = x.attempts and not (x.tapping and x.tap.usage.seen) and (x.status < 400 or x.status == 499) \
+        and x.key is not None and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
+    if estimated and x.input_estimate < 0:
+        x.input_estimate = estimate_input(x)
+    if x.n_holds:
+        settle_limits(x, used_tokens(x, estimated), 0)
     if x.admitted:
         give_place(x)
     if x.status < 400:
@@ -81,6 +88,10 @@ cdef void settle(Exchange x):
         e.reasoning_tokens = x.tap.usage.reasoning_tokens
     else:
         e.flags |= E_NO_USAGE
+        if estimated:
+            e.flags |= E_ESTIMATED
+            e.input_tokens = x.input_estimate
+            e.output_tokens = output_estimate(x)
     e.cost = -1
     memcpy(e.key_digest, PyBytes_AS_STRING(x.key.digest), 32)
     if x.call_id is not None:
@@ -99,6 +110,23 @@ cdef void settle(Exchange x):
         e.trace_size = 32
         memcpy(e.trace_id, x.trace_id, 32)
     block.publish()
+
+
+cdef long long used_tokens(Exchange x, bint estimated):
+    """Of the last try: what the upstream said, else an estimate from the bytes that went by, else nothing."""
+    if x.tapping and x.tap.usage.seen:
+        return x.tap.usage.input_tokens + x.tap.usage.output_tokens
+    return x.input_estimate + output_estimate(x) if estimated else 0
+
+
+cdef long long output_estimate(Exchange x):
+    # An event of a stream carries about one token; text has about four bytes a token.
+    if x.plan.endpoint not in (EP_CHAT, EP_COMPLETIONS, EP_RESPONSES, EP_MESSAGES, EP_GENERATE_CONTENT,
+                               EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY):
+        return 0
+    if x.stream and x.tapping and x.tap.events:
+        return x.tap.events
+    return x.answer_size // 4
 
 
 cdef void on_upstream_lost(Exchange x, Upstream u):

@@ -30,6 +30,10 @@ cdef class Exchange:
     cdef bytes path_model             # of /engines/{m}/…, wins over the body's
     cdef bytes model                  # what the client asked for
     cdef bytes call_id
+    cdef bint governed                # limits were asked …
+    cdef int n_holds                  # … and these are reserved
+    cdef Hold holds[MAX_GATES]
+    cdef long long input_estimate     # tokens; -1: nobody asked
     cdef bint traced                  # trace_id is one
     cdef char trace_id[32]
     cdef bytes cors_lines
@@ -123,7 +127,9 @@ cdef class Exchange:
         self.attempts = self.interim = 0
         self.num_retries = -1
         self.timeout = self.stream_timeout = self.total_until = 0.0
-        self.admitted = self.traced = False
+        self.admitted = self.traced = self.governed = False
+        self.n_holds = 0
+        self.input_estimate = -1
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
         self.resumed = False

@@ -8,6 +8,7 @@ cdef class Gateway:
     cdef object dial                  # async (Pool): opens one connection, see connect.py
     cdef Block block
     cdef Traffic traffic
+    cdef Limits limits
     cdef dict pools
     cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
     cdef Py_ssize_t admitted          # LLM requests in flight,
@@ -41,11 +42,12 @@ cdef class Gateway:
         buf_free(&self.lines)
         buf_free(&self.tapped)
 
-    def __init__(self, loop, Block block, Traffic traffic, dial, log, str version):
+    def __init__(self, loop, Block block, Traffic traffic, Limits limits, dial, log, str version):
         self.loop = loop
         self.poller = Poller(loop)
         self.block = block
         self.traffic = traffic
+        self.limits = limits
         self.dial = dial
         self.log = log
         self.pools = {}

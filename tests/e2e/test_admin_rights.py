@@ -501,9 +501,7 @@ def test_a_key_that_the_file_has_too_is_the_files(start: Callable[..., Gateway],
     assert chat(gateway, key) == 403
 
 
-def test_routes_that_the_file_keeps_for_proxy_admins(
-    start: Callable[..., Gateway], mock_port: int
-):
+def test_routes_that_the_file_keeps_for_proxy_admins(start: Callable[..., Gateway], mock_port: int):
     gateway = start(mock_config(mock_port, admin_only_routes=["/key/generate"])).wait()
     key = user(gateway, "someone")
     assert call(gateway, "POST", "/key/generate", {}, key)[0] == 403

@@ -1,166 +1,118 @@
-"""Bounds: connections, slow clients, clients that do not read, declared sizes; memory stays what it is."""
+"""Limits and budgets in the real process tree, exact over all workers."""
 
-import socket
 import threading
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from harness import MASTER, Client, Gateway, mock_config, request, until
+from admin import make
+from harness import Answer, Client, Gateway, mock_config, request, until
 
-CHAT = "/v1/chat/completions"
-BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
-STREAM_BYTES = 200 << 20
-
-
-class Firehose:
-    """An upstream that streams as fast as it is read: events of 64 KB, 200 MB in all."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.written = 0
-        self.ended = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                conn, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
-
-    def _serve(self, conn: socket.socket) -> None:
-        event = b"data: " + b"x" * (65536 - 8) + b"\n\n"
-        with conn, suppress(OSError):
-            data = b""
-            while b"messages" not in data:
-                data += conn.recv(65536)
-            conn.sendall(
-                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: "
-                + str(STREAM_BYTES).encode()
-                + b"\r\n\r\n"
-            )
-            for _ in range(STREAM_BYTES // 65536):
-                conn.sendall(event)
-                self.written += len(event)
-        self.ended += 1
-
-    def config(self, **general: object) -> dict:
-        base = {"model": "openai/m", "api_base": f"http://127.0.0.1:{self.port}/v1"}
-        return {
-            "model_list": [
-                {"model_name": "gpt-4o-mini", "litellm_params": {**base, "api_key": "k"}}
-            ],
-            "general_settings": {"master_key": MASTER, **general},
-        }
+WORKERS = 4
 
 
-@pytest.fixture
-def firehose():
-    upstream = Firehose()
-    yield upstream
-    upstream.listener.close()
+@pytest.fixture(scope="module")
+def limited(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    running = Gateway(
+        tmp_path_factory.mktemp("limited"), mock_config(mock_port), "--num_workers", str(WORKERS)
+    ).wait()
+    try:
+        yield running
+    finally:
+        code = running.stop()
+    assert code == 0, running.log
+    assert "Traceback" not in running.log, running.log
 
 
-def worker_memory(gateway: Gateway) -> int:
-    """Private bytes of the worker."""
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    worker = max(int(pid) for pid in children.read_text().split())
-    lines = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_Dirty"))
-
-
-def test_connections_per_address(start, mock_port: int):
-    gateway = start(mock_config(mock_port, max_connections_per_address=3)).wait()
-    with ExitStack() as stack:
-        clients = [stack.enter_context(gateway.client()) for _ in range(3)]
-        for client in clients:
-            assert client.post(CHAT, BODY).status == 200
-        with gateway.client() as refused:
-            assert refused.answer().status == 503
-            assert refused.closed()
-        clients[0].sock.close()
-
-        def room() -> bool:
-            with gateway.client() as again, suppress(EOFError, OSError):
-                return again.post(CHAT, BODY).status == 200
-            return False
-
-        until(room, 5, "room for another")
-        assert clients[1].post(CHAT, BODY).status == 200
-
-
-def test_slow_heads_and_bodies(start, mock_port: int):
-    gateway = start(mock_config(mock_port, head_timeout=0.3, body_timeout=0.3)).wait()
-    with gateway.client() as half_head, gateway.client() as half_body, gateway.client() as silent:
-        half_head.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\n")
-        half_body.send(request(CHAT, BODY)[:-5])
-        assert half_head.answer().status == 408
-        assert half_head.closed()
-        assert half_body.answer().status == 408
-        assert half_body.closed()
-        assert silent.closed()
+def ask(gateway: Gateway, key: str, **body: Any) -> Answer:
     with gateway.client() as client:
-        assert client.post(CHAT, BODY).status == 200
+        client.send(request("/v1/chat/completions", {**CHAT, **body}, key))
+        return client.answer()
 
 
-def test_a_client_that_does_not_read_costs_little(start, firehose):
-    gateway = start(firehose.config()).wait()
-    with gateway.client(30) as client:
-        client.send(request(CHAT, {**BODY, "stream": True}))
-        seen = [0]
-
-        def stalled() -> bool:
-            seen.append(firehose.written)
-            return len(seen) > 40 and seen[-40] == seen[-1] > 0
-
-        until(stalled, 10, "back-pressure")
-        assert firehose.written < 40 << 20
-        assert worker_memory(gateway) < 48 << 20
-        status, _, _ = client.head()
-        assert status == 200
-        assert sum(map(len, client.chunks())) == STREAM_BYTES
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 
 
-def test_a_client_that_never_reads_is_given_up(start, firehose):
-    gateway = start(firehose.config(write_timeout=0.4)).wait()
-    with gateway.client() as client:
-        client.send(request(CHAT, {**BODY, "stream": True}))
-        until(lambda: firehose.ended, 10, "the end of the upstream's connection")
-        assert gateway.counters()["client_gone"] == 1
+def flood(gateway: Gateway, key: str, clients: int, each: int) -> Counter[int]:
+    """Statuses of `each` requests of every client, all at once."""
+    seen: list[int] = []
+    barrier = threading.Barrier(clients)
+
+    def run() -> None:
+        with Client(gateway.port) as client:
+            barrier.wait()
+            for _ in range(each):
+                client.send(request("/v1/chat/completions", CHAT, key))
+                seen.append(client.answer().status)
+
+    threads = [threading.Thread(target=run) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return Counter(seen)
 
 
-def test_large_bodies_at_once(start, mock_port: int):
-    gateway = start(mock_config(mock_port)).wait()
-    body = (
-        b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"'
-        + b"x" * (10 << 20)
-        + b'"}]}'
+def test_requests_are_admitted_exactly_over_all_workers(limited: Gateway):
+    key = make(limited, "/key/generate", {"rpm_limit": 100})["key"]
+    assert flood(limited, key, 32, 8) == {200: 100, 429: 156}
+
+
+def test_the_answer_says_which_limit_and_until_when(limited: Gateway):
+    made = make(limited, "/key/generate", {"rpm_limit": 1})
+    assert ask(limited, made["key"]).status == 200
+    answer = ask(limited, made["key"])
+    assert answer.status == 429
+    error = answer.json()["error"]
+    assert error["type"] == "rate_limit_error"
+    assert error["code"] == "429"
+    assert error["message"].startswith(
+        f"Rate limit exceeded for api_key: {made['key_name']}. Limit type: requests. "
+        "Current limit: 1, Remaining: 0. Limit resets at: "
     )
-    with ExitStack() as stack:
-        clients: list[Client] = [stack.enter_context(gateway.client(30)) for _ in range(20)]
-        senders = [
-            threading.Thread(target=c.send, args=(request(CHAT, body),), daemon=True)
-            for c in clients
-        ]
-        for sender in senders:
-            sender.start()
-        for client in clients:
-            assert client.answer().status == 200
-    until(lambda: worker_memory(gateway) < 64 << 20, 5, "the memory to be given back")
+    assert 1 <= int(answer.header("retry-after") or 0) <= 60
+    assert answer.header("rate_limit_type") == "requests"
+    assert answer.header("x-ratelimit-limit-requests") == "1"
+    assert answer.header("x-ratelimit-remaining-requests") == "0"
 
 
-def test_answers_have_a_bound(start, firehose, mock_port: int):
-    """One that says its length is refused, one that is streamed is cut in sight of the client."""
-    gateway = start(firehose.config(max_response_size_mb=1)).wait()
-    with gateway.client() as client:
-        refused = client.post(CHAT, {**BODY, "stream": True})
-        assert refused.status == 502
-        assert "max_response_size_mb" in refused.json()["error"]["message"]
-    gateway = start(mock_config(mock_port, max_response_size_mb=0.001)).wait()
-    with gateway.client() as client:
-        cut = client.post(CHAT, {**BODY, "model": "mock/mock-tokens200-gap1", "stream": True})
-        assert b"[DONE]" not in cut.body
-        assert b"max_response_size_mb" in cut.body
+def test_parallel_requests_are_bounded_and_free_again_at_their_end(limited: Gateway):
+    key = make(limited, "/key/generate", {"max_parallel_requests": 2})["key"]
+    slow = {**CHAT, "model": "mock/mock-delay20000"}
+    with limited.client() as one, limited.client() as two:
+        for client in (one, two):
+            client.send(request("/v1/chat/completions", slow, key))
+        until(lambda: limited.counters()["in_flight"] >= 3, what="two requests in flight, and the one that asks")
+        answer = ask(limited, key)
+        assert answer.status == 429
+        assert answer.header("rate_limit_type") == "max_parallel_requests"
+    # both have hung up
+    until(lambda: ask(limited, key).status == 200, what="the places")
+
+
+def test_a_spent_budget_is_422(limited: Gateway):
+    made = make(limited, "/key/generate", {"max_budget": 0})
+    answer = ask(limited, made["key"])
+    assert answer.status == 422
+    assert answer.json()["error"]["type"] == "budget_exceeded"
+    assert answer.json()["error"]["message"].startswith("Budget has been exceeded! Current cost: 0")
+
+
+def test_tokens_of_a_key_run_out(limited: Gateway):
+    key = make(limited, "/key/generate", {"tpm_limit": 60})["key"]
+    statuses = [ask(limited, key).status for _ in range(6)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 429, statuses
+
+
+def test_a_team_bounds_all_its_keys(limited: Gateway):
+    team = make(limited, "/team/new", {"rpm_limit": 3})["team_id"]
+    keys = [make(limited, "/key/generate", {"team_id": team})["key"] for _ in range(2)]
+    assert [ask(limited, keys[i % 2]).status for i in range(4)] == [200, 200, 200, 429]
+
+
+def test_a_model_of_a_key_has_its_own_limit(limited: Gateway):
+    key = make(limited, "/key/generate", {"model_rpm_limit": {"gpt-4o-mini": 1}})["key"]
+    assert [ask(limited, key).status for _ in range(2)] == [200, 429]
+    assert ask(limited, key, model="mock/other").status == 200

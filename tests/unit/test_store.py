@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, inspect, text
 
-from fastproxy.control.admin import durations
+from fastproxy import durations
 from fastproxy.control.store import audit, directory, keys, migrate, rows, sealed
 from fastproxy.control.store.engine import make_engine
 from fastproxy.control.store.migrations import HEAD, STEPS

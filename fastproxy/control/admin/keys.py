@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from fastproxy.control.admin import durations, roles, shapes, values
+from fastproxy import durations
+from fastproxy.control.admin import roles, shapes, values
 from fastproxy.control.admin.refused import Refused, bad, forbidden, missing
 from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.work import Work, refuse_unapplied

@@ -12,7 +12,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fastproxy.control.admin import durations
+from fastproxy import durations
 
 Row = Mapping[str, Any]
 

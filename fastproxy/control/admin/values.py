@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from fastproxy.control.admin import durations
+from fastproxy import durations
 from fastproxy.control.admin.refused import bad
 from fastproxy.control.admin.shapes import IN_METADATA
 from fastproxy.control.store.money import to_dollars, to_nano

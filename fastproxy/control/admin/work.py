@@ -95,7 +95,9 @@ def perform(
     caller's."""
     caller = callers.load(connection, digest, around.configured)
     if route.path in around.admin_only and caller.role is not Role.ADMIN:
-        raise Refused(403, f"Only proxy admins may call {route.path} (admin_only_routes).", "auth_error")
+        raise Refused(
+            403, f"Only proxy admins may call {route.path} (admin_only_routes).", "auth_error"
+        )
     if caller.role in route.who and not roles.may_try(caller, route.who, route.path):
         allowed = (caller.key or {}).get("allowed_routes")
         raise Refused(

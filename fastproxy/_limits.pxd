@@ -1,0 +1,70 @@
+# Limits and budgets in shared memory: see _limits.pyx for the layout and the order of its writes.
+cdef enum:
+    COUNTERS = 65536      # entities with limits that can be told apart: keys, users, teams, members, models of a key
+    MAX_GATES = 12        # limits that one request has to pass
+
+cdef enum:                # why a request is not admitted
+    ADMITTED = 0
+    OVER_REQUESTS
+    OVER_TOKENS
+    OVER_PARALLEL
+    OVER_BUDGET
+    TABLE_FULL
+
+cdef struct Counter:
+    unsigned long long name       # hash of whose it is; 0: nobody's
+    unsigned long long requests   # window's beginning (sixteenths of a second, CLOCK_MONOTONIC) << 32 | count
+    unsigned long long tokens     # same
+    unsigned long long period     # end of the budget's period, seconds since 1970, << 1 | being begun; 0: not yet
+    long long spent               # nano-dollars in this period
+    unsigned long long spare[3]   # a cache line each: neighbours don't slow each other
+
+cdef struct Hold:                 # what one request has of one gate
+    int slot
+    bint parallel
+    unsigned int tokens_window
+    unsigned int requests_window
+    long long tokens
+    long long money
+    unsigned long long period
+
+cdef class Gate:
+    # The limits of one entity, or of one model of it.
+    cdef readonly str scope       # as messages say it: api_key, user, team, team_member, model_per_key, …
+    cdef readonly str value       # whose, without credential
+    cdef readonly bytes model     # the group's name that the client asked for; None: all
+    cdef readonly long long rpm   # -1: no limit, of each
+    cdef readonly long long tpm
+    cdef readonly long long parallel
+    cdef readonly long long budget        # nano-dollars
+    cdef readonly long long spend         # what the store had of it
+    cdef readonly str duration            # of the budget, None: for ever
+    cdef unsigned long long ends          # of the period, seconds since 1970, 0: never
+    cdef unsigned long long name
+    cdef int slot
+    cdef bint estimates           # needs to know tokens or money beforehand
+    cdef void move_on(self, long long wall)
+
+cdef class Limits:
+    cdef object mapping
+    cdef Counter* counters
+    cdef int workers
+    cdef long long* money         # per worker and counter: reserved nano-dollars …
+    cdef int* parallel            # … and requests in flight
+    cdef long long* own_money
+    cdef int* own_parallel
+    cdef readonly long long used          # of the last refusal
+    cdef readonly long long resets        # seconds until the window or period ends
+    cdef int find(self, unsigned long long name) noexcept nogil
+    cdef int reserve(self, Gate gate, Hold* hold, long long now, long long wall, long long tokens,
+                     long long money)
+    cdef void give_back(self, Hold* hold, long long tokens, long long money) noexcept nogil
+    cdef void undo(self, Hold* hold) noexcept nogil
+    # --- private
+    cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil
+    cdef int _count(self, unsigned long long* word, unsigned int* window, long long now, long long n,
+                    long long limit, bint alone) noexcept nogil
+    cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money)
+    cdef unsigned long long _period(self, Counter* c, unsigned long long wanted, long long seed) noexcept nogil
+    cdef long long reserved(self, int slot) noexcept nogil
+    cdef long long in_flight(self, int slot) noexcept nogil

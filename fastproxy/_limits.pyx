@@ -1,0 +1,401 @@
+"""Limits and budgets of one process tree, in shared memory, the same for all workers. No lock lives here.
+
+Layout of the file: a 64-byte header (magic, layout, workers), COUNTERS counters that every worker reads and
+writes, then for each worker two columns of its own: money reserved and requests in flight, by counter.
+
+- Requests and tokens: a window of 60 s from the first request of that limit, its beginning and its count in one
+  atomic word. A request is counted and judged by one compare-and-swap: it is never admitted beyond the limit.
+- Requests in flight and reserved money: a worker adds to its own column first and sums all columns then. Whoever
+  adds last sees everything, so that nobody is admitted beyond the limit; two at once may both be refused.
+- Settled money is added to `spent` before the reservation is taken out of the column, and the sum reads columns
+  first: it never misses money on its way from one to the other.
+- A dead worker's columns are its successor's to clear (`sweep`): what was reserved counts as spent, what was in
+  flight is free.
+
+The period of a budget stands in its counter; the first request behind its end begins the next one, and it never
+goes backwards. At the bound no new entity is admitted: its limits could not be kept.
+"""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+
+import hashlib
+import mmap
+import os
+import time
+
+from fastproxy.durations import next_reset
+
+cdef extern from *:
+    """
+    #define lm_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define lm_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+    #define lm_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_SEQ_CST)
+    static inline int lm_swap(unsigned long long *p, unsigned long long old, unsigned long long new_) {
+        return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+    """
+    unsigned long long lm_load(unsigned long long*) noexcept nogil
+    long long lm_load_money "lm_load"(long long*) noexcept nogil
+    int lm_load_count "lm_load"(int*) noexcept nogil
+    void lm_store(unsigned long long*, unsigned long long) noexcept nogil
+    void lm_store_money "lm_store"(long long*, long long) noexcept nogil
+    long long lm_add(long long*, long long) noexcept nogil
+    int lm_add_count "lm_add"(int*, int) noexcept nogil
+    bint lm_swap(unsigned long long*, unsigned long long, unsigned long long) noexcept nogil
+
+cdef enum:
+    HEADER_SIZE = 64
+    WINDOW = 960          # sixteenths of a second
+    PROBES = 512          # counters looked at for a name
+    PATIENCE = 100000     # looks at a period that another worker begins, before that one is taken for dead
+    FOR_EVER = 2          # period of a budget without duration
+
+cdef long long COUNT_MAX = 0xFFFFFFFF
+cdef unsigned long long COUNT_BITS = 0xFFFFFFFF
+
+MAGIC = 0x46504C4D
+LAYOUT = 1
+ROW = sizeof(long long) + sizeof(int)
+
+
+def create(str path, int workers):
+    """Make the file (mode 0600, must not exist). Raises OSError."""
+    size = HEADER_SIZE + COUNTERS * sizeof(Counter) + workers * COUNTERS * ROW
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)      # a full memory file system is told now, not by a signal later
+        with mmap.mmap(fd, size) as mapping:
+            for at, value in enumerate((MAGIC, LAYOUT, workers)):
+                mapping[at * 8:at * 8 + 8] = value.to_bytes(8, "little")
+    finally:
+        os.close(fd)
+
+
+def counter_name(str kind, str owner, str model, str duration):
+    """Which counter is whose: 64 bits of a hash, never 0."""
+    text = "\0".join((kind, owner, model or "", duration or ""))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") | 1
+
+
+cdef long long limit_of(value):
+    return -1 if value is None else max(0, min(int(value), 1 << 62))
+
+
+cdef class Gate:
+    """The limits of one entity, or of one model of it; made from a record's `limits`."""
+
+    def __init__(self, str scope, str value, str owner, dict limits, str model=None):
+        self.scope = scope
+        self.value = value
+        self.model = None if model is None else model.encode()
+        self.rpm = limit_of(limits.get("rpm_limit"))
+        self.tpm = limit_of(limits.get("tpm_limit"))
+        self.parallel = limit_of(limits.get("max_parallel_requests"))
+        self.budget = limit_of(limits.get("max_budget"))
+        self.spend = limits.get("spend") or 0
+        self.duration = limits.get("budget_duration")
+        self.ends = int(limits.get("budget_reset_at") or 0) if self.duration else 0
+        self.name = counter_name(scope, owner, model, self.duration)
+        self.slot = -1
+        self.estimates = self.tpm >= 0 or self.budget >= 0
+
+    cdef void move_on(self, long long wall):
+        # The period that `wall` lies in.
+        self.ends = next_reset(self.duration, wall * 1000) // 1000
+
+
+cdef class Limits:
+    """The file, seen by one worker (`index`) or by control (-1)."""
+
+    def __cinit__(self, str path, int index):
+        cdef Py_buffer view
+        cdef char* base
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mapping = mmap.mmap(fd, 0)
+        finally:
+            os.close(fd)
+        if int.from_bytes(mapping[0:8], "little") != MAGIC \
+                or int.from_bytes(mapping[8:16], "little") != LAYOUT:
+            raise ValueError(f"{path} is not a fastproxy file of limits of layout {LAYOUT}")
+        self.workers = int.from_bytes(mapping[16:24], "little")
+        if not -1 <= index < self.workers:
+            raise IndexError(index)
+        PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE)
+        base = <char*>view.buf
+        PyBuffer_Release(&view)          # `mapping` is kept and never resized: the address stays
+        self.mapping = mapping
+        self.counters = <Counter*>(base + HEADER_SIZE)
+        self.money = <long long*>(base + HEADER_SIZE + COUNTERS * sizeof(Counter))
+        self.parallel = <int*>(self.money + <Py_ssize_t>self.workers * COUNTERS)
+        self.own_money = NULL
+        if index >= 0:
+            self.own_money = self.money + <Py_ssize_t>index * COUNTERS
+            self.own_parallel = self.parallel + <Py_ssize_t>index * COUNTERS
+            self.sweep(index)
+
+    def sweep(self, int index):
+        """What a dead worker held: its reservations count as spent, its requests in flight are free."""
+        cdef long long* money = self.money + <Py_ssize_t>index * COUNTERS
+        cdef int* parallel = self.parallel + <Py_ssize_t>index * COUNTERS
+        cdef int slot
+        for slot in range(COUNTERS):
+            if money[slot]:
+                lm_add(&self.counters[slot].spent, money[slot])
+                lm_store_money(&money[slot], 0)
+            if parallel[slot]:
+                parallel[slot] = 0
+
+    cdef int find(self, unsigned long long name) noexcept nogil:
+        # The counter of this name, claimed if it is new; -1: there is no room.
+        cdef unsigned long long seen
+        cdef int at = <int>(name % COUNTERS)
+        for _ in range(PROBES):
+            seen = lm_load(&self.counters[at].name)
+            if seen == name:
+                return at
+            if seen == 0:
+                if lm_swap(&self.counters[at].name, 0, name) or lm_load(&self.counters[at].name) == name:
+                    return at
+            at = (at + 1) % COUNTERS
+        return -1
+
+    cdef int reserve(self, Gate gate, Hold* hold, long long now, long long wall, long long tokens,
+                     long long money):
+        """Takes what a request needs of one gate, or nothing: ADMITTED or why not.
+
+        now: monotonic sixteenths of a second; wall: seconds since 1970.
+        """
+        cdef Counter* c
+        cdef int why = ADMITTED
+        if gate.slot < 0:
+            gate.slot = self.find(gate.name)
+            if gate.slot < 0:
+                return TABLE_FULL
+        c = &self.counters[gate.slot]
+        hold.slot = gate.slot
+        hold.parallel = False
+        hold.tokens = hold.money = 0
+        hold.tokens_window = hold.requests_window = 0
+        hold.period = 0
+        if gate.parallel >= 0:
+            hold.parallel = True
+            lm_add_count(&self.own_parallel[gate.slot], 1)
+            self.used = self.in_flight(gate.slot)
+            if self.used > gate.parallel:
+                self.resets = 1
+                self.used -= 1
+                why = OVER_PARALLEL
+        if why == ADMITTED and gate.budget >= 0:
+            why = self._reserve_money(gate, c, hold, wall, money)
+        if why == ADMITTED and gate.tpm >= 0:
+            why = self._count(&c.tokens, &hold.tokens_window, now, tokens, gate.tpm, True)
+            if why:
+                why = OVER_TOKENS
+            else:
+                hold.tokens = tokens
+        if why == ADMITTED and gate.rpm >= 0:
+            why = self._count(&c.requests, &hold.requests_window, now, 1, gate.rpm, False)
+            if why:
+                why = OVER_REQUESTS
+        if why:
+            self.undo(hold)
+        return why
+
+    cdef void undo(self, Hold* hold) noexcept nogil:
+        """The request is not admitted: as if it had never come."""
+        self._less(&self.counters[hold.slot].requests, hold.requests_window, -1)
+        self.give_back(hold, 0, 0)
+
+    cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil:
+        # Adds n, mostly less than 0, to the count of a window, unless that is over.
+        cdef unsigned long long old
+        cdef long long count
+        while window:
+            old = lm_load(word)
+            if old >> 32 != window:
+                return
+            count = <long long>(old & COUNT_BITS) + n
+            count = max(<long long>0, min(count, COUNT_MAX))
+            if lm_swap(word, old, <unsigned long long>window << 32 | <unsigned long long>count):
+                return
+
+    cdef int _count(self, unsigned long long* word, unsigned int* window, long long now, long long n,
+                    long long limit, bint alone) noexcept nogil:
+        # Counts n in the window of now: 0, or 1 if that would exceed the limit. alone: what is more than a whole
+        # window is admitted into an empty one.
+        cdef unsigned long long old, new
+        cdef unsigned int start = <unsigned int>now, begun
+        cdef long long count
+        while True:
+            old = lm_load(word)
+            begun = <unsigned int>(old >> 32)
+            count = <long long>(old & COUNT_BITS)
+            if old == 0 or start - begun >= WINDOW:
+                begun, count = start, 0
+            if count + n > limit and not (alone and count == 0 and limit > 0):
+                self.used = count
+                self.resets = (WINDOW - <long long>(start - begun) + 15) // 16
+                return 1
+            count += n
+            count = min(count, COUNT_MAX)
+            new = <unsigned long long>begun << 32 | <unsigned long long>count
+            if lm_swap(word, old, new):
+                window[0] = begun
+                return 0
+
+    cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money):
+        cdef long long total
+        if gate.duration is not None and wall >= <long long>gate.ends:
+            gate.move_on(wall)
+        hold.period = self._period(c, gate.ends << 1 if gate.ends else FOR_EVER, gate.spend)
+        lm_add(&self.own_money[gate.slot], money)
+        hold.money = money
+        total = self.reserved(gate.slot)               # columns before what is settled, see above
+        total += lm_load_money(&c.spent)
+        if total - money >= gate.budget:
+            self.used = lm_load_money(&c.spent)
+            self.resets = <long long>gate.ends - wall if gate.ends else 0
+            return OVER_BUDGET
+        if total > gate.budget:                        # there is something left: the reservation shrinks to it
+            lm_add(&self.own_money[gate.slot], gate.budget - total)
+            hold.money += gate.budget - total
+        return ADMITTED
+
+    cdef unsigned long long _period(self, Counter* c, unsigned long long wanted, long long seed) noexcept nogil:
+        # The counter's period, begun if `wanted` is later. The first one begins with what the store has.
+        cdef unsigned long long seen
+        cdef int patience = 0
+        while True:
+            seen = lm_load(&c.period)
+            if seen & 1:
+                patience += 1
+                if patience < PATIENCE:
+                    continue
+            elif seen >= wanted:
+                return seen
+            if lm_swap(&c.period, seen, wanted | 1) or seen & 1:
+                lm_store_money(&c.spent, seed if seen == 0 else 0)
+                lm_store(&c.period, wanted)
+                return wanted
+
+    cdef long long reserved(self, int slot) noexcept nogil:
+        cdef long long total = 0
+        cdef Py_ssize_t worker
+        for worker in range(self.workers):
+            total += lm_load_money(&self.money[worker * COUNTERS + slot])
+        return total
+
+    cdef long long in_flight(self, int slot) noexcept nogil:
+        cdef long long total = 0
+        cdef Py_ssize_t worker
+        for worker in range(self.workers):
+            total += lm_load_count(&self.parallel[worker * COUNTERS + slot])
+        return total
+
+    cdef void give_back(self, Hold* hold, long long tokens, long long money) noexcept nogil:
+        """Settles a hold with what was really used; 0 and 0: nothing was."""
+        cdef Counter* c = &self.counters[hold.slot]
+        if hold.parallel:
+            lm_add_count(&self.own_parallel[hold.slot], -1)
+        if hold.tokens != tokens:
+            self._less(&c.tokens, hold.tokens_window, tokens - hold.tokens)
+        if hold.period:
+            if money and lm_load(&c.period) == hold.period:
+                lm_add(&c.spent, money)
+            lm_add(&self.own_money[hold.slot], -hold.money)
+        hold.tokens = hold.money = 0
+        hold.tokens_window = hold.requests_window = 0
+        hold.period = 0
+        hold.parallel = False
+
+    # -- for control and tests
+
+    def describe(self, Gate gate):
+        """The state of a gate's counter, for people."""
+        cdef int slot = self.find(gate.name)
+        cdef unsigned long long now = <unsigned long long>(time.monotonic() * 16)
+        cdef Counter* c
+        if slot < 0:
+            return {}
+        c = &self.counters[slot]
+        return {
+            "requests": (c.requests & COUNT_BITS) if now - (c.requests >> 32) < WINDOW else 0,
+            "tokens": (c.tokens & COUNT_BITS) if now - (c.tokens >> 32) < WINDOW else 0,
+            "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
+        }
+
+    def set_spent(self, Gate gate, long long spent):
+        """An administrator set what an entity has spent."""
+        cdef int slot = self.find(gate.name)
+        if slot >= 0 and lm_load(&self.counters[slot].period):
+            lm_store_money(&self.counters[slot].spent, spent)
+
+
+cdef class Trial:
+    """One request at some gates, for tests: what the worker does with its holds."""
+
+    cdef Limits limits
+    cdef Hold holds[12]
+    cdef int count
+
+    def __init__(self, Limits limits):
+        self.limits = limits
+        self.count = 0
+
+    def enter(self, list gates, double now, double wall, long long tokens, long long money):
+        """0, or why not; then nothing is held."""
+        cdef Gate gate
+        cdef int why
+        for gate in gates:
+            why = self.limits.reserve(gate, &self.holds[self.count], <long long>(now * 16),
+                                      <long long>wall, tokens, money)
+            if why:
+                while self.count:
+                    self.count -= 1
+                    self.limits.undo(&self.holds[self.count])
+                return why
+            self.count += 1
+        return 0
+
+    def leave(self, long long tokens, long long money):
+        """Settle, in reverse."""
+        while self.count:
+            self.count -= 1
+            self.limits.give_back(&self.holds[self.count], tokens, money)
+
+
+def gates_of(dict record):
+    """The gates of a key's record, in the order in which they are passed; () without limits."""
+    found = []
+    owners = (("key", "api_key", record["digest"], record.get("name") or ""),
+              ("member", "team_member", f"{record.get('team_id')}\0{record.get('user_id')}",
+               f"{record.get('team_id')}:{record.get('user_id')}"),
+              ("user", "user", record.get("user_id") or "", record.get("user_id") or ""),
+              ("team", "team", record.get("team_id") or "", record.get("team_id") or ""))
+    for part, scope, owner, value in owners:
+        limits = (record.get("limits") or {}).get(part)
+        if not limits:
+            continue
+        if any(limits.get(name) is not None
+               for name in ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget")):
+            found.append(Gate(scope, value, owner, limits))
+        models = {}
+        for name, limit in (("model_rpm_limit", "rpm_limit"), ("model_tpm_limit", "tpm_limit")):
+            for model, number in (limits.get(name) or {}).items():
+                models.setdefault(model, {})[limit] = number
+        for model, budget in (limits.get("model_max_budget") or {}).items():
+            models.setdefault(model, {}).update(_budget(budget))
+        found += [Gate("model_per_" + part, f"{value}:{model}", owner, limit, model)
+                  for model, limit in models.items()]
+    return tuple(found)
+
+
+def _budget(budget):
+    # `model_max_budget`: {model: {budget_limit, time_period}}, dollars; the store's are nano-dollars.
+    if not isinstance(budget, dict):
+        budget = {"max_budget": budget}
+    amount = budget.get("budget_limit", budget.get("max_budget"))
+    duration = budget.get("time_period", budget.get("budget_duration"))
+    return {"max_budget": None if amount is None else round(float(amount) * 1e9),
+            "budget_duration": duration}

@@ -1,0 +1,138 @@
+# -- step 6: limits and budgets: reserve before the first try, settle at the end
+
+
+cdef inline bint govern(Exchange x):
+    """Reserves what the request needs of the limits of its key. False: answered already."""
+    if x.governed or PyTuple_GET_SIZE(x.key.gates) == 0:
+        return True
+    return pass_gates(x)
+
+
+cdef bint pass_gates(Exchange x):
+    cdef Limits limits = x.gateway.limits
+    cdef Gate gate
+    cdef long long now = <long long>(x.gateway.now * 16.0)
+    cdef long long wall = (x.started + x.gateway.wall_offset) // 1000000000
+    cdef long long tokens = -1, money = -1, limit = 0
+    cdef int why
+    x.governed = True
+    for gate in x.key.gates:
+        if gate.model is not None and gate.model != x.model:
+            continue
+        if x.n_holds == MAX_GATES:
+            unreserve(x)
+            refuse(x, 503, "service_unavailable", f"A key may have at most {MAX_GATES} limits that concern one model")
+            return False
+        if gate.estimates and tokens < 0:
+            x.input_estimate = estimate_input(x)
+            tokens = x.input_estimate + expected_output(x, gate.tpm)
+            money = dearest(x, x.input_estimate, tokens - x.input_estimate)
+        why = limits.reserve(gate, &x.holds[x.n_holds], now, wall, max(0, tokens), max(0, money))
+        if why != ADMITTED:
+            unreserve(x)
+            refuse_limit(x, gate, why)
+            return False
+        x.n_holds += 1
+    return True
+
+
+cdef void unreserve(Exchange x) noexcept:
+    # In reverse; the request was not admitted.
+    while x.n_holds:
+        x.n_holds -= 1
+        x.gateway.limits.undo(&x.holds[x.n_holds])
+
+
+cdef void settle_limits(Exchange x, long long tokens, long long money) noexcept:
+    """What was reserved becomes what was used. Pairs with govern, once per exchange."""
+    while x.n_holds:
+        x.n_holds -= 1
+        x.gateway.limits.give_back(&x.holds[x.n_holds], tokens, money if money > 0 else 0)
+
+
+cdef long long estimate_input(Exchange x):
+    """Tokens of the request's body: a quarter of its bytes, and a constant for each part of data."""
+    cdef long long size = x.body.size if x.body_complete or x.content_length < 0 else x.content_length
+    cdef long long tokens = 0
+    cdef Py_ssize_t at = 0, begin
+    cdef const char* found
+    cdef const char* end
+    while x.body.size - at > 512:                 # parts of data: …;base64,…"
+        found = <const char*>memmem(x.body.data + at, x.body.size - at, b";base64,", 8)
+        if found == NULL:
+            break
+        begin = found - x.body.data + 8
+        end = <const char*>memchr(x.body.data + begin, 34, x.body.size - begin)       # '"'
+        at = x.body.size if end == NULL else end - x.body.data
+        size -= at - begin
+        tokens += PART_TOKENS
+    return tokens + size // 4 + 1
+
+
+cdef long long expected_output(Exchange x, long long tpm):
+    """What the request allows, else what requests of this kind are taken to need."""
+    cdef long long most = -1, times = 1
+    if x.plan.kind != PLAN_LLM or x.plan.endpoint in (EP_EMBEDDINGS, EP_MODERATIONS, EP_RERANK, EP_COUNT_TOKENS):
+        return 0
+    for field in (F_MAX_COMPLETION_TOKENS, F_MAX_TOKENS, F_MAX_OUTPUT_TOKENS):
+        if most < 0:
+            most = number_field(x, field)
+    times = number_field(x, F_N)
+    if times < 1 or times > 128:
+        times = 1
+    if most >= 0:
+        return min(most, 100000000) * times
+    most = 1024 if tpm < 0 else min(1024, tpm // 4)
+    return max(x.input_estimate, most) * times
+
+
+cdef long long number_field(Exchange x, int field):
+    # A count, or -1.
+    if not x.body_complete or x.scan.fields[field].kind != 110:          # 'n'
+        return -1
+    text = field_bytes(x, field)
+    return int(text) if text.isdigit() and len(text) < 12 else -1
+
+
+cdef long long dearest(Exchange x, long long input_tokens, long long output_tokens):
+    """Nano-dollars of these tokens at the dearest deployment of the group."""
+    cdef Deployment d
+    cdef long long most = 0
+    if x.group is None:
+        return 0
+    for d in x.group.deployments:
+        most = max(most, cost_of(d, input_tokens, output_tokens))
+    return most
+
+
+cdef void refuse_limit(Exchange x, Gate gate, int why):
+    cdef Limits limits = x.gateway.limits
+    cdef int status
+    kind = {OVER_REQUESTS: "requests", OVER_TOKENS: "tokens", OVER_PARALLEL: "max_parallel_requests"}.get(why)
+    seconds = max(1, limits.resets)
+    if why == TABLE_FULL:
+        refuse(x, 503, "service_unavailable", "The table of limits is full: this key's limits could not be kept",
+               None, "", b"retry-after: 60\r\n")
+        return
+    if why == OVER_BUDGET:
+        status = x.table.budget_status
+        whose = "" if gate.scope == "api_key" else f"{gate.scope}={gate.value} "
+        message = f"Budget has been exceeded! {whose}Current cost: {limits.used / 1e9:.10g}, " \
+            f"Max budget: {gate.budget / 1e9:.10g}"
+        lines = f"retry-after: {seconds}\r\n".encode() if limits.resets else b""
+        refuse(x, status, "budget_exceeded", message, None, "", lines)
+        return
+    limit = {OVER_REQUESTS: gate.rpm, OVER_TOKENS: gate.tpm, OVER_PARALLEL: gate.parallel}[why]
+    wall = (x.started + x.gateway.wall_offset) // 1000000000 + seconds
+    moment = formatted_date("%Y-%m-%d %H:%M:%S UTC", gmtime(wall))
+    what = "tokens" if why == OVER_TOKENS else "requests"
+    lines = f"retry-after: {seconds}\r\nrate_limit_type: {kind}\r\nreset_at: {wall}\r\n" \
+        f"x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: {max(0, limit - limits.used)}\r\n" \
+        f"x-ratelimit-reset-{what}: {seconds}s\r\n"
+    refuse(x, 429, "rate_limit_error",
+           f"Rate limit exceeded for {gate.scope}: {gate.value}. Limit type: {kind}. Current limit: {limit}, "
+           f"Remaining: {max(0, limit - limits.used)}. Limit resets at: {moment}", None, "", lines.encode())
+
+
+cdef long long cost_of(Deployment d, long long input_tokens, long long output_tokens):
+    return 0

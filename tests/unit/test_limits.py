@@ -1,0 +1,220 @@
+"""Limits and budgets alone: what is admitted, what is settled, and what a dead process leaves behind."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastproxy import _limits
+from fastproxy._limits import Gate, Limits, Trial, gates_of
+
+OK, REQUESTS, TOKENS, PARALLEL, BUDGET = range(5)
+NOW, WALL = time.monotonic(), 1_800_000_000
+WORKERS = 4
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = str(tmp_path / "limits")
+    _limits.create(file, WORKERS)
+    return file
+
+
+def gate(owner: str = "k", **limits: object) -> Gate:
+    return Gate("api_key", "sk-...abcd", owner, limits)
+
+
+def enter(limits: Limits, one: Gate, tokens: int = 0, money: int = 0, now: float = NOW) -> int:
+    return Trial(limits).enter([one], now, WALL, tokens, money)
+
+
+def test_a_window_begins_with_its_first_request_and_lasts_a_minute(path: str):
+    limits, one = Limits(path, 0), gate(rpm_limit=2)
+    assert [enter(limits, one, now=NOW + i) for i in (0, 59, 59.5)] == [OK, OK, REQUESTS]
+    assert (limits.used, limits.resets) == (2, 1)
+    assert enter(limits, one, now=NOW + 60) == OK
+
+
+def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str):
+    limits = Limits(path, 0)
+    wide = gate("team", rpm_limit=10, tpm_limit=1000, max_parallel_requests=5, max_budget=100)
+    narrow = gate("key", rpm_limit=1)
+    first = Trial(limits)
+    assert first.enter([wide, narrow], NOW, WALL, 10, 5) == OK
+    before = limits.describe(wide)
+    assert Trial(limits).enter([wide, narrow], NOW, WALL, 10, 5) == REQUESTS
+    assert limits.describe(wide) == before
+    first.leave(7, 3)
+    assert limits.describe(wide) == {
+        "requests": 1, "tokens": 7, "in_flight": 0, "spent": 3, "reserved": 0,
+    }  # fmt: skip
+
+
+def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str):
+    limits, one = Limits(path, 0), gate(tpm_limit=100)
+    early = Trial(limits)
+    assert early.enter([one], NOW, WALL, 90, 0) == OK
+    assert enter(limits, one, 20) == TOKENS
+    assert enter(limits, one, 20, now=NOW + 61) == OK
+    early.leave(10, 0)
+    assert enter(limits, one, 80, now=NOW + 62) == OK
+    assert enter(limits, one, 1, now=NOW + 62) == TOKENS
+
+
+def test_an_estimate_larger_than_a_window_is_admitted_alone(path: str):
+    limits, one = Limits(path, 0), gate(tpm_limit=100)
+    assert enter(limits, one, 500) == OK
+    assert enter(limits, one, 1) == TOKENS
+    assert enter(limits, gate("none", tpm_limit=0), 1) == TOKENS
+
+
+def test_a_reservation_shrinks_to_what_is_left_of_a_budget(path: str):
+    limits, one = Limits(path, 0), gate(max_budget=100, spend=30)
+    first = Trial(limits)
+    assert first.enter([one], NOW, WALL, 0, 500) == OK
+    assert limits.describe(one)["reserved"] == 70
+    assert enter(limits, one, money=1) == BUDGET
+    first.leave(0, 20)
+    assert limits.describe(one)["spent"] == 50
+    assert enter(limits, one, money=1) == OK
+
+
+def test_a_budget_begins_anew_and_never_goes_back(path: str):
+    limits = Limits(path, 0)
+    one = gate(max_budget=100, spend=100, budget_duration="1d", budget_reset_at=WALL + 10)
+    assert enter(limits, one, money=1) == BUDGET
+    trial = Trial(limits)
+    assert trial.enter([one], NOW, WALL + 10, 0, 60) == OK
+    # the clock steps back, and a worker that has not seen the new period asks
+    stale = gate(max_budget=100, spend=100, budget_duration="1d", budget_reset_at=WALL + 10)
+    assert Trial(limits).enter([stale], NOW, WALL + 5, 0, 60) == OK
+    assert limits.describe(one)["reserved"] == 100
+    trial.leave(0, 60)
+    assert limits.describe(one)["spent"] == 60
+
+
+def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str):
+    limits = Limits(path, 0)
+    one = gate(max_budget=100, budget_duration="1d", budget_reset_at=WALL + 10)
+    old, new = Trial(limits), Trial(limits)
+    assert old.enter([one], NOW, WALL, 0, 10) == OK
+    assert new.enter([one], NOW, WALL + 10, 0, 10) == OK
+    old.leave(0, 50)
+    assert limits.describe(one)["spent"] == 0
+    new.leave(0, 10)
+    assert limits.describe(one)["spent"] == 10
+
+
+def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: str):
+    one = gate(max_parallel_requests=1, max_budget=100)
+    assert enter(Limits(path, 1), one, money=40) == OK
+    limits = Limits(path, 0)
+    assert enter(limits, one, money=1) == PARALLEL
+    Limits(path, 1)
+    assert enter(limits, one, money=1) == OK
+    assert limits.describe(one)["spent"] == 40
+
+
+def test_the_administrator_sets_what_is_spent(path: str):
+    limits, one = Limits(path, 0), gate(max_budget=100, spend=100)
+    assert enter(limits, one, money=1) == BUDGET
+    Limits(path, -1).set_spent(one, 0)
+    assert enter(limits, one, money=1) == OK
+
+
+def test_the_gates_of_a_record():
+    record = {
+        "digest": "00" * 32, "name": "sk-...abcd", "user_id": "u", "team_id": "t",
+        "limits": {
+            "key": {"rpm_limit": 1, "model_rpm_limit": {"m": 2}, "model_max_budget": {
+                "m": {"budget_limit": 0.5, "time_period": "1d"}}},
+            "user": {"soft_budget": 5}, "team": {"max_budget": 7}, "member": {"tpm_limit": 3},
+        },
+    }  # fmt: skip
+    found = [(g.scope, g.model, g.rpm, g.tpm, g.budget) for g in gates_of(record)]
+    assert found == [
+        ("api_key", None, 1, -1, -1),
+        ("model_per_key", b"m", 2, -1, 500_000_000),
+        ("team_member", None, -1, 3, -1),
+        ("team", None, -1, -1, 7),
+    ]
+    assert gates_of({"digest": "00" * 32}) == ()
+
+
+def test_a_full_table_refuses(path: str):
+    limits = Limits(path, 0)
+    answers = {enter(limits, gate(str(i), rpm_limit=1)) for i in range(70000)}
+    assert answers == {0, 5}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(0, 60), st.booleans()),
+        max_size=60,
+    )
+)
+def test_never_more_is_admitted_than_the_limits_say(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int, bool]]
+):
+    file = str(tmp_path_factory.mktemp("l") / "limits")
+    _limits.create(file, 3)
+    views = [Limits(file, i) for i in range(3)]
+    one = gate(max_parallel_requests=3, max_budget=200, tpm_limit=100, rpm_limit=20)
+    running: list[tuple[Trial, int]] = []
+    spent = over = admitted = 0
+    for worker, tokens, money, ends in steps:
+        trial = Trial(views[worker])
+        if trial.enter([one], NOW, WALL, tokens, money) == OK:
+            running.append((trial, money))
+            admitted += 1
+        if running and ends:
+            old, reserved = running.pop(0)
+            old.leave(tokens, money)
+            spent += money
+            over += max(0, money - reserved)
+        assert len(running) <= 3
+        assert admitted <= 20
+    # money: overshoot is at most what requests took beyond what was reserved for them, plus what had shrunk
+    state = views[0].describe(one)
+    assert state["in_flight"] == len(running)
+    assert state["spent"] == spent
+    for trial, _ in running:
+        trial.leave(0, 0)
+    assert views[0].describe(one)["reserved"] == 0
+    os.unlink(file)
+
+
+def hammer(file: str, index: int, rounds: int, barrier: object, results: object) -> None:
+    limits = Limits(file, index)
+    requests, parallel = gate("r", rpm_limit=5000), gate("p", max_parallel_requests=2)
+    barrier.wait()  # type: ignore[attr-defined]
+    admitted = most = 0
+    for _ in range(rounds):
+        admitted += enter(limits, requests) == OK
+        trial = Trial(limits)
+        if trial.enter([parallel], NOW, WALL, 0, 0) == OK:
+            most = max(most, limits.describe(parallel)["in_flight"])
+            trial.leave(0, 0)
+    results.put((admitted, most))  # type: ignore[attr-defined]
+
+
+def test_processes_at_once_admit_exactly_the_limit(path: str):
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(WORKERS), context.Queue()
+    children = [
+        context.Process(target=hammer, args=(path, i, 3000, barrier, results))
+        for i in range(WORKERS)
+    ]
+    for child in children:
+        child.start()
+    found = [results.get(timeout=60) for _ in children]
+    for child in children:
+        child.join(10)
+    assert sum(admitted for admitted, _ in found) == 5000
+    # a refusal shows for a moment in the column of who is refused, so that more may be seen than are admitted
+    assert Limits(path, 0).describe(gate("p", max_parallel_requests=2))["in_flight"] == 0

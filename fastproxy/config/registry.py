@@ -325,10 +325,15 @@ INFO = {
     **_all(HONOURED, "cooldown_time allowed_fails allowed_fails_policy"),
 }
 KEY = {
-    **_all(HONOURED, "key key_hash alias models aliases expires blocked metadata"),
+    **_all(
+        HONOURED,
+        "key key_hash alias models aliases expires blocked metadata "
+        "rpm_limit tpm_limit max_parallel_requests",
+    ),
     **_protects("not applied to the key's requests", "guardrails enforced_params policies"),
-    **_not_yet(NO_LIMITS, "rpm_limit tpm_limit max_parallel_requests"),
-    **_not_yet(NO_SPEND, "max_budget budget_duration"),
+    **_not_yet(
+        "the budgets of keys of the store are kept, a file's are not", "max_budget budget_duration"
+    ),
     **_not_yet("it is not recorded", "team_id user_id tags"),
 }
 PASS_THROUGH = {

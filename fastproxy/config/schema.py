@@ -13,6 +13,7 @@ Text = str | int | float  # names and versions that YAML reads as numbers
 Positive = Annotated[float, Meta(ge=0, le=1e15)]
 Megabytes = Annotated[float, Meta(ge=0, le=1e6)]
 Connections = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Limit = Annotated[int, Meta(ge=0, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Order = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Flag = bool
@@ -89,6 +90,9 @@ class KeyEntry(msgspec.Struct, kw_only=True):
     expires: Positive | None = None
     blocked: Flag | None = None
     metadata: dict[str, Any] | None = None
+    rpm_limit: Limit | None = None
+    tpm_limit: Limit | None = None
+    max_parallel_requests: Limit | None = None
 
 
 class PassThroughEndpoint(msgspec.Struct, kw_only=True):

@@ -9,6 +9,7 @@ from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
 from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
+from fastproxy.config.schema import KeyEntry
 from fastproxy.config.secret import Secret
 from fastproxy.config.slop import boolean
 from fastproxy.config.traffic import group_policy, judge_fallbacks, router
@@ -200,9 +201,20 @@ def _keys(config: Config) -> list[dict[str, Any]]:
                 "expires": entry.expires,
                 "aliases": entry.aliases or {},
                 "metadata": entry.metadata or {},
+                "limits": _limits(entry),
             }
         )
     return keys
+
+
+def _limits(entry: KeyEntry) -> dict[str, Any] | None:
+    found = {
+        "rpm_limit": entry.rpm_limit,
+        "tpm_limit": entry.tpm_limit,
+        "max_parallel_requests": entry.max_parallel_requests,
+    }
+    found = {name: value for name, value in found.items() if value is not None}
+    return {"key": found} if found else None
 
 
 def _aliases(

@@ -83,7 +83,10 @@ def test_parallel_requests_are_bounded_and_free_again_at_their_end(limited: Gate
     with limited.client() as one, limited.client() as two:
         for client in (one, two):
             client.send(request("/v1/chat/completions", slow, key))
-        until(lambda: limited.counters()["in_flight"] >= 3, what="two requests in flight, and the one that asks")
+        until(
+            lambda: limited.counters()["in_flight"] >= 3,
+            what="two requests in flight, and the one that asks",
+        )
         answer = ask(limited, key)
         assert answer.status == 429
         assert answer.header("rate_limit_type") == "max_parallel_requests"

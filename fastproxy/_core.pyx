@@ -58,7 +58,7 @@ from fastproxy._table cimport (
     EP_MODERATIONS, EP_RERANK, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
     Group, KeyRecord, PLAN_CONTROL, PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
-from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
+from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE, Usage
 from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
 
 from collections import OrderedDict

@@ -1,4 +1,5 @@
 # The compiled form of a snapshot: what a request looks up, decided at load time.
+from fastproxy._cost cimport Prices
 from fastproxy._pool cimport Pool
 
 cdef enum:               # endpoints: index of Deployment.heads
@@ -92,6 +93,7 @@ cdef class Deployment:
     cdef readonly frozenset tags       # of str
     cdef readonly int max_parallel     # 0: no bound
     cdef readonly double price         # of one input and one output token
+    cdef readonly Prices prices
     cdef readonly long long rpm        # per minute; 0: no limit
     cdef readonly long long tpm
     cdef readonly bint enforce_rates   # they are limits, not only shares

@@ -9,6 +9,8 @@ decision about a request beyond a look-up and a weighted draw; it holds no conne
 
 import fnmatch
 
+from fastproxy import prices
+from fastproxy._cost cimport Prices
 from fastproxy._limits import gates_of
 from fastproxy._pool cimport Pool
 
@@ -158,6 +160,10 @@ cdef class Deployment:
         self.tags = frozenset(record.get("tags") or ())
         self.max_parallel = record.get("max_parallel", 0)
         self.price = record.get("price", 0.0)
+        found = record.get("prices")
+        if found is None and matched is not None:
+            found = prices.look_up(self.model)
+        self.prices = Prices(found)
         self.rpm = record.get("rpm", 0)
         self.tpm = record.get("tpm", 0)
         self.enforce_rates = record.get("enforce_rates", False)

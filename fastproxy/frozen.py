@@ -14,7 +14,9 @@ import urllib.parse
 from collections import OrderedDict, deque
 
 from fastproxy import (
+    _cost,
     _head,
+    _limits,
     _link,
     _multipart,
     _pool,
@@ -24,7 +26,9 @@ from fastproxy import (
     _table,
     _tap,
     _traffic,
+    durations,
     errors,
+    prices,
 )
 from fastproxy.providers import body, websocket
 from fastproxy.routing import continuation, first_token, options, passing, response_ids

@@ -6,6 +6,7 @@ The texts are for the person whose file it is: what happens instead, not what th
 
 from typing import Any, NamedTuple
 
+from fastproxy import prices
 from fastproxy.config.slop import words
 
 STRATEGIES = {  # routing_strategy -> number of _routing.pxd
@@ -63,7 +64,7 @@ HEALTH_ROUTING = (
     "what background checks find sick gets no requests while another of its group is left"
 )
 STALE = "how long a background check counts"
-NO_PRICES = "costs are not computed; shown by /model/info"
+NO_PRICES = "not part of the cost; shown by /model/info"
 NO_DROPPING = (
     "no parameter is dropped: each goes upstream as it was sent, and a provider that can't take one answers 400; "
     "additional_drop_params drops by name"
@@ -417,7 +418,7 @@ def _by_value(section: str, key: str, value: Any) -> Fate | None:
 
 def _open_section(section: str, key: str) -> Fate | None:
     if is_price(key):
-        return Fate("not yet", NO_PRICES)
+        return Fate("honoured") if key in prices.FIELDS.values() else Fate("not yet", NO_PRICES)
     if section == "model_info":
         return Fate("honoured", "shown by /model/info")
     if key.startswith(CLOUDS):

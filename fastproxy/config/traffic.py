@@ -7,6 +7,7 @@ says otherwise. Fallback lists are resolved here for every group, so that a requ
 from fnmatch import fnmatchcase
 from typing import Any
 
+from fastproxy import prices
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
 from fastproxy.config.registry import STRATEGIES
@@ -24,6 +25,7 @@ CLASSES = (
 CLASS_COUNT = 8
 STREAM_POLICIES = ("fallback", "error_event", "continue")
 CLIENT_GONE = ("cancel", "drain")
+UNPRICED = 10.0  # dollars: what has no price is the dearest, as with LiteLLM
 DEFAULT_RETRIES = 2
 MAX_RETRIES = 100
 DEFAULT_COOLDOWN = 5.0
@@ -99,7 +101,7 @@ def deployment_policy(config: Config, entry: Entry) -> dict[str, Any]:
     info = entry.info
     policy = info.get("allowed_fails_policy") or settings.allowed_fails_policy or {}
     allowed = _first(info.get("allowed_fails"), settings.allowed_fails, common.allowed_fails)
-    prices = {**info, **entry.raw}
+    cost = _prices(config, entry)
     return {
         "cooldown_time": _first(
             entry.params.cooldown_time,
@@ -114,8 +116,8 @@ def deployment_policy(config: Config, entry: Entry) -> dict[str, Any]:
         "max_parallel": entry.params.max_parallel_requests
         or settings.default_max_parallel_requests
         or 0,
-        "price": _price(prices.get("input_cost_per_token"))
-        + _price(prices.get("output_cost_per_token")),
+        "prices": cost,
+        "price": UNPRICED if cost is None else (cost["input"] + cost["output"]) / prices.PICO,
         "rpm": int(entry.params.rpm or 0),
         "tpm": int(entry.params.tpm or 0),
         "enforce_rates": "enforce_model_rate_limits" in (settings.optional_pre_call_checks or []),
@@ -169,11 +171,12 @@ def _number(config: Config, values: dict[str, Any], name: str, default: float) -
         raise ConfigError(f"{place}: {name}: a number is expected, not {kind(value)}") from None
 
 
-def _price(value: Any) -> float:
+def _prices(config: Config, entry: Entry) -> prices.Prices | None:
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
+        return prices.of(entry.params.model or "", {**entry.info, **entry.raw})
+    except ValueError as error:
+        place = config.document.place(("model_list", entry.index, "litellm_params"))
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def _window(info: dict[str, Any]) -> int:

@@ -45,6 +45,7 @@ cdef void settle(Exchange x):
     cdef Py_ssize_t size
     cdef const char* peer
     cdef bint estimated
+    cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
     if x.in_group:
         finish_attempts(x, monotonic_ns())
@@ -52,8 +53,9 @@ cdef void settle(Exchange x):
         and x.key is not None and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
     if estimated and x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
+    cost = cost_of(x, estimated)
     if x.n_holds:
-        settle_limits(x, used_tokens(x, estimated), 0)
+        settle_limits(x, used_tokens(x, estimated), cost)
     if x.admitted:
         give_place(x)
     if x.status < 400:
@@ -92,7 +94,7 @@ cdef void settle(Exchange x):
             e.flags |= E_ESTIMATED
             e.input_tokens = x.input_estimate
             e.output_tokens = output_estimate(x)
-    e.cost = -1
+    e.cost = cost
     memcpy(e.key_digest, PyBytes_AS_STRING(x.key.digest), 32)
     if x.call_id is not None:
         size = min(36, PyBytes_GET_SIZE(x.call_id))
@@ -117,6 +119,21 @@ cdef long long used_tokens(Exchange x, bint estimated):
     if x.tapping and x.tap.usage.seen:
         return x.tap.usage.input_tokens + x.tap.usage.output_tokens
     return x.input_estimate + output_estimate(x) if estimated else 0
+
+
+cdef long long cost_of(Exchange x, bint estimated):
+    """Nano-dollars of the last try; -1: its deployment has no price."""
+    cdef Usage* usage = &x.tap.usage
+    cdef Usage assumed
+    if x.deployment is None or x.plan.kind == PLAN_PASS or not x.deployment.prices.known:
+        return -1
+    if not (x.tapping and usage.seen):
+        if not estimated:
+            return 0
+        memset(&assumed, 0, sizeof(Usage))
+        assumed.input_tokens, assumed.output_tokens = x.input_estimate, output_estimate(x)
+        usage = &assumed
+    return x.deployment.prices.of_usage(usage, x.plan.endpoint == EP_MESSAGES, monotonic_ns() - x.started)
 
 
 cdef long long output_estimate(Exchange x):

@@ -101,7 +101,7 @@ cdef long long dearest(Exchange x, long long input_tokens, long long output_toke
     if x.group is None:
         return 0
     for d in x.group.deployments:
-        most = max(most, cost_of(d, input_tokens, output_tokens))
+        most = max(most, d.prices.of_tokens(input_tokens, output_tokens))
     return most
 
 
@@ -132,7 +132,3 @@ cdef void refuse_limit(Exchange x, Gate gate, int why):
     refuse(x, 429, "rate_limit_error",
            f"Rate limit exceeded for {gate.scope}: {gate.value}. Limit type: {kind}. Current limit: {limit}, "
            f"Remaining: {max(0, limit - limits.used)}. Limit resets at: {moment}", None, "", lines.encode())
-
-
-cdef long long cost_of(Deployment d, long long input_tokens, long long output_tokens):
-    return 0

@@ -70,7 +70,7 @@ def test_a_change_of_a_user_reaches_its_keys(stored: Gateway):
         ("/key/generate", {"models": ["gpt-4o-min*"]}),
         ("/key/generate", {"max_budget": 11}),
         ("/key/generate", {"budget_duration": "1s"}),
-        ("/key/generate", {"rpm_limit": 101}),
+        ("/key/generate", {"rpm_limit": 1001}),
         ("/key/generate", {"allowed_routes": ["/audit"]}),
         ("/key/generate", {"allowed_routes": ["*"]}),
         ("/key/generate", {"permissions": {"allow_pii": True}}),
@@ -123,9 +123,9 @@ def eve(stored: Gateway) -> dict[str, str]:
     victim = user(stored, "eve-victim")
     make(stored, "/team/new", {"team_id": "eve-team"})
     limited = {
-        "user_id": "eve", "models": ["gpt-4o-mini"], "max_budget": 10, "budget_duration": "30d", "rpm_limit": 100,
+        "user_id": "eve", "models": ["gpt-4o-mini"], "max_budget": 10, "budget_duration": "30d", "rpm_limit": 1000,
         "allowed_routes": ["management_routes", "llm_api_routes"],
-        "metadata": {"model_rpm_limit": {"gpt-4o-mini": 5}},
+        "metadata": {"model_rpm_limit": {"gpt-4o-mini": 500}},
     }  # fmt: skip
     key = make(stored, "/key/generate", limited)["key"]
     own = make(stored, "/key/generate", limited)["key"]
@@ -156,9 +156,9 @@ def test_another_key_is_not_read(stored: Gateway, eve: dict[str, str]):
 
 def test_what_eve_makes_has_her_limits(stored: Gateway, eve: dict[str, str]):
     made = make(stored, "/key/generate", {}, eve["key"])
-    assert (made["max_budget"], made["budget_duration"], made["rpm_limit"]) == (10.0, "30d", 100)
+    assert (made["max_budget"], made["budget_duration"], made["rpm_limit"]) == (10.0, "30d", 1000)
     assert made["models"] == ["gpt-4o-mini"]
-    assert made["model_rpm_limit"] == {"gpt-4o-mini": 5}
+    assert made["model_rpm_limit"] == {"gpt-4o-mini": 500}
     assert made["allowed_routes"] == ["management_routes", "llm_api_routes"]
 
 

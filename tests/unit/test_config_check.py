@@ -118,7 +118,7 @@ def test_unknown_keys(files: Files, text: str, key: str, advice: str) -> None:
         (one({**LOCAL, "order": 3}), P + "order", "honoured", "the lowest is used"),
         (one({**LOCAL, "temperature": 0}), P + "temperature", "honoured", "request's body"),
         (one({**LOCAL, "frobnicate": 0}), P + "frobnicate", "honoured", "request's body"),
-        (one({**LOCAL, "input_cost_per_token_batches": 0}), P + "input_cost_per_token_batches", "not yet", "costs"),
+        (one({**LOCAL, "input_cost_per_token_batches": 0}), P + "input_cost_per_token_batches", "not yet", "of the cost"),
         (one({"model": "bedrock/x", "aws_profile_name": 1}), P + "aws_profile_name", "not yet", "sign-in"),
         (one({"model": "bedrock/x"}), P + "model", "not yet", "alone it answers 501"),
         (one({"model": "azure/x", "api_key": "os.environ/KEY"}), P + "api_base", "unreachable", "no default address"),

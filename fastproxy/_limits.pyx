@@ -102,6 +102,7 @@ cdef class Gate:
     cdef void move_on(self, long long wall):
         # The period that `wall` lies in.
         self.ends = next_reset(self.duration, wall * 1000) // 1000
+        self.spend = 0                        # the store's was of the period before
 
 
 cdef class Limits:
@@ -386,6 +387,7 @@ def gates_of(dict record):
                 models.setdefault(model, {})[limit] = number
         for model, budget in (limits.get("model_max_budget") or {}).items():
             models.setdefault(model, {}).update(_budget(budget))
+            models[model]["spend"] = (limits.get("model_spend") or {}).get(model, 0)
         found += [Gate("model_per_" + part, f"{value}:{model}", owner, limit, model)
                   for model, limit in models.items()]
     return tuple(found)

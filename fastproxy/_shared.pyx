@@ -1,6 +1,6 @@
 """Shared memory of one process tree: counters and usage-event rings, one block per worker.
 
-Layout of the file: a 64-byte header (magic, layout version, workers, slots per ring), then per worker
+Layout of the file: a 64-byte header (magic, layout version, workers, slots per ring, epoch), then per worker
 4096 bytes of counters and ring positions followed by its event slots. A ring has one producer (its
 worker) and one consumer (control). No lock lives here: an event's `sequence` is written last, with
 release order, and the consumer moves the tail only when it is done with a slot. At the bound the
@@ -51,7 +51,8 @@ def create(str path, int workers, int slots):
         mapping = mmap.mmap(fd, size)
     finally:
         os.close(fd)
-    for at, value in enumerate((MAGIC, LAYOUT, workers, slots)):
+    epoch = int.from_bytes(os.urandom(8), "little") >> 1      # which rings these are, whatever their path
+    for at, value in enumerate((MAGIC, LAYOUT, workers, slots, epoch)):
         mapping[at * 8:at * 8 + 8] = value.to_bytes(8, "little")
     return mapping
 
@@ -116,16 +117,26 @@ cdef class Block:
         """The counters by name."""
         return {name: self.counters[i] for i, name in enumerate(COUNTER_NAMES)}
 
-    def take(self, int limit):
-        """Consumer side: up to `limit` events as one bytes object for `decode`; their slots are free afterwards."""
-        cdef unsigned long long tail = self.tail[0]
+    @property
+    def released(self):
+        """Position up to which the ring's slots are free."""
+        return self.tail[0]
+
+    def release(self, unsigned long long upto):
+        """Consumer side: what is before this position is done with."""
+        if self.tail[0] < upto <= fp_load(self.head):
+            fp_store(self.tail, upto)
+
+    def peek(self, unsigned long long tail, int limit):
+        """Consumer side: up to `limit` events from this position on as one bytes object for `decode`, and the
+        position behind them. Their slots stay theirs until `release`."""
         cdef unsigned long long head = fp_load(self.head)
         cdef Event* e
         cdef Py_ssize_t count = min(<unsigned long long>limit, head - tail), kept = 0
         cdef bytes out
         cdef char* to
         if count <= 0:
-            return b""
+            return b"", tail
         out = PyBytes_FromStringAndSize(NULL, count * <Py_ssize_t>sizeof(Event))
         to = PyBytes_AS_STRING(out)
         for _ in range(count):
@@ -134,8 +145,12 @@ cdef class Block:
                 memcpy(to + kept * <Py_ssize_t>sizeof(Event), e, sizeof(Event))
                 kept += 1
             tail += 1
-        fp_store(self.tail, tail)
-        return out[:kept * <Py_ssize_t>sizeof(Event)]
+        return out[:kept * <Py_ssize_t>sizeof(Event)], tail
+
+
+def epoch(mapping):
+    """Which rings these are: a number that no other file has."""
+    return int.from_bytes(mapping[32:40], "little")
 
 
 def decode(bytes events):

@@ -56,7 +56,7 @@ def _protects(why: str, names: str) -> Table:
 
 
 NO_STORE = "keys, users and teams are stored in a file of the gateway's own (--data-dir), not in this database"
-NO_SPEND = "tokens are metered, spend and budgets are not kept"
+NO_SPEND = "the spend and the budgets of keys, users and teams are kept; this is not"
 NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
@@ -121,10 +121,11 @@ GENERAL = {
     ),
     **_not_yet(
         NO_SPEND,
-        "maximum_spend_logs_retention_period maximum_spend_logs_retention_interval "
+        "maximum_spend_logs_retention_interval "
         "proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time spend_report_frequency "
-        "disable_spend_logs disable_error_logs disable_reset_budget disable_spend_updates",
+        "disable_error_logs disable_reset_budget disable_spend_updates",
     ),
+    **_all(HONOURED, "maximum_spend_logs_retention_period disable_spend_logs"),
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(
         NO_LIMITS,

@@ -14,6 +14,7 @@ Positive = Annotated[float, Meta(ge=0, le=1e15)]
 Megabytes = Annotated[float, Meta(ge=0, le=1e6)]
 Connections = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Limit = Annotated[int, Meta(ge=0, le=2**62)]
+DurationText = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(mo|[smhdw])$")]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Order = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Flag = bool
@@ -152,6 +153,8 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     health_check_concurrency: Count | None = None
     health_check_staleness_threshold: Positive | None = None
     enable_drain_endpoint: Flag | None = None
+    maximum_spend_logs_retention_period: DurationText | None = None
+    disable_spend_logs: Flag | None = None
     pass_through_endpoints: list[PassThroughEndpoint] | None = None
 
 

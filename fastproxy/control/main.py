@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import ClientSession, DummyCookieJar, web
 
-from fastproxy import __version__, config, logs
+from fastproxy import __version__, config, durations, logs, prices
+from fastproxy._limits import Limits, gates_of
 from fastproxy._traffic import Traffic
 from fastproxy.control import drain, explain, health, reload
 from fastproxy.control.admin.api import NoStore
@@ -27,18 +28,20 @@ from fastproxy.control.links import Links
 from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
+from fastproxy.control.spend import Spend
 from fastproxy.control.store import directory
 from fastproxy.control.store.directory import Unusable
 from fastproxy.control.store.engine import Store, Unavailable
 from fastproxy.control.stored import Stored, access_groups, usable
 from fastproxy.keepsake import Keepsake
-from fastproxy.tree import BRIDGE_UNWANTED, BRIDGE_WANTED, READY
+from fastproxy.tree import BRIDGE_UNWANTED, BRIDGE_WANTED, READY, limits_path
 
 if TYPE_CHECKING:
     from fastproxy.supervisor import ServeOptions
 
 log = logging.getLogger("fastproxy.control")
 
+KEEP_SNAPSHOTS = 8  # for events of requests that began under them
 DRAIN_RINGS_SECONDS = 0.1
 FOLLOW_STORE_SECONDS = 0.1
 
@@ -79,6 +82,11 @@ class Control:
         self.bridge_wanted = False
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
+        self.served: dict[int, list[dict[str, Any]]] = {}  # deployments of the newest snapshots
+        self.spend = Spend(self.rings, self._deployment)
+        self.limits = Limits(
+            limits_path(Path(options.shared_path).parent, options.serve.workers), -1
+        )
         self.links = Links(options.serve.workers, self._all_ready)
         self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
@@ -112,6 +120,12 @@ class Control:
         except OSError as error:
             log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
+        self.served[snapshot["version"]] = snapshot["deployments"]
+        for old in sorted(self.served)[:-KEEP_SNAPSHOTS]:
+            del self.served[old]
+        self.spend.raw_rows = not loaded.general.disable_spend_logs
+        period = loaded.general.maximum_spend_logs_retention_period
+        self.spend.retention_ms = durations.seconds(period) * 1000 if period else None
         self.links.publish(snapshot)
         self.health.use(snapshot, Settings.of(loaded))
         self.around = None
@@ -119,6 +133,18 @@ class Control:
         changed, self.groups = groups != self.groups, groups
         if changed and self.loaded:  # records hold what groups stand for
             self._later(self.refresh_keys())
+
+    def _deployment(self, version: int, index: int) -> dict[str, Any] | None:
+        known = self.served.get(version, ())
+        return known[index] if 0 <= index < len(known) else None
+
+    def _price_of(self, model: str) -> dict[str, int] | None:
+        # of the group's first deployment, else the table's
+        for record in self.admin.snapshot["deployments"]:
+            if record["group"] == model and record.get("prices"):
+                found: dict[str, int] = record["prices"]
+                return found
+        return prices.look_up(model)
 
     def _call_for_bridge(self, bridge: dict[str, Any], snapshot: dict[str, Any]) -> None:
         """See that the LiteLLM SDK's process is there if it is needed, and knows its deployments."""
@@ -165,6 +191,7 @@ class Control:
         for task in running:
             task.cancel()
         self.rings.drain()
+        await self.spend.flush()
         server.close()
         await runner.cleanup()
         await self.stored.close()
@@ -176,6 +203,8 @@ class Control:
         """The stored keys, before the workers get their first snapshot. Raises Unavailable."""
         self.links.keys.update(await self.stored.keys(self.groups))
         self.loaded = True
+        if self.stored.opened is not None:
+            await self.spend.use(self.stored.opened)
 
     async def refresh_keys(self) -> None:
         """Make the stored keys' records anew and tell the workers what differs."""
@@ -197,6 +226,7 @@ class Control:
         except Unusable as error:
             raise Unavailable(str(error)) from None
         if fresh:  # a copy may have been put there since the start
+            await self.spend.use(store)
             await self._take_in()
         return store
 
@@ -214,6 +244,7 @@ class Control:
                 default_team=loaded.litellm.default_team_params or {},
                 default_user=loaded.litellm.default_internal_user_params or {},
                 admin_only=frozenset(loaded.general.admin_only_routes or ()),
+                price_of=self._price_of,
                 environ=dict(os.environ),
                 directory=self.stored.path or Path(),
                 judge_model=lambda entry: reload.try_out(
@@ -222,8 +253,21 @@ class Control:
             )
         return self.around
 
-    async def in_force(self, upserts: dict[str, bytes], deletes: list[str], models: bool) -> None:
-        """Bring a committed change to every worker; returns when all have it."""
+    async def in_force(
+        self,
+        upserts: dict[str, bytes],
+        deletes: list[str],
+        models: bool,
+        respent: Collection[str] = (),
+    ) -> None:
+        """Bring a committed change to every worker; returns when all have it.
+
+        respent: digests of keys whose spend was set.
+        """
+        for digest in respent:
+            for gate in gates_of(orjson.loads(upserts[digest])) if digest in upserts else ():
+                if gate.scope == "api_key":
+                    self.limits.set_spent(gate, gate.spend)
         if models:
             await self.stored.read_models()
             await self.reloader.publish_again()
@@ -261,6 +305,7 @@ class Control:
     async def _drain_rings(self) -> None:
         while True:
             self.rings.drain()
+            await self.spend.flush()
             await asyncio.sleep(DRAIN_RINGS_SECONDS)
 
     def _nobody_left(self) -> None:

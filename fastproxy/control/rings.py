@@ -1,12 +1,26 @@
-"""Reads the workers' event rings and counters. A later store takes the events from here."""
+"""Reads the workers' event rings and counters.
+
+Events are looked at first and let go later: their slots are freed when whoever keeps them says that they are kept
+(`release`). Without a keeper they are free at once.
+"""
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
-from fastproxy._shared import EVENT_BYTES, Block, attach, decode
+from fastproxy._shared import EVENT_BYTES, Block, attach, decode, epoch
 
 KEEP = 1000  # newest events kept for a person to look at
 BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events of one ring, and the position behind them."""
+
+    ring: int
+    events: bytes
+    upto: int
 
 
 class Rings:
@@ -14,21 +28,47 @@ class Rings:
 
     def __init__(self, path: str, workers: int) -> None:
         mapping = attach(path)
+        self.epoch = f"{epoch(mapping):016x}"
         self.blocks = [Block(mapping, index) for index in range(workers)]
+        self.seen = [block.released for block in self.blocks]
+        self.kept = False  # somebody calls `release`
+        self.waiting: deque[Batch] = deque()  # for it; bounded by the rings, whose slots they hold
         self.taken: deque[bytes] = deque()
         self.held = 0
         self.total = 0
 
     def drain(self) -> None:
-        """Take what the workers have published since the last time."""
-        for block in self.blocks:
-            while events := block.take(BATCH):
+        """Look at what the workers have published since the last time."""
+        for ring, block in enumerate(self.blocks):
+            while True:
+                events, upto = block.peek(self.seen[ring], BATCH)
+                if upto == self.seen[ring]:
+                    break
+                self.seen[ring] = upto
+                if self.kept:
+                    self.waiting.append(Batch(ring, events, upto))
+                else:
+                    block.release(upto)
                 count = len(events) // EVENT_BYTES
                 self.total += count
                 self.held += count
                 self.taken.append(events)
         while self.taken and self.held - len(self.taken[0]) // EVENT_BYTES >= KEEP:
             self.held -= len(self.taken.popleft()) // EVENT_BYTES
+
+    def keep(self, marks: dict[int, int]) -> None:
+        """From now on events wait for `release`; what is before the marks has been kept already."""
+        self.kept = True
+        for ring, position in marks.items():
+            if ring < len(self.blocks):
+                self.blocks[ring].release(position)
+                self.seen[ring] = max(self.seen[ring], self.blocks[ring].released)
+
+    def release(self, batches: list[Batch]) -> None:
+        """These are kept: their slots are free."""
+        for batch in batches:
+            self.blocks[batch.ring].release(batch.upto)
+            self.waiting.remove(batch)
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The newest events, oldest first."""

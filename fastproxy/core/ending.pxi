@@ -50,7 +50,7 @@ cdef void settle(Exchange x):
     if x.in_group:
         finish_attempts(x, monotonic_ns())
     estimated = x.attempts and not (x.tapping and x.tap.usage.seen) and (x.status < 400 or x.status == 499) \
-        and x.key is not None and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
+        and x.key is not None and x.plan.kind != PLAN_TUNNEL and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
     if estimated and x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
     cost = cost_of(x, estimated)

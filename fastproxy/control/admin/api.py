@@ -7,7 +7,7 @@ force in every worker.
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -39,8 +39,14 @@ class Gateway(Protocol):
     def surroundings(self) -> Any:
         """work.Surroundings of now."""
 
-    async def in_force(self, upserts: dict[str, bytes], deletes: list[str], models: bool) -> None:
-        """Bring a change to every worker."""
+    async def in_force(
+        self,
+        upserts: dict[str, bytes],
+        deletes: list[str],
+        models: bool,
+        respent: Collection[str] = (),
+    ) -> None:
+        """Bring a change to every worker; of `respent` keys the spend was set."""
 
 
 class NoStore(Exception):
@@ -132,7 +138,9 @@ class Api:
             message = f"The store can't answer now: {error}"
             raise Refused(503, message, "service_unavailable") from None
         if done.upserts or done.deletes or done.models_changed:
-            await self.gateway.in_force(done.upserts, done.deletes, done.models_changed)
+            await self.gateway.in_force(
+                done.upserts, done.deletes, done.models_changed, done.respent
+            )
         return web.Response(body=orjson.dumps(done.answer), content_type="application/json")
 
     async def loaded(self) -> dict[str, ModuleType]:
@@ -147,13 +155,14 @@ class Api:
                 budgets,
                 keys,
                 models,
+                spend,
                 teams,
                 users,
                 values,
                 work,
             )
 
-            found = (audit, budgets, keys, models, teams, users, values, work)
+            found = (audit, budgets, keys, models, spend, teams, users, values, work)
             self.modules = {module.__name__.rpartition(".")[2]: module for module in found}
         return self.modules
 

@@ -105,6 +105,8 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
         change["expires"] = values.moment(change.pop("duration"), work.now)
     if change.get("spend", 0) is None:
         del change["spend"]
+    if "spend" in change:
+        work.respent.add(old["token"])
     if "key_alias" in change:
         _judge_alias(work, change["key_alias"], old["token"])
     after = {**old, **change}
@@ -195,6 +197,7 @@ def reset_spend(work: Work, asked: shapes.ResetSpend) -> Any:
         raise bad("reset_to is more than the key has spent", "reset_to")
     stored = keys.update(work.connection, old["token"], {"spend": to}, work.by)
     work.touched.add(old["token"])
+    work.respent.add(old["token"])
     work.note("updated", TABLE, old["token"], old, stored)
     return {**_answer(stored), "previous_spend": values.shown({"spend": old["spend"]})["spend"]}
 

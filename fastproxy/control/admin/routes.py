@@ -87,6 +87,18 @@ ROUTES: tuple[Route, ...] = (
         ("POST", "/model/delete", "delete", ADMINS),
     ),
     *_routes(
+        "spend",
+        "spend",
+        ("GET", "/spend/logs", "logs", PEOPLE),
+        ("GET", "/spend/keys", "by_key", READERS),
+        ("GET", "/spend/users", "by_user", READERS),
+        ("POST", "/spend/calculate", "calculate", EVERYBODY),
+        ("GET", "/global/spend", "total", READERS),
+        ("GET", "/global/spend/models", "by_model", READERS),
+        ("GET", "/global/spend/teams", "by_team", READERS),
+        ("GET", "/global/activity", "activity", READERS),
+    ),
+    *_routes(
         "audit log",
         "audit",
         ("GET", "/audit", "listed", READERS),

@@ -376,5 +376,38 @@ class AuditList(msgspec.Struct, kw_only=True):
     page_size: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+class SpendLogs(msgspec.Struct, kw_only=True):
+    """Query of /spend/logs."""
+
+    api_key: Text | None = None
+    user_id: Id | None = None
+    request_id: Id | None = None
+    start_date: Text | None = None  # YYYY-MM-DD, as below; both days are included
+    end_date: Text | None = None
+    page_size: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Top(msgspec.Struct, kw_only=True):
+    """Query of sums."""
+
+    user_id: Id | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class Days(msgspec.Struct, kw_only=True):
+    """Query of sums by day."""
+
+    start_date: Text | None = None
+    end_date: Text | None = None
+
+
+class Calculate(msgspec.Struct, kw_only=True):
+    """Body of /spend/calculate."""
+
+    model: Text | None = None
+    usage: Mapping | None = None
+    completion_response: Mapping | None = None
+
+
 class Nothing(msgspec.Struct, kw_only=True):
     """A route without a body or a query."""

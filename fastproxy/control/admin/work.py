@@ -30,6 +30,7 @@ class Surroundings:
     default_team: Mapping[str, Any]
     default_user: Mapping[str, Any]
     admin_only: frozenset[str]  # general_settings.admin_only_routes
+    price_of: Callable[[str], Mapping[str, int] | None]  # of a model that clients ask for
     environ: Mapping[str, str]
     directory: Path
     # raises ConfigError for an entry of model_list that can't be used
@@ -45,6 +46,7 @@ class Work:
     around: Surroundings
     path: Mapping[str, str]  # parameters of the path
     touched: set[str] = field(default_factory=set)  # keys whose records must reach the workers
+    respent: set[str] = field(default_factory=set)  # keys whose spend was set
     models_changed: bool = False
     now: int = field(default_factory=now_ms)
 
@@ -77,6 +79,7 @@ class Done:
     upserts: dict[str, bytes]  # records by digest
     deletes: list[str]
     models_changed: bool
+    respent: frozenset[str]
 
 
 Handler = Callable[[Work, Any], Any]
@@ -115,7 +118,7 @@ def perform(
     work = Work(connection, caller, around, path)
     answer = handler(work, asked())
     upserts, deletes = records.Records(connection, around.groups).of(work.touched)
-    return Done(answer, upserts, deletes, work.models_changed)
+    return Done(answer, upserts, deletes, work.models_changed, frozenset(work.respent))
 
 
 def refuse_unapplied(asked: Any, names: tuple[str, ...]) -> None:

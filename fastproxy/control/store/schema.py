@@ -145,6 +145,65 @@ models = Table(
     *_stamps(),
 )
 
+spend_logs = Table(
+    "spend_logs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("request_id", String, nullable=False, index=True),  # x-litellm-call-id
+    Column("api_key", String(64), nullable=False),
+    Column("user_id", String),
+    Column("team_id", String),
+    Column("model", String, nullable=False),  # the provider's name of it
+    Column("model_group", String, nullable=False),  # what the client asked for
+    Column("model_id", String),
+    Column("provider", String),
+    Column("call_type", String, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("started", BigInteger, nullable=False),
+    Column("duration", BigInteger, nullable=False),  # microseconds
+    Column("first_byte", BigInteger, nullable=False),  # same, 0: none came
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("spend", BigInteger),  # NULL: without a price
+    Column("estimated", Boolean, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("client", String),
+    Column("trace_id", String),
+    Index("ix_spend_logs_started", "started"),
+    Index("ix_spend_logs_key", "api_key", "started"),
+)
+
+daily_spend = Table(
+    "daily_spend",
+    metadata,
+    Column("day", String(10), primary_key=True),  # YYYY-MM-DD, UTC
+    Column("api_key", String(64), primary_key=True),
+    Column("user_id", String, primary_key=True),  # "": none, as below
+    Column("team_id", String, primary_key=True),
+    Column("model_group", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("provider", String, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("spend", BigInteger, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("estimated", BigInteger, nullable=False),
+)
+
+ring_marks = Table(
+    "ring_marks",
+    metadata,
+    Column("epoch", String(16), primary_key=True),  # which rings
+    Column("ring", Integer, primary_key=True),
+    Column("position", BigInteger, nullable=False),  # what is before it is in the tables above
+    Column("at", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit_log",
     metadata,

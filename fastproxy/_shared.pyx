@@ -122,6 +122,11 @@ cdef class Block:
         """Position up to which the ring's slots are free."""
         return self.tail[0]
 
+    @property
+    def unread(self):
+        """How many slots wait for the consumer."""
+        return fp_load(self.head) - self.tail[0]
+
     def release(self, unsigned long long upto):
         """Consumer side: what is before this position is done with."""
         if self.tail[0] < upto <= fp_load(self.head):
@@ -151,6 +156,12 @@ cdef class Block:
 def epoch(mapping):
     """Which rings these are: a number that no other file has."""
     return int.from_bytes(mapping[32:40], "little")
+
+
+def waiting(mapping):
+    """Whether a ring holds events that nobody has released."""
+    return any(block.unread for block in (
+        Block(mapping, index) for index in range(int.from_bytes(mapping[16:24], "little"))))
 
 
 def decode(bytes events):

@@ -12,6 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from fastproxy import leftover
+
 PREFIX = "fastproxy-"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory by name; writable where the root is not
 
@@ -51,6 +53,7 @@ class RuntimeDirectory:
         fcntl.flock(self.lock, fcntl.LOCK_UN)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self.lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            leftover.rescue(self.path)
             shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -62,6 +65,7 @@ def sweep(parent: Path) -> None:
             try:
                 if os.fstat(fd).st_uid == os.geteuid():
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    leftover.rescue(path)
                     shutil.rmtree(path)
             finally:
                 os.close(fd)

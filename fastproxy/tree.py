@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastproxy import runtime, takeover
+from fastproxy import leftover, runtime, takeover
 from fastproxy.keepsake import Keepsake
 
 # What control says to the supervisor, a byte each: all workers serve; the LiteLLM SDK is needed, or not any more.
@@ -215,6 +215,7 @@ class Generation:
         os.close(self.serving_write)
         self.kept.close()
         shared = Path(self.shared_path)
+        leftover.rescue(shared.parent)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)
         sockets = [Path(path) for path in (self.feed_path, self.control_path, self.bridge_path)]

@@ -83,7 +83,8 @@ class Control:
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.served: dict[int, list[dict[str, Any]]] = {}  # deployments of the newest snapshots
-        self.spend = Spend(self.rings, self._deployment)
+        runtime = Path(options.shared_path).parent
+        self.spend = Spend(self.rings, runtime, self._deployment)
         self.limits = Limits(
             limits_path(Path(options.shared_path).parent, options.serve.workers), -1
         )
@@ -278,6 +279,7 @@ class Control:
         while True:
             await asyncio.sleep(FOLLOW_STORE_SECONDS)
             try:
+                await self.spend.adopt()
                 if not await self.stored.changed_elsewhere():
                     continue
                 await self._take_in()

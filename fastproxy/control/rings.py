@@ -26,8 +26,10 @@ class Batch:
 class Rings:
     """Consumer of all rings of the process tree."""
 
-    def __init__(self, path: str, workers: int) -> None:
+    def __init__(self, path: str, workers: int = 0) -> None:
+        """workers: 0 for as many as the file has."""
         mapping = attach(path)
+        workers = workers or int.from_bytes(mapping[16:24], "little")
         self.epoch = f"{epoch(mapping):016x}"
         self.blocks = [Block(mapping, index) for index in range(workers)]
         self.seen = [block.released for block in self.blocks]

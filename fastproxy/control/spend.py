@@ -4,11 +4,14 @@ Events stay in the rings until the transaction that holds them is committed. Whi
 wait there, and the log says so; LLM requests don't notice.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from fastproxy import leftover
 from fastproxy._shared import decode
 from fastproxy._table import ENDPOINTS
 from fastproxy.control.rings import Batch, Rings
@@ -16,20 +19,19 @@ from fastproxy.control.store.engine import Store, Unavailable
 
 log = logging.getLogger("fastproxy.control")
 
-Snapshots = Callable[[int], dict[str, Any] | None]  # by version
+# the record of a deployment, by the snapshot's version and its index there
+Deployments = Callable[[int, int], dict[str, Any] | None]
 WARN_SECONDS = 10.0
 FORGET_SECONDS = 60.0
-DAY_MS = 86_400_000
 
 
 class Spend:
     """What is spent, on its way to the store."""
 
-    def __init__(
-        self, rings: Rings, deployments: Callable[[int, int], dict[str, Any] | None]
-    ) -> None:
-        """deployments: the record of one, by the snapshot's version and its index there."""
+    def __init__(self, rings: Rings, runtime: Path, deployments: Deployments) -> None:
+        """runtime: the directory of the tree's shared memory."""
         self.rings = rings
+        self.runtime = runtime
         self.deployments = deployments
         self.store: Store | None = None
         self.raw_rows = True
@@ -40,41 +42,63 @@ class Spend:
 
     async def use(self, store: Store) -> None:
         """Write there from now on. Raises Unavailable."""
-        if self.store is None:
-            from fastproxy.control.store import spend
+        if self.store is not None:
+            return
+        from fastproxy.control.store import spend
 
-            self.rings.keep(await store.run(spend.marks, self.rings.epoch))
-            self.store = store
+        self.rings.keep(await store.run(spend.marks, self.rings.epoch))
+        self.store = store
+        with contextlib.suppress(OSError):
+            leftover.tell(self.runtime, store.directory.path)
+        await self.adopt()
 
-    async def flush(self) -> None:
-        """Write what waits."""
+    async def adopt(self) -> None:
+        """Write what the rings of a tree that is gone have left. Raises Unavailable."""
         if self.store is None:
             return
         from fastproxy.control.store import spend
 
-        while self.rings.waiting:
-            batch = self.rings.waiting[0]
+        for path in leftover.found(self.store.directory.path):
+            try:
+                rings = Rings(str(path))
+            except (OSError, ValueError) as error:
+                log.error("%s holds events that can't be read: %s", path, error)
+                continue
+            rings.keep(await self.store.run(spend.marks, rings.epoch))
+            rings.drain()
+            if await self._book(rings, lambda version, index: None):
+                log.warning("%d events of an earlier run are written", rings.total)
+                path.unlink(missing_ok=True)
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if self.store is not None and await self._book(self.rings, self.deployments):
+            await self._forget()
+
+    async def _book(self, rings: Rings, deployments: Deployments) -> bool:
+        from fastproxy.control.store import spend
+
+        while rings.waiting and self.store is not None:
+            batch = rings.waiting[0]
+            rows = entries(batch, deployments)
             try:
                 await self.store.run(
-                    spend.book,
-                    self.rings.epoch,
-                    batch.ring,
-                    batch.upto,
-                    self.entries(batch),
-                    self.raw_rows,
+                    spend.book, rings.epoch, batch.ring, batch.upto, rows, self.raw_rows
                 )
             except Unavailable as error:
                 self._say(error)
-                return
-            self.rings.release([batch])
+                return False
+            rings.release([batch])
             self.behind = False
-        await self._forget()
+        return True
 
     async def _forget(self) -> None:
         from fastproxy.control.store import spend
 
         now = time.monotonic()
-        if self.retention_ms is None or self.store is None or now - self.forgotten < FORGET_SECONDS:
+        if self.retention_ms is None or self.store is None:
+            return
+        if now - self.forgotten < FORGET_SECONDS:
             return
         try:
             before = time.time_ns() // 1_000_000 - self.retention_ms
@@ -83,18 +107,19 @@ class Spend:
         except Unavailable as error:
             self._say(error)
 
-    def entries(self, batch: Batch) -> list[dict[str, Any]]:
-        """A batch's events as rows of spend_logs, without user and team."""
-        return [
-            entry(event, self.deployments(event["snapshot"], event["deployment"]))
-            for event in decode(batch.events)
-        ]
-
     def _say(self, error: Exception) -> None:
         self.behind = True
         if (now := time.monotonic()) - self.warned > WARN_SECONDS:
             self.warned = now
             log.error("spend waits in shared memory, the store can't take it: %s", error)
+
+
+def entries(batch: Batch, deployments: Deployments) -> list[dict[str, Any]]:
+    """A batch's events as rows of spend_logs, without user and team."""
+    return [
+        entry(event, deployments(event["snapshot"], event["deployment"]))
+        for event in decode(batch.events)
+    ]
 
 
 def entry(event: dict[str, Any], deployment: dict[str, Any] | None) -> dict[str, Any]:

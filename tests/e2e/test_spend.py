@@ -1,0 +1,201 @@
+"""Money in the real process tree: counted exactly once, kept over deaths, and the end of a budget."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from admin import call, make
+from harness import MASTER, UPSTREAM_KEY, Answer, Client, Gateway, mock_config, request, until
+
+CHAT = {"model": "priced", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+INPUT, OUTPUT = 1_000_000, 2_000_000  # nano-dollars of a token
+
+
+def priced_config(mock_port: int) -> dict[str, Any]:
+    config = mock_config(mock_port)
+    params = {
+        "model": "openai/up",
+        "api_base": f"http://127.0.0.1:{mock_port}/v1",
+        "api_key": UPSTREAM_KEY,
+        "input_cost_per_token": INPUT / 1e9,
+        "output_cost_per_token": OUTPUT / 1e9,
+    }
+    config["model_list"].append({"model_name": "priced", "litellm_params": params})
+    return config
+
+
+@pytest.fixture(scope="module")
+def spending(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    running = Gateway(
+        tmp_path_factory.mktemp("spending"), priced_config(mock_port), "--num_workers", "2"
+    ).wait()
+    try:
+        yield running
+    finally:
+        code = running.stop()
+    assert code == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+def ask(gateway: Gateway, key: str, **body: Any) -> Answer:
+    with gateway.client() as client:
+        client.send(request("/v1/chat/completions", {**CHAT, **body}, key))
+        return client.answer()
+
+
+def cost(answer: Answer) -> float:
+    usage = answer.json()["usage"]
+    return (usage["prompt_tokens"] * INPUT + usage["completion_tokens"] * OUTPUT) / 1e9
+
+
+def spent(gateway: Gateway, key: str) -> float:
+    found = get(gateway, f"/key/info?key={key}")
+    return float(found["info"]["spend"])
+
+
+def get(gateway: Gateway, path: str) -> Any:
+    status, answer = call(gateway, "GET", path)
+    assert status == 200, answer
+    return answer
+
+
+def rows(gateway: Gateway, query: str) -> Any:
+    return get(gateway, f"/spend/logs?{query}")
+
+
+def test_a_request_is_a_row_and_part_of_every_sum(spending: Gateway):
+    user = make(spending, "/user/new", {"user_id": "payer", "auto_create_key": False})["user_id"]
+    team = make(spending, "/team/new", {"team_id": "payers"})["team_id"]
+    make(
+        spending, "/team/member_add", {"team_id": team, "member": {"role": "user", "user_id": user}}
+    )
+    key = make(spending, "/key/generate", {"user_id": user, "team_id": team})["key"]
+    answer = ask(spending, key)
+    assert answer.status == 200
+    (row,) = until(lambda: rows(spending, f"api_key={key}"), what="the row")
+    assert row["request_id"] == answer.header("x-litellm-call-id")
+    assert row["spend"] == cost(answer)
+    assert (row["user"], row["team_id"], row["model_group"], row["custom_llm_provider"]) == (
+        "payer", "payers", "priced", "openai",
+    )  # fmt: skip
+    usage = answer.json()["usage"]
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (
+        usage["prompt_tokens"], usage["completion_tokens"],
+    )  # fmt: skip
+    assert row["status"] == "success"
+    assert row["estimated"] is False
+    assert spent(spending, key) == cost(answer)
+    assert get(spending, f"/user/info?user_id={user}")["user_info"]["spend"] == cost(answer)
+    assert get(spending, f"/team/info?team_id={team}")["team_info"]["spend"] == cost(answer)
+    total = get(spending, "/global/spend")
+    assert total["spend"] >= cost(answer)
+    assert get(spending, "/global/activity")["sum_api_requests"] >= 1
+    assert [r["spend"] for r in get(spending, "/spend/keys") if r["user_id"] == "payer"] == [
+        cost(answer)
+    ]
+
+
+def test_without_a_price_it_is_counted_as_such(spending: Gateway):
+    key = make(spending, "/key/generate", {})["key"]
+    assert ask(spending, key, model="gpt-4o-mini").status == 200
+    (row,) = until(lambda: rows(spending, f"api_key={key}"), what="the row")
+    assert row["spend"] is None
+    assert spent(spending, key) == 0
+
+
+def test_a_budget_ends_and_a_reset_opens_it(spending: Gateway):
+    key = make(spending, "/key/generate", {"max_budget": 0.02})["key"]
+    statuses = []
+    total = 0.0
+    while len(statuses) < 50 and 422 not in statuses:
+        answer = ask(spending, key)
+        statuses.append(answer.status)
+        total += cost(answer) if answer.status == 200 else 0
+    assert statuses[-1] == 422, statuses
+    assert total >= 0.02
+    until(lambda: abs(spent(spending, key) - total) < 1e-9, what="the sum")
+    make(spending, f"/key/{key}/reset_spend", {"reset_to": 0})
+    assert ask(spending, key).status == 200
+
+
+def test_who_hangs_up_before_the_usage_pays_an_estimate(spending: Gateway):
+    key = make(spending, "/key/generate", {})["key"]
+    for _ in range(5):
+        with spending.client() as client:
+            body = {**CHAT, "model": "mock/mock-gap200", "stream": True, "max_tokens": 100}
+            client.send(request("/v1/chat/completions", body, key))
+            client.head()
+            next(client.chunks())
+    found = until(
+        lambda: len(r := rows(spending, f"api_key={key}")) == 5 and r, what="a row for each"
+    )
+    assert all(row["estimated"] for row in found)
+    assert all(row["prompt_tokens"] > 0 for row in found)
+
+
+def test_an_internal_user_sees_its_own_rows_only(spending: Gateway):
+    for name in ("anna", "bert"):
+        make(spending, "/user/new", {"user_id": name, "auto_create_key": False})
+    anna = make(spending, "/key/generate", {"user_id": "anna"})["key"]
+    bert = make(spending, "/key/generate", {"user_id": "bert"})["key"]
+    for key in (anna, bert):
+        assert ask(spending, key).status == 200
+    until(lambda: rows(spending, "user_id=bert"), what="bert's row")
+    status, found = call(spending, "GET", "/spend/logs", key=anna)
+    assert status == 200
+    assert {row["user"] for row in found} == {"anna"}
+    assert call(spending, "GET", "/spend/logs?user_id=bert", key=anna)[0] == 403
+    assert call(spending, "GET", "/global/spend", key=anna)[0] == 403
+
+
+def test_calculate(spending: Gateway):
+    asked = {"model": "priced", "usage": {"prompt_tokens": 10, "completion_tokens": 1}}
+    assert make(spending, "/spend/calculate", asked) == {"cost": 0.012}
+    asked["model"] = "gpt-4o-mini-2024-07-18"
+    assert make(spending, "/spend/calculate", asked) == {"cost": 2.1e-06}
+    status, answer = call(
+        spending, "POST", "/spend/calculate", b'{"model": "x", "usage": {"a": 1}}', MASTER
+    )
+    assert status == 400
+    assert "no price" in answer["error"]["message"]
+
+
+def control_pid(gateway: Gateway) -> int | None:
+    """Its pid, by what it holds: the kept snapshot."""
+    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
+    for pid in children.read_text().split():
+        with contextlib.suppress(OSError):
+            links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            if any("memfd:" in link for link in links):
+                return int(pid)
+    return None
+
+
+def test_every_answer_is_charged_once_whatever_dies(mock_port: int, tmp_path: Path):
+    """Control is killed again and again while requests go on; the store is read after the end."""
+    running = Gateway(tmp_path, priced_config(mock_port), "--num_workers", "2").wait()
+    key = make(running, "/key/generate", {})["key"]
+    owed: dict[str, float] = {}
+    with Client(running.port) as client:
+        for _ in range(8):
+            pid = until(lambda: control_pid(running), what="control")
+            for _ in range(25):
+                client.send(request("/v1/chat/completions", CHAT, key))
+                answer = client.answer()
+                assert answer.status == 200
+                owed[answer.header("x-litellm-call-id") or ""] = cost(answer)
+            os.kill(pid, signal.SIGKILL)
+            until(lambda old=pid: control_pid(running) not in (None, old), what="the next control")
+    assert running.stop() == 0
+    assert "Traceback" not in running.log, running.log
+    assert "Task exception" not in running.log, running.log
+    again = Gateway(tmp_path, running.path.read_text()).wait()
+    found = rows(again, f"api_key={key}&page_size=1000")
+    assert {row["request_id"]: row["spend"] for row in found} == owed
+    assert len(found) == len(owed) == 200
+    assert spent(again, key) == pytest.approx(sum(owed.values()), abs=1e-12)
+    assert again.stop() == 0

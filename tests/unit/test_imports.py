@@ -166,7 +166,9 @@ def test_mock_and_meter_know_nothing_of_the_gateway(part: str):
 
 @pytest.mark.parametrize("part", ["arguments", "runtime", "keepsake", "logs", "feed", "errors"])
 def test_small_helpers_import_nothing_of_ours(part: str):
-    assert not {name for name in imports(part) if name.split(".")[0] == "fastproxy"}
+    # what takes the rings away saves what they hold
+    allowed = {"fastproxy", "fastproxy.leftover"} if part == "runtime" else set()
+    assert {name for name in imports(part) if name.split(".")[0] == "fastproxy"} <= allowed
 
 
 def test_nothing_imports_the_command_line():

@@ -34,19 +34,21 @@ MAY = {
     Role.VIEWER: {
         "/key/info", "/v2/key/info", "/key/list", "/key/aliases", "/user/info", "/user/list", "/team/info",
         "/team/list", "/v2/team/list", "/team/permissions_list", "/budget/info", "/budget/list", "/audit",
+        "/spend/logs", "/spend/keys", "/spend/users", "/spend/calculate", "/global/spend", "/global/spend/models",
+        "/global/spend/teams", "/global/activity",
     },
     Role.USER: {
         "/key/generate", "/key/service-account/generate", "/key/update", "/key/delete", "/key/info",
         "/v2/key/info", "/key/list", "/key/aliases", "/key/block", "/key/unblock", "/key/regenerate",
         "/key/{key}/regenerate", "/key/{key}/reset_spend", "/user/info", "/team/info", "/team/list",
         "/v2/team/list", "/team/update", "/team/member_add", "/team/member_delete", "/team/member_update",
-        "/team/permissions_list", "/team/permissions_update",
+        "/team/permissions_list", "/team/permissions_update", "/spend/logs", "/spend/calculate",
     },
     Role.USER_VIEWER: {
         "/key/info", "/v2/key/info", "/key/list", "/key/aliases", "/user/info", "/team/info", "/team/list",
-        "/v2/team/list", "/team/permissions_list",
+        "/v2/team/list", "/team/permissions_list", "/spend/logs", "/spend/calculate",
     },
-    Role.KEY: {"/key/info", "/team/info"},
+    Role.KEY: {"/key/info", "/team/info", "/spend/calculate"},
 }  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def test_routes_by_role(role: Role, route: Any):
 
 
 def test_nothing_that_changes_state_is_for_viewers_or_plain_keys():
-    reading = {"/v2/key/info", "/budget/info"}  # LiteLLM asks by POST
+    reading = {"/v2/key/info", "/budget/info", "/spend/calculate"}  # LiteLLM asks by POST
     for route in ROUTES:
         if route.method == "POST" and route.path not in reading:
             assert not route.who & {Role.VIEWER, Role.USER_VIEWER, Role.KEY}, route.path

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastproxy import leftover
-from fastproxy._shared import decode
+from fastproxy._shared import decode, fold
 from fastproxy._table import ENDPOINTS
 from fastproxy.control.rings import Batch, Rings
 from fastproxy.control.store.engine import Store, Unavailable
@@ -23,6 +23,7 @@ log = logging.getLogger("fastproxy.control")
 Deployments = Callable[[int, int], dict[str, Any] | None]
 WARN_SECONDS = 10.0
 FORGET_SECONDS = 60.0
+ROWS_UP_TO = 3  # batches that wait; beyond, sums are written instead of rows
 
 
 class Spend:
@@ -80,10 +81,18 @@ class Spend:
 
         while rings.waiting and self.store is not None:
             batch = rings.waiting[0]
-            rows = entries(batch, deployments)
+            crowded = len(rings.waiting) > ROWS_UP_TO
+            rows = sums(batch, deployments) if crowded else entries(batch, deployments)
+            if crowded:
+                self._say_crowded()
             try:
                 await self.store.run(
-                    spend.book, rings.epoch, batch.ring, batch.upto, rows, self.raw_rows
+                    spend.book,
+                    rings.epoch,
+                    batch.ring,
+                    batch.upto,
+                    rows,
+                    self.raw_rows and not crowded,
                 )
             except Unavailable as error:
                 self._say(error)
@@ -107,6 +116,11 @@ class Spend:
         except Unavailable as error:
             self._say(error)
 
+    def _say_crowded(self) -> None:
+        if (now := time.monotonic()) - self.warned > WARN_SECONDS:
+            self.warned = now
+            log.warning("more requests than single rows can be written for: sums are kept")
+
     def _say(self, error: Exception) -> None:
         self.behind = True
         if (now := time.monotonic()) - self.warned > WARN_SECONDS:
@@ -122,17 +136,51 @@ def entries(batch: Batch, deployments: Deployments) -> list[dict[str, Any]]:
     ]
 
 
-def entry(event: dict[str, Any], deployment: dict[str, Any] | None) -> dict[str, Any]:
-    """An event as a row of spend_logs, without user and team."""
+def sums(batch: Batch, deployments: Deployments) -> list[dict[str, Any]]:
+    """A batch's events as sums by key, model and day: what there are too many of for a row each."""
+    found = []
+    for (key, model, snapshot, index, _), total in fold(batch.events).items():
+        event = {
+            "snapshot": snapshot,
+            "deployment": index,
+            "model": model.decode("utf-8", "replace"),
+        }
+        requests, failed, read, written, cost, unpriced, estimated, last = total
+        found.append(
+            {
+                **_served(event, deployments(snapshot, index)),
+                "api_key": key.hex(),
+                "requests": requests,
+                "failed": failed,
+                "prompt_tokens": read,
+                "completion_tokens": written,
+                "spend": cost,
+                "unpriced": unpriced,
+                "estimated": estimated,
+                "started": last,
+                "status": 200,
+            }
+        )
+    return found
+
+
+def _served(event: dict[str, Any], deployment: dict[str, Any] | None) -> dict[str, Any]:
     served = deployment or {}
     model = served.get("model", "")
     return {
-        "request_id": event["call_id"],
-        "api_key": event["key"],
         "model": event["model"] if "*" in model or not model else model,
         "model_group": event["model"],
         "model_id": served.get("id"),
         "provider": served.get("provider"),
+    }
+
+
+def entry(event: dict[str, Any], deployment: dict[str, Any] | None) -> dict[str, Any]:
+    """An event as a row of spend_logs, without user and team."""
+    return {
+        **_served(event, deployment),
+        "request_id": event["call_id"],
+        "api_key": event["key"],
         "call_type": ENDPOINTS[event["endpoint"]] if event["endpoint"] < len(ENDPOINTS) else "",
         "status": event["status"],
         "started": event["started_ns"] // 1_000_000,

@@ -46,7 +46,8 @@ def book(
     events: Iterable[Mapping[str, Any]],
     raw_rows: bool = True,
 ) -> None:
-    """Write a batch of one ring's events (spend.entry), which end before the position `upto`."""
+    """Write a batch of one ring's events (control.spend: entry, or sums of several, by COUNTS), which end before the
+    position `upto`."""
     if marks(connection, epoch).get(ring, 0) >= upto:
         return
     rows = [dict(event) for event in events]
@@ -84,8 +85,9 @@ def _add_days(connection: Connection, rows: list[Row]) -> None:
         total = sums.setdefault(key, [0] * len(SUMS))
         for at, value in enumerate(
             (
-                1, int(row["status"] >= 400), row["prompt_tokens"], row["completion_tokens"], row["spend"] or 0,
-                int(row["spend"] is None and row["status"] < 400), int(row["estimated"]),
+                row.get("requests", 1), row.get("failed", int(row["status"] >= 400)), row["prompt_tokens"],
+                row["completion_tokens"], row["spend"] or 0,
+                row.get("unpriced", int(row["spend"] is None and row["status"] < 400)), int(row["estimated"]),
             )
         ):  # fmt: skip
             total[at] += value

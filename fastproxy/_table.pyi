@@ -3,6 +3,7 @@ from typing import Any
 from fastproxy._pool import Pool
 
 ENDPOINTS: tuple[str, ...]
+PATHS: dict[str, tuple[str, ...]]
 
 class KeyRecord:
     digest: bytes

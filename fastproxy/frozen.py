@@ -18,6 +18,7 @@ from fastproxy import (
     _head,
     _limits,
     _link,
+    _meter,
     _multipart,
     _pool,
     _routing,

@@ -188,8 +188,8 @@ LITELLM = {
         "global_disable_no_log_param",
     ),
     **_not_yet(
-        "there is no /metrics",
-        "require_auth_for_metrics_endpoint prometheus_metrics_config custom_prometheus_metadata_labels "
+        "/metrics has the labels that docs/metrics.md lists",
+        "prometheus_metrics_config custom_prometheus_metadata_labels "
         "custom_prometheus_tags prometheus_emit_stream_label prometheus_initialize_budget_metrics "
         "enable_end_user_cost_tracking_prometheus_only",
     ),
@@ -203,7 +203,7 @@ LITELLM = {
     **_all(
         HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
-        "default_team_params budget_exceeded_status_code",
+        "default_team_params budget_exceeded_status_code require_auth_for_metrics_endpoint",
     ),
     **_not_yet(
         "it does not bound who may make keys: roles and teams do",

@@ -174,6 +174,7 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     max_fallbacks: Count | None = None
     allowed_fails: Count | None = None
     cooldown_time: Positive | None = None
+    require_auth_for_metrics_endpoint: bool | None = None
     budget_exceeded_status_code: Annotated[int, Meta(ge=400, le=499)] | None = None
     default_key_generate_params: dict[str, Any] | None = None
     upperbound_key_generate_params: dict[str, Any] | None = None

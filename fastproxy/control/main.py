@@ -19,15 +19,17 @@ from aiohttp import ClientSession, DummyCookieJar, web
 from fastproxy import __version__, config, durations, logs, prices
 from fastproxy._limits import Limits, gates_of
 from fastproxy._traffic import Traffic
-from fastproxy.control import drain, explain, health, reload
+from fastproxy.control import drain, explain, health, metrics, reload
 from fastproxy.control.admin.api import NoStore
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.drain import Drain
 from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
+from fastproxy.control.metrics import Metrics
 from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
+from fastproxy.control.series import Series
 from fastproxy.control.spend import Spend
 from fastproxy.control.store import directory
 from fastproxy.control.store.directory import Unusable
@@ -91,6 +93,9 @@ class Control:
         self.links = Links(options.serve.workers, self._all_ready)
         self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
+        series = Series(self._deployment, lambda: set(self.admin.visible_groups({})))
+        self.rings.watch = series.take
+        self.metrics = Metrics(self.admin, series, self.limits, self._record)
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.reloader = Reloader(
             lambda: load(options.serve), loaded, self._build, self._install, self.links, versions
@@ -101,6 +106,7 @@ class Control:
         explain.add_routes(self.app, self.admin)
         self.drain = Drain(self.admin, options.serve.drain_seconds, self.reloader.publish_again)
         drain.add_routes(self.app, self.drain)
+        metrics.add_routes(self.app, self.metrics, self)
         self._install(self._build(loaded, self.reloader.version), loaded)
 
     def _build(self, loaded: config.Config, version: int) -> dict[str, Any]:
@@ -113,6 +119,7 @@ class Control:
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         self.drain.use(loaded)
+        self.metrics.auth = loaded.litellm.require_auth_for_metrics_endpoint is not False
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
         snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
         assign_slots(self.traffic, snapshot)
@@ -138,6 +145,13 @@ class Control:
     def _deployment(self, version: int, index: int) -> dict[str, Any] | None:
         known = self.served.get(version, ())
         return known[index] if 0 <= index < len(known) else None
+
+    def _record(self, digest: str) -> dict[str, Any]:
+        """What is known of a key: of the file or of the store."""
+        for record in self.admin.snapshot["keys"]:
+            if record["digest"] == digest:
+                return dict(record)
+        return self.links.record(digest) or {}
 
     def _price_of(self, model: str) -> dict[str, int] | None:
         # of the group's first deployment, else the table's

@@ -5,6 +5,7 @@ Events are looked at first and let go later: their slots are freed when whoever 
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ class Rings:
         self.taken: deque[bytes] = deque()
         self.held = 0
         self.total = 0
+        self.watch: Callable[[bytes], None] | None = None  # sees every batch once
 
     def drain(self) -> None:
         """Look at what the workers have published since the last time."""
@@ -47,6 +49,8 @@ class Rings:
                 if upto == self.seen[ring]:
                     break
                 self.seen[ring] = upto
+                if self.watch is not None:
+                    self.watch(events)
                 if self.kept:
                     self.waiting.append(Batch(ring, events, upto))
                 else:

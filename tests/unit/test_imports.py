@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastproxy"
 LEAVES = {
     "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_traffic", "_routing", "_pool", "_link", "_table",
-    "_cost", "_limits", "_mock", "_load",
+    "_cost", "_limits", "_meter", "_mock", "_load",
 }  # fmt: skip
 STATEMENT = re.compile(
     r"^[ \t]*(?:from\s+([\w.]+)\s+c?import\s+(\([^)]*\)|[^\n]+)|c?import\s+([\w., ]+))",

@@ -43,6 +43,9 @@ cdef class Gate:
     cdef unsigned long long name
     cdef int slot
     cdef bint estimates           # needs to know tokens or money beforehand
+    cdef bytes requests_line      # of an answer's head, up to what remains
+    cdef bytes tokens_line
+    cdef bytes key_lines          # x-litellm-key-…: of the key's own limits; None: of somebody else's
     cdef void move_on(self, long long wall)
 
 cdef class Limits:
@@ -60,6 +63,8 @@ cdef class Limits:
                      long long money)
     cdef void give_back(self, Hold* hold, long long tokens, long long money) noexcept nogil
     cdef void undo(self, Hold* hold) noexcept nogil
+    cdef long long count_now(self, unsigned long long* word, long long now) noexcept nogil
+    cdef long long spent(self, Gate gate) noexcept nogil
     # --- private
     cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil
     cdef int _count(self, unsigned long long* word, unsigned int* window, long long now, long long n,

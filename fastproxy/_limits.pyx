@@ -98,6 +98,19 @@ cdef class Gate:
         self.name = counter_name(scope, owner, model, self.duration)
         self.slot = -1
         self.estimates = self.tpm >= 0 or self.budget >= 0
+        self.requests_line = self._line("requests", self.rpm)
+        self.tokens_line = self._line("tokens", self.tpm)
+        self.key_lines = None
+        if scope == "api_key":
+            lines = [f"x-litellm-key-{name}-limit: {limit}\r\n" for name, limit in (("tpm", self.tpm), ("rpm", self.rpm))
+                     if limit >= 0]
+            if self.budget >= 0:
+                lines.append(f"x-litellm-key-max-budget: {self.budget / 1e9!r}\r\n")
+            self.key_lines = "".join(lines).encode()
+
+    def _line(self, str what, limit):
+        return f"x-ratelimit-{self.scope}-limit-{what}: {limit}\r\n" \
+            f"x-ratelimit-{self.scope}-remaining-{what}: ".encode()
 
     cdef void move_on(self, long long wall):
         # The period that `wall` lies in.
@@ -309,6 +322,17 @@ cdef class Limits:
         hold.tokens_window = hold.requests_window = 0
         hold.period = 0
         hold.parallel = False
+
+    cdef long long count_now(self, unsigned long long* word, long long now) noexcept nogil:
+        """The count of the window that `now` lies in."""
+        cdef unsigned long long seen = lm_load(word)
+        if <unsigned int>now - <unsigned int>(seen >> 32) >= WINDOW:
+            return 0
+        return <long long>(seen & COUNT_BITS)
+
+    cdef long long spent(self, Gate gate) noexcept nogil:
+        """Nano-dollars that are settled in the present period."""
+        return lm_load_money(&self.counters[gate.slot].spent)
 
     # -- for control and tests
 

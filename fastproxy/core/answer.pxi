@@ -403,6 +403,11 @@ cdef void add_own_lines(Exchange x, Buffer* out):
         buf_add(out, b"\r\nx-litellm-overhead-duration-ms: ", 34)
         add_ms(out, now - x.head_at + x.sent_at - x.started)
         buf_add(out, b"\r\n", 2)
+    if x.table.header_full and x.status < 400:
+        if x.tapping and x.tap.usage.seen and not x.stream and x.deployment is not None and x.deployment.prices.known:
+            add_dollars(out, b"x-litellm-response-cost: ", 25, cost_of(x, False))
+        if x.n_holds:
+            add_limit_lines(x, out)
     if x.attempts:
         buf_add(out, b"x-litellm-attempted-retries: ", 29)
         buf_add_uint(out, x.retries)

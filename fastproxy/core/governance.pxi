@@ -50,6 +50,50 @@ cdef void settle_limits(Exchange x, long long tokens, long long money) noexcept:
         x.gateway.limits.give_back(&x.holds[x.n_holds], tokens, money if money > 0 else 0)
 
 
+cdef void add_limit_lines(Exchange x, Buffer* out):
+    """What is left of the limits that the request has passed, for the head of its answer."""
+    cdef Limits limits = x.gateway.limits
+    cdef Gate gate
+    cdef long long now = <long long>(x.gateway.now * 16.0)
+    cdef bint keys_own = True
+    for gate in x.key.gates:
+        if gate.slot < 0 or gate.model is not None and gate.model != x.model:
+            continue
+        if gate.rpm >= 0:
+            add_bytes(out, gate.requests_line)
+            buf_add_uint(out, max(0, gate.rpm - limits.count_now(&limits.counters[gate.slot].requests, now)))
+            buf_add(out, b"\r\n", 2)
+        if gate.tpm >= 0:
+            add_bytes(out, gate.tokens_line)
+            buf_add_uint(out, max(0, gate.tpm - limits.count_now(&limits.counters[gate.slot].tokens, now)))
+            buf_add(out, b"\r\n", 2)
+        if gate.key_lines is not None and keys_own:
+            keys_own = False
+            add_bytes(out, gate.key_lines)
+            if gate.budget >= 0:
+                add_dollars(out, b"x-litellm-key-spend: ", 21, limits.spent(gate)
+                            + (max(0, cost_of(x, False)) if x.tapping and x.tap.usage.seen else 0))
+
+
+cdef void add_dollars(Buffer* out, const char* name, Py_ssize_t size, long long nano) noexcept:
+    """A header line with an amount: a plain decimal number, as many places as it needs."""
+    cdef char digits[9]
+    cdef int places = 9, at
+    cdef long long rest = nano % 1000000000
+    if nano < 0:
+        return
+    buf_add(out, name, size)
+    buf_add_uint(out, nano // 1000000000)
+    for at in range(8, -1, -1):
+        digits[at] = <char>(48 + rest % 10)
+        rest //= 10
+    while places > 1 and digits[places - 1] == 48:
+        places -= 1
+    buf_add(out, b".", 1)
+    buf_add(out, digits, places)
+    buf_add(out, b"\r\n", 2)
+
+
 cdef long long estimate_input(Exchange x):
     """Tokens of the request's body: a quarter of its bytes, and a constant for each part of data."""
     cdef long long size = x.body.size if x.body_complete or x.content_length < 0 else x.content_length

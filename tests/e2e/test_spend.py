@@ -199,3 +199,23 @@ def test_every_answer_is_charged_once_whatever_dies(mock_port: int, tmp_path: Pa
     assert len(found) == len(owed) == 200
     assert spent(again, key) == pytest.approx(sum(owed.values()), abs=1e-12)
     assert again.stop() == 0
+
+
+def test_an_answer_says_what_it_cost_and_what_the_key_has_left(spending: Gateway):
+    limits = {"max_budget": 100, "rpm_limit": 5, "tpm_limit": 100_000}
+    key = make(spending, "/key/generate", limits)["key"]
+    first = ask(spending, key)
+    assert first.status == 200
+    assert float(first.header("x-litellm-response-cost")) == pytest.approx(cost(first))
+    assert float(first.header("x-litellm-key-spend")) == pytest.approx(cost(first))
+    assert float(first.header("x-litellm-key-max-budget")) == 100
+    assert first.header("x-litellm-key-rpm-limit") == "5"
+    assert first.header("x-litellm-key-tpm-limit") == "100000"
+    assert first.header("x-ratelimit-api_key-limit-requests") == "5"
+    assert first.header("x-ratelimit-api_key-remaining-requests") == "4"
+    second = ask(spending, key)
+    assert second.header("x-ratelimit-api_key-remaining-requests") == "3"
+    assert float(second.header("x-litellm-key-spend")) == pytest.approx(cost(first) + cost(second))
+    bare = ask(spending, MASTER)
+    assert float(bare.header("x-litellm-response-cost")) == pytest.approx(cost(bare))
+    assert bare.header("x-litellm-key-spend") is None

@@ -176,6 +176,7 @@ cdef enum:
     U_UNSUPPORTED = 0
     U_TOO_LONG
     U_TAGS
+    U_BUDGET
     U_FULL
     U_RATE
     U_COOLING

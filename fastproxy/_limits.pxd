@@ -65,10 +65,14 @@ cdef class Limits:
     cdef void undo(self, Hold* hold) noexcept nogil
     cdef long long count_now(self, unsigned long long* word, long long now) noexcept nogil
     cdef long long spent(self, Gate gate) noexcept nogil
+    cdef bint is_spent(self, Gate gate, long long wall)
+    cdef void charge(self, Gate gate, long long wall, long long money)
     # --- private
     cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil
     cdef int _count(self, unsigned long long* word, unsigned int* window, long long now, long long n,
                     long long limit, bint alone) noexcept nogil
+    cdef int _slot(self, Gate gate) noexcept
+    cdef unsigned long long _current(self, Gate gate, long long wall)
     cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money)
     cdef unsigned long long _period(self, Counter* c, unsigned long long wanted, long long seed) noexcept nogil
     cdef long long reserved(self, int slot) noexcept nogil

@@ -182,10 +182,8 @@ cdef class Limits:
         """
         cdef Counter* c
         cdef int why = ADMITTED
-        if gate.slot < 0:
-            gate.slot = self.find(gate.name)
-            if gate.slot < 0:
-                return TABLE_FULL
+        if self._slot(gate) < 0:
+            return TABLE_FULL
         c = &self.counters[gate.slot]
         hold.slot = gate.slot
         hold.parallel = False
@@ -260,9 +258,7 @@ cdef class Limits:
 
     cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money):
         cdef long long total
-        if gate.duration is not None and wall >= <long long>gate.ends:
-            gate.move_on(wall)
-        hold.period = self._period(c, gate.ends << 1 if gate.ends else FOR_EVER, gate.spend)
+        hold.period = self._current(gate, wall)
         lm_add(&self.own_money[gate.slot], money)
         hold.money = money
         total = self.reserved(gate.slot)               # columns before what is settled, see above
@@ -275,6 +271,33 @@ cdef class Limits:
             lm_add(&self.own_money[gate.slot], gate.budget - total)
             hold.money += gate.budget - total
         return ADMITTED
+
+    cdef int _slot(self, Gate gate) noexcept:
+        # -1: there is no room.
+        if gate.slot < 0:
+            gate.slot = self.find(gate.name)
+        return gate.slot
+
+    cdef unsigned long long _current(self, Gate gate, long long wall):
+        # The period that `wall` lies in, begun if nobody has.
+        if gate.duration is not None and wall >= <long long>gate.ends:
+            gate.move_on(wall)
+        return self._period(&self.counters[gate.slot], gate.ends << 1 if gate.ends else FOR_EVER, gate.spend)
+
+    cdef bint is_spent(self, Gate gate, long long wall):
+        """Whether a budget that nothing is reserved of has nothing left, or can't be counted."""
+        if self._slot(gate) < 0:
+            return True
+        self._current(gate, wall)
+        self.used = self.spent(gate)
+        self.resets = <long long>gate.ends - wall if gate.ends else 0
+        return self.used >= gate.budget
+
+    cdef void charge(self, Gate gate, long long wall, long long money):
+        """Counts nano-dollars of a budget that nothing is reserved of."""
+        if self._slot(gate) >= 0:
+            self._current(gate, wall)
+            lm_add(&self.counters[gate.slot].spent, money)
 
     cdef unsigned long long _period(self, Counter* c, unsigned long long wanted, long long seed) noexcept nogil:
         # The counter's period, begun if `wanted` is later. The first one begins with what the store has.
@@ -349,6 +372,14 @@ cdef class Limits:
             "tokens": (c.tokens & COUNT_BITS) if now - (c.tokens >> 32) < WINDOW else 0,
             "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
         }
+
+    def begin(self, Gate gate, long long wall, long long spent):
+        """What was spent before the first request, unless requests have come already."""
+        if self._slot(gate) >= 0 and lm_load(&self.counters[gate.slot].period) == 0:
+            if gate.duration is not None and wall >= <long long>gate.ends:
+                gate.move_on(wall)
+            gate.spend = spent
+            self._current(gate, wall)
 
     def set_spent(self, Gate gate, long long spent):
         """An administrator set what an entity has spent."""

@@ -1,5 +1,6 @@
 # The compiled form of a snapshot: what a request looks up, decided at load time.
 from fastproxy._cost cimport Prices
+from fastproxy._limits cimport Gate
 from fastproxy._pool cimport Pool
 
 cdef enum:               # endpoints: index of Deployment.heads
@@ -94,6 +95,7 @@ cdef class Deployment:
     cdef readonly int max_parallel     # 0: no bound
     cdef readonly double price         # of one input and one output token
     cdef readonly Prices prices
+    cdef readonly tuple budgets        # its own and its provider's: of _limits.Gate, None: none
     cdef readonly long long rpm        # per minute; 0: no limit
     cdef readonly long long tpm
     cdef readonly bint enforce_rates   # they are limits, not only shares
@@ -151,6 +153,7 @@ cdef class Table:
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
+    cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
     cdef readonly int budget_status          # of an answer to who has spent its budget
     cdef readonly double keepalive_timeout   # of a connection between two requests, seconds
     cdef readonly double head_timeout
@@ -173,6 +176,7 @@ cdef class Table:
     cdef list wildcards
     cdef readonly list deployments
     cdef readonly Pool control
+    cdef KeyRecord _key(self, dict record)
     cdef _forget(self, bytes digest)
     cdef Group group(self, bytes name)
     cdef Plan plan(self, bytes method_and_path)

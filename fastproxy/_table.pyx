@@ -9,7 +9,7 @@ decision about a request beyond a look-up and a weighted draw; it holds no conne
 
 import fnmatch
 
-from fastproxy import prices
+from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
 from fastproxy._limits import gates_of
 from fastproxy._pool cimport Pool
@@ -160,6 +160,9 @@ cdef class Deployment:
         self.tags = frozenset(record.get("tags") or ())
         self.max_parallel = record.get("max_parallel", 0)
         self.price = record.get("price", 0.0)
+        self.budgets = tuple(
+            Gate(one["scope"], one["value"], one["owner"], one["limits"])
+            for one in record.get("budgets") or ()) or None
         found = record.get("prices")
         if found is None and matched is not None:
             found = prices.look_up(self.model)
@@ -270,9 +273,12 @@ cdef class Table:
         self.max_connections = settings.get("max_connections", 16384)
         self.max_per_address = settings.get("max_connections_per_address", 0)
         self.control = control
+        durations.use_zone(settings.get("timezone"))
+        budget = snapshot.get("budget")
+        self.budget = None if budget is None else Gate("proxy", "", "", budget)
         self.keys = {}
         for record in snapshot["keys"]:
-            key = KeyRecord(record)
+            key = self._key(record)
             self.keys[key.digest] = key
         self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
         self.deployments = []
@@ -297,11 +303,17 @@ cdef class Table:
         meets the new one."""
         cdef KeyRecord key
         for record in upserts:
-            key = KeyRecord(record)
+            key = self._key(record)
             self._forget(key.digest)
             self.keys[key.digest] = key
         for digest in deletes:
             self._forget(bytes.fromhex(digest))
+
+    cdef KeyRecord _key(self, dict record):
+        cdef KeyRecord key = KeyRecord(record)
+        if self.budget is not None and not key.master:
+            key.gates += (self.budget,)
+        return key
 
     cdef _forget(self, bytes digest):
         old = self.keys.pop(digest, None)

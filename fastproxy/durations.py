@@ -2,11 +2,32 @@
 
 import calendar
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 LONGEST = 100 * 366 * 86400
+zone: tzinfo = UTC  # whose midnights begin the periods of budgets
 DURATION = re.compile(r"([0-9]{1,9})(mo|[smhdw])")
+
+
+def find_zone(name: str | None) -> tzinfo:
+    """A time zone by its IANA name (`America/New_York`). Raises ValueError."""
+    if name in (None, "UTC"):
+        return UTC
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # most have no need of it
+
+    try:
+        return ZoneInfo(str(name))
+    except (ZoneInfoNotFoundError, OSError, ValueError):
+        raise ValueError(
+            f"{name!r} is not a time zone that this system knows: UTC or Europe/Berlin is expected"
+        ) from None
+
+
+def use_zone(name: str | None) -> None:
+    """Budgets' days, weeks and months begin at midnight there from now on, in this process. Raises ValueError."""
+    global zone  # noqa: PLW0603  # one configuration a process
+    zone = find_zone(name)
 
 
 def seconds(text: str) -> int:
@@ -34,9 +55,9 @@ def after(text: str, now_ms: int) -> int:
 
 def next_reset(text: str, now_ms: int) -> int:
     """When a budget of this duration begins anew: 1d at midnight, 7d on Monday, 30d and 1mo on the 1st, other
-    lengths at a multiple of themselves. UTC. Raises ValueError."""
+    lengths at a multiple of themselves; midnights are those of `zone`. Raises ValueError."""
     length = seconds(text)
-    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    now = datetime.fromtimestamp(now_ms / 1000, zone)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if text.endswith("mo") or text == "30d":
         months = int(text[:-2]) if text.endswith("mo") else 1
@@ -50,3 +71,16 @@ def next_reset(text: str, now_ms: int) -> int:
         passed = int(now.timestamp()) % length
         return (now_ms // 1000 - passed + length) * 1000
     return int(at.timestamp() * 1000)
+
+
+def period_start(text: str, now_ms: int) -> int:
+    """When the period that `now_ms` lies in began, for one that `next_reset` ends. Raises ValueError."""
+    ends = datetime.fromtimestamp(next_reset(text, now_ms) / 1000, zone)
+    if text.endswith("mo") or text == "30d":
+        month = ends.year * 12 + ends.month - 1 - (int(text[:-2]) if text.endswith("mo") else 1)
+        begun = ends.replace(year=month // 12, month=month % 12 + 1)
+    elif text in ("7d", "1w") or seconds(text) % 86400 == 0:
+        begun = ends - timedelta(seconds=seconds(text))  # by the wall, whatever the clock change
+    else:
+        return (int(ends.timestamp()) - seconds(text)) * 1000
+    return int(begun.timestamp() * 1000)

@@ -195,15 +195,16 @@ LITELLM = {
     ),
     **_not_yet(
         NO_SPEND,
-        "max_budget budget_duration max_internal_user_budget "
+        "max_internal_user_budget "
         "internal_user_budget_duration max_end_user_budget max_end_user_budget_id cost_discount_config "
-        "cost_margin_config timezone default_max_internal_user_budget throttle_on_budget_exceeded "
+        "cost_margin_config default_max_internal_user_budget throttle_on_budget_exceeded "
         "disable_end_user_cost_tracking",
     ),
     **_all(
         HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
-        "default_team_params budget_exceeded_status_code require_auth_for_metrics_endpoint",
+        "default_team_params budget_exceeded_status_code require_auth_for_metrics_endpoint "
+        "max_budget budget_duration timezone",
     ),
     **_not_yet(
         "it does not bound who may make keys: roles and teams do",
@@ -245,7 +246,7 @@ ROUTER = {
     **_honoured(HEALTH_ROUTING, "enable_health_check_routing"),
     **_honoured(STALE, "health_check_staleness_threshold"),
     **_honoured("of background checks: 408 and 429", "health_check_ignore_transient_errors"),
-    **_not_yet(NO_SPEND, "provider_budget_config"),
+    **_all(HONOURED, "provider_budget_config"),
     **_not_yet(
         "requests are served as they come", "default_priority polling_interval priority_reservation"
     ),
@@ -285,7 +286,8 @@ PARAMS = {
     ),
     **_not_yet("set them for the group in router_settings", "fallbacks"),
     **_not_yet(NO_LIMITS, "default_api_key_tpm_limit default_api_key_rpm_limit"),
-    **_not_yet(NO_SPEND, "max_budget budget_duration budget_limits"),
+    **_all(HONOURED, "max_budget budget_duration"),
+    **_not_yet("max_budget and budget_duration set one", "budget_limits"),
     **_not_yet("tags are compared as they stand", "tag_regex"),
     **_not_yet("a real request is sent instead", "mock_response"),
     **_not_yet(
@@ -330,12 +332,9 @@ KEY = {
     **_all(
         HONOURED,
         "key key_hash alias models aliases expires blocked metadata "
-        "rpm_limit tpm_limit max_parallel_requests",
+        "rpm_limit tpm_limit max_parallel_requests max_budget budget_duration",
     ),
     **_protects("not applied to the key's requests", "guardrails enforced_params policies"),
-    **_not_yet(
-        "the budgets of keys of the store are kept, a file's are not", "max_budget budget_duration"
-    ),
     **_not_yet("it is not recorded", "team_id user_id tags"),
 }
 PASS_THROUGH = {

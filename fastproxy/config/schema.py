@@ -15,6 +15,7 @@ Megabytes = Annotated[float, Meta(ge=0, le=1e6)]
 Connections = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Limit = Annotated[int, Meta(ge=0, le=2**62)]
 DurationText = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(mo|[smhdw])$")]
+Dollars = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Order = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Flag = bool
@@ -50,6 +51,8 @@ class LitellmParams(msgspec.Struct, kw_only=True):
     max_retries: Count | None = None
     cooldown_time: Positive | None = None
     max_parallel_requests: Count | None = None
+    max_budget: Dollars | None = None
+    budget_duration: DurationText | None = None
     tags: Names | None = None
     stream_idle_timeout: Positive | None = None
 
@@ -94,6 +97,8 @@ class KeyEntry(msgspec.Struct, kw_only=True):
     rpm_limit: Limit | None = None
     tpm_limit: Limit | None = None
     max_parallel_requests: Limit | None = None
+    max_budget: Dollars | None = None
+    budget_duration: DurationText | None = None
 
 
 class PassThroughEndpoint(msgspec.Struct, kw_only=True):
@@ -174,6 +179,9 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     max_fallbacks: Count | None = None
     allowed_fails: Count | None = None
     cooldown_time: Positive | None = None
+    max_budget: Dollars | None = None
+    budget_duration: DurationText | None = None
+    timezone: str | None = None
     require_auth_for_metrics_endpoint: bool | None = None
     budget_exceeded_status_code: Annotated[int, Meta(ge=400, le=499)] | None = None
     default_key_generate_params: dict[str, Any] | None = None
@@ -216,6 +224,7 @@ class RouterSettings(msgspec.Struct, kw_only=True):
     client_gone: str | None = None
     health_check_staleness_threshold: Positive | None = None
     health_check_ignore_transient_errors: Flag | None = None
+    provider_budget_config: dict[str, Any] | None = None
 
 
 class Credential(msgspec.Struct, kw_only=True):

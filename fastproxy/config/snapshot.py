@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
+from fastproxy import durations
+from fastproxy.config import budgets
 from fastproxy.config.bridge import make_bridge
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
@@ -38,6 +40,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
         "settings": _settings(config),
         "open": config.master_key is None and not config.keys,
         "keys": _keys(config),
+        "budget": budgets.of_gateway(config),
         "deployments": deployments,
         "router": routing,
         "groups": [
@@ -104,6 +107,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "key_header": header.lower() if header else None,
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
         "forward_openai_org_id": bool(general.forward_openai_org_id),
+        "timezone": _timezone(config),
         "budget_exceeded_status": config.litellm.budget_exceeded_status_code or 422,
         "always_include_stream_usage": bool(general.always_include_stream_usage),
         "connect_timeout": general.connect_timeout or 10.0,
@@ -121,6 +125,15 @@ def _settings(config: Config) -> dict[str, Any]:
         "pool_max_connections": general.pool_max_connections or 0,
         "pool_warm": general.pool_warm or 0,
     }
+
+
+def _timezone(config: Config) -> str | None:
+    try:
+        durations.find_zone(config.litellm.timezone)
+    except ValueError as error:
+        place = config.document.place(("litellm_settings", "timezone"))
+        raise ConfigError(f"{place}: timezone: {error}") from None
+    return config.litellm.timezone
 
 
 def _judge_addresses(config: Config) -> None:
@@ -213,6 +226,8 @@ def _limits(entry: KeyEntry) -> dict[str, Any] | None:
         "tpm_limit": entry.tpm_limit,
         "max_parallel_requests": entry.max_parallel_requests,
     }
+    if entry.max_budget is not None:
+        found |= budgets.limits(entry.max_budget, entry.budget_duration)
     found = {name: value for name, value in found.items() if value is not None}
     return {"key": found} if found else None
 

@@ -11,6 +11,7 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 import orjson
 
 from fastproxy.config import registry
+from fastproxy.config.budgets import of_deployment
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
 from fastproxy.config.slop import boolean, words
@@ -161,6 +162,7 @@ def _common(
         "weight": 1.0,
         "order": entry.params.order or 0,
         **deployment_policy(config, entry),
+        "budgets": of_deployment(config, entry, identity, provider),
         "info": {**_plain(entry.info), "id": identity},
         "params": _shown(params, base),
     }

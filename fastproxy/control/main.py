@@ -19,7 +19,7 @@ from aiohttp import ClientSession, DummyCookieJar, web
 from fastproxy import __version__, config, durations, logs, prices
 from fastproxy._limits import Limits, gates_of
 from fastproxy._traffic import Traffic
-from fastproxy.control import drain, explain, health, metrics, reload
+from fastproxy.control import budgets, drain, explain, health, metrics, reload
 from fastproxy.control.admin.api import NoStore
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.drain import Drain
@@ -118,6 +118,7 @@ class Control:
         return config.build_snapshot(config.with_models(loaded, entries), version)
 
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
+        durations.use_zone(loaded.litellm.timezone)
         self.drain.use(loaded)
         self.metrics.auth = loaded.litellm.require_auth_for_metrics_endpoint is not False
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
@@ -138,6 +139,8 @@ class Control:
         self.health.use(snapshot, Settings.of(loaded))
         self.around = None
         groups = access_groups(snapshot)
+        if self.loaded:
+            self._later(self._begin_budgets())
         changed, self.groups = groups != self.groups, groups
         if changed and self.loaded:  # records hold what groups stand for
             self._later(self.refresh_keys())
@@ -220,6 +223,11 @@ class Control:
         self.loaded = True
         if self.stored.opened is not None:
             await self.spend.use(self.stored.opened)
+            await self._begin_budgets()
+
+    async def _begin_budgets(self) -> None:
+        if self.stored.opened is not None:
+            await budgets.begin(self.stored.opened, self.limits, self.admin.snapshot)
 
     async def refresh_keys(self) -> None:
         """Make the stored keys' records anew and tell the workers what differs."""

@@ -182,6 +182,9 @@ cdef Deployment choose(Exchange x, bint again):
     if d.unsupported is not None or not serves(d, x.plan.endpoint):
         x.unfit = U_UNSUPPORTED
         return None
+    if d.budgets is not None and over_budget(x, d) is not None:
+        x.unfit = U_BUDGET
+        return None
     if x.gateway.traffic.slots[d.slot].cooling_until:
         if not x.gateway.traffic.claim_probe(d.slot, monotonic_ns()):
             x.unfit = U_COOLING
@@ -259,6 +262,8 @@ cdef int unfitness(Exchange x, Deployment d, long long now):
         return U_UNSUPPORTED
     if not t.available(d.slot, now) or (s.unhealthy and x.table.router.health_routing):
         return U_COOLING
+    if d.budgets is not None and over_budget(x, d) is not None:
+        return U_BUDGET
     if d.max_parallel and t.total_in_flight(d.slot) >= d.max_parallel:
         return U_FULL
     if (d.rpm or d.tpm) and (d.enforce_rates or x.table.router.strategy == USAGE_BASED):
@@ -268,6 +273,19 @@ cdef int unfitness(Exchange x, Deployment d, long long now):
     if d.max_input and least_tokens(x) > d.max_input:
         return U_TOO_LONG
     return U_FIT
+
+
+cdef long long wall_of(Exchange x) noexcept:
+    return (x.started + x.gateway.wall_offset) // 1000000000
+
+
+cdef Gate over_budget(Exchange x, Deployment d):
+    """The budget of a deployment or its provider that is spent; None: there is something left."""
+    cdef Gate gate
+    for gate in d.budgets:
+        if x.gateway.limits.is_spent(gate, wall_of(x)):
+            return gate
+    return None
 
 
 cdef double metric(Exchange x, Deployment d):
@@ -369,6 +387,8 @@ cdef void refuse_unfit(Exchange x):
     elif x.unfit == U_TAGS:
         refuse(x, 401, "auth_error", "Not allowed to access model due to tags configuration. "
                f"Passed model={x.model.decode('utf-8', 'replace')[:200]} and tags={sorted(x.asked_tags)}", None)
+    elif x.unfit == U_BUDGET:
+        refuse_spent(x, tail)
     elif x.unfit == U_TOO_LONG:
         refuse(x, 400, "invalid_request_error", "litellm.ContextWindowExceededError: the input is longer than "
                f"every deployment of the group takes (max_input_tokens).{tail}", None)
@@ -383,6 +403,20 @@ cdef void refuse_unfit(Exchange x):
                   U_FULL: "All of them are at max_parallel_requests.",
                   U_RATE: "All of them are at their rpm or tpm limit."}[x.unfit] + tail,
                None, "", f"retry-after: {max(1, int(seconds + 0.999))}\r\n".encode())
+
+
+cdef void refuse_spent(Exchange x, str tail):
+    cdef Limits limits = x.gateway.limits
+    cdef Deployment d
+    cdef Gate gate = None
+    for d in x.group.deployments:
+        if d.budgets is not None and gate is None:
+            gate = over_budget(x, d)
+    found = "" if gate is None else f" Exceeded budget for {gate.scope} {gate.value}: {limits.used / 1e9:.10g} >= " \
+        f"{gate.budget / 1e9:.10g}."
+    lines = f"retry-after: {limits.resets}\r\n".encode() if gate is not None and limits.resets > 0 else b""
+    refuse(x, 429, "budget_exceeded", "litellm.RateLimitError: No deployments available - crossed budget."
+           + found + tail, None, "", lines)
 
 
 cdef double shortest_cooldown(Exchange x):

@@ -54,6 +54,8 @@ cdef void settle(Exchange x):
     if estimated and x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
     cost = cost_of(x, estimated)
+    if cost > 0 and x.deployment.budgets is not None:
+        charge_deployment(x, cost)
     if x.n_holds:
         settle_limits(x, used_tokens(x, estimated), cost)
     if x.admitted:
@@ -112,6 +114,12 @@ cdef void settle(Exchange x):
         e.trace_size = 32
         memcpy(e.trace_id, x.trace_id, 32)
     block.publish()
+
+
+cdef void charge_deployment(Exchange x, long long cost):
+    cdef Gate gate
+    for gate in x.deployment.budgets:
+        x.gateway.limits.charge(gate, wall_of(x), cost)
 
 
 cdef long long used_tokens(Exchange x, bint estimated):

@@ -160,7 +160,7 @@ cdef void refuse_limit(Exchange x, Gate gate, int why):
         return
     if why == OVER_BUDGET:
         status = x.table.budget_status
-        whose = "" if gate.scope == "api_key" else f"{gate.scope}={gate.value} "
+        whose = "" if gate.scope in ("api_key", "proxy") else f"{gate.scope}={gate.value} "
         message = f"Budget has been exceeded! {whose}Current cost: {limits.used / 1e9:.10g}, " \
             f"Max budget: {gate.budget / 1e9:.10g}"
         lines = f"retry-after: {seconds}\r\n".encode() if limits.resets else b""

@@ -219,3 +219,49 @@ def test_an_answer_says_what_it_cost_and_what_the_key_has_left(spending: Gateway
     bare = ask(spending, MASTER)
     assert float(bare.header("x-litellm-response-cost")) == pytest.approx(cost(bare))
     assert bare.header("x-litellm-key-spend") is None
+
+
+def test_budgets_of_the_file_hold_and_outlive_the_process_tree(mock_port: int, tmp_path: Path):
+    config = priced_config(mock_port)
+    model = config["model_list"][-1]["litellm_params"]
+    config["model_list"] += [
+        {"model_name": "capped", "litellm_params": {**model, "max_budget": 0.001}},
+        {"model_name": "spare", "litellm_params": model},
+    ]
+    keys = [
+        {"key": "sk-of-the-file-1", "alias": "own", "max_budget": 0.001, "budget_duration": "30d"},
+        {"key": "sk-of-the-file-2"},
+    ]
+    config["general_settings"]["keys"] = keys
+    config.setdefault("litellm_settings", {}).update(max_budget=1, budget_duration="1mo")
+    config.setdefault("router_settings", {})["fallbacks"] = [{"capped": ["spare"]}]
+
+    def started() -> Gateway:
+        return Gateway(tmp_path, config, "--data-dir", str(tmp_path / "data")).wait()
+
+    gateway = started()
+    try:
+        assert ask(gateway, "sk-of-the-file-1").status == 200
+        refused = ask(gateway, "sk-of-the-file-1")
+        assert refused.status == 422, refused.body
+        assert ask(gateway, "sk-of-the-file-2", model="capped").status == 200
+        answer = ask(gateway, "sk-of-the-file-2", model="capped", disable_fallbacks=True)
+        assert answer.status == 429, answer.body
+        assert "Exceeded budget for deployment" in answer.json()["error"]["message"]
+        fallen = ask(gateway, "sk-of-the-file-2", model="capped")
+        assert (fallen.status, fallen.header("x-litellm-model-group")) == (200, "spare")
+        until(lambda: get(gateway, "/global/spend")["spend"] > 0)
+    finally:
+        gateway.stop()
+    config["litellm_settings"]["max_budget"] = 0.001  # less than was spent
+    gateway = started()
+    try:
+        assert ask(gateway, "sk-of-the-file-1").status == 422
+        refused = ask(gateway, "sk-of-the-file-2")
+        assert refused.status == 422
+        assert "Max budget: 0.001" in refused.json()["error"]["message"]
+        assert ask(gateway, MASTER).status == 200
+        status, _ = call(gateway, "GET", "/metrics")
+        assert status == 200
+    finally:
+        gateway.stop()

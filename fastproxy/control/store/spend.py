@@ -30,6 +30,7 @@ SUMS = (
 )  # fmt: skip
 GROUPS = {"api_key", "user_id", "team_id", "model_group", "model", "provider", "day"}
 CHUNK = 5000  # rows deleted in one transaction
+DAY_MS = 86_400_000
 
 
 def marks(connection: Connection, epoch: str) -> dict[int, int]:
@@ -190,6 +191,29 @@ def sums(
         first = daily_spend.c.day if by == ("day",) else totals[SUMS.index("spend")].desc()
         query = query.group_by(*columns).order_by(first)
     return list(fetch(connection, query))
+
+
+def spent(
+    connection: Connection,
+    where: Mapping[str, str],
+    since: int | None,
+    without: tuple[str, ...] = (),
+) -> int:
+    """Nano-dollars since a moment (milliseconds since 1970), by whole days where that is enough; not those of
+    the keys `without`."""
+    table = daily_spend
+    conditions = []
+    if "model_id" in where or (since is not None and since % DAY_MS):
+        table = spend_logs
+        conditions.append(table.c.started >= (since or 0))
+    elif since is not None:
+        conditions.append(
+            table.c.day >= datetime.fromtimestamp(since / 1000, UTC).date().isoformat()
+        )
+    conditions += [table.c[name] == value for name, value in where.items()]
+    conditions.append(table.c.api_key.not_in(without))
+    query = select(func.coalesce(func.sum(table.c.spend), 0)).where(*conditions)
+    return int(connection.execute(query).scalar_one())
 
 
 def forget(connection: Connection, before: int) -> int:

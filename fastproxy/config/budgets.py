@@ -1,0 +1,61 @@
+"""Budgets that the file sets: of the whole gateway, of its keys, of providers and of deployments."""
+
+from typing import Any
+
+from fastproxy import durations
+from fastproxy.config.errors import ConfigError
+from fastproxy.config.model import Config, Entry
+
+NANO = 1_000_000_000  # money is kept in billionths of a dollar
+
+
+def of_gateway(config: Config) -> dict[str, Any] | None:
+    """`litellm_settings.max_budget` and `budget_duration`, for all keys but the master key together."""
+    settings = config.litellm
+    if settings.max_budget is None:
+        return None
+    if config.master_key is None:
+        place = config.document.place(("litellm_settings", "max_budget"))
+        config.warn(
+            f"{place}: max_budget without master_key: there are no keys whose spend it could bound"
+        )
+    return limits(settings.max_budget, settings.budget_duration)
+
+
+def of_deployment(
+    config: Config, entry: Entry, identity: str, provider: str
+) -> list[dict[str, Any]]:
+    """Those of a deployment (`litellm_params`) and of its provider (`router_settings.provider_budget_config`)."""
+    found = []
+    own = entry.params
+    if own.max_budget is not None:
+        found.append(_gate("deployment", identity, limits(own.max_budget, own.budget_duration)))
+    for name, value in (config.router.provider_budget_config or {}).items():
+        if name == provider:
+            found.append(_gate("provider", provider, _provider(config, name, value)))
+    return found
+
+
+def limits(dollars: float, duration: str | None) -> dict[str, Any]:
+    """As records carry a budget."""
+    return {"max_budget": round(dollars * NANO), "budget_duration": duration}
+
+
+def _gate(scope: str, value: str, found: dict[str, Any]) -> dict[str, Any]:
+    return {"scope": scope, "value": value, "owner": value, "limits": found}
+
+
+def _provider(config: Config, name: str, value: Any) -> dict[str, Any]:
+    place = config.document.place(("router_settings", "provider_budget_config", name))
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: {name}: budget_limit and time_period are expected")
+    amount = value.get("budget_limit", value.get("max_budget"))
+    duration = value.get("time_period", value.get("budget_duration"))
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e9:
+        raise ConfigError(f"{place}: {name}: budget_limit: dollars are expected, a number")
+    try:
+        if duration is not None:
+            durations.seconds(str(duration))
+    except ValueError as error:
+        raise ConfigError(f"{place}: {name}: time_period: {error}") from None
+    return limits(float(amount), None if duration is None else str(duration))

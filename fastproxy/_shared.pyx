@@ -198,24 +198,25 @@ def decode(bytes events):
     return out
 
 
-def fold(bytes events):
-    """Taken events as sums: {(key, model, snapshot, deployment, day): [requests, failed, input, output, cost, unpriced,
-    estimated, milliseconds since 1970 of the last]}. For when there are too many for a row each."""
+def rows(bytes events, dict served, dict owners, tuple names):
+    """Taken events as rows of spend_logs, in its columns' order.
+
+    served: (model asked for, snapshot, deployment) -> (model, model's id, provider); owners: key -> (user, team);
+    names: of the endpoints.
+    """
     cdef Event* e = <Event*>PyBytes_AS_STRING(events)
-    cdef dict out = {}
-    cdef list total
+    cdef list out = []
     for _ in range(len(events) // <Py_ssize_t>sizeof(Event)):
-        name = (e.key_digest[:32], e.model[:e.model_size], e.snapshot, e.deployment, e.started_ns // 86400000000000)
-        total = out.get(name)
-        if total is None:
-            total = out[name] = [0, 0, 0, 0, 0, 0, 0, 0]
-        total[0] += 1
-        total[1] += e.status >= 400
-        total[2] += e.input_tokens
-        total[3] += e.output_tokens
-        total[4] += max(e.cost, 0)
-        total[5] += e.cost < 0 and e.status < 400
-        total[6] += (e.flags & E_ESTIMATED) != 0
-        total[7] = max(total[7], e.started_ns // 1000000)
+        key = (<bytes>e.key_digest[:32]).hex()
+        group = (<bytes>e.model[:e.model_size]).decode("utf-8", "replace")
+        model, model_id, provider = served[group, e.snapshot, e.deployment]
+        user, team = owners.get(key, (None, None))
+        out.append((
+            (<bytes>e.call_id[:e.call_id_size]).decode("latin-1"), key, user, team, model, group, model_id, provider,
+            names[e.endpoint] if e.endpoint < len(names) else "", e.status, e.started_ns // 1000000, e.duration_us,
+            e.first_byte_us, e.input_tokens, e.output_tokens, e.cached_tokens, e.reasoning_tokens,
+            None if e.cost < 0 else e.cost, (e.flags & E_ESTIMATED) != 0, (e.flags & E_STREAM) != 0, e.attempts,
+            (<bytes>e.client[:e.client_size]).decode("latin-1") or None,
+            (<bytes>e.trace_id[:e.trace_size]).decode("latin-1") or None))
         e += 1
     return out

@@ -70,6 +70,15 @@ class Rings:
                 self.blocks[ring].release(position)
                 self.seen[ring] = max(self.seen[ring], self.blocks[ring].released)
 
+    def crowd(self) -> int:
+        """How many events wait."""
+        return sum(len(batch.events) for batch in self.waiting) // EVENT_BYTES
+
+    def together(self) -> list[Batch]:
+        """All batches that wait of the ring of the oldest one, in order."""
+        ring = self.waiting[0].ring
+        return [batch for batch in self.waiting if batch.ring == ring]
+
     def release(self, batches: list[Batch]) -> None:
         """These are kept: their slots are free."""
         for batch in batches:

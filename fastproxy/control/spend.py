@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fastproxy import leftover
-from fastproxy._shared import decode, fold
-from fastproxy._table import ENDPOINTS
-from fastproxy.control.rings import Batch, Rings
+from fastproxy._meter import Meter
+from fastproxy.control.rings import Rings
 from fastproxy.control.store.engine import Store, Unavailable
 
 log = logging.getLogger("fastproxy.control")
@@ -23,7 +22,7 @@ log = logging.getLogger("fastproxy.control")
 Deployments = Callable[[int, int], dict[str, Any] | None]
 WARN_SECONDS = 10.0
 FORGET_SECONDS = 60.0
-ROWS_UP_TO = 3  # batches that wait; beyond, sums are written instead of rows
+ROWS_UP_TO = 2000  # events that wait, of all rings; beyond, sums are written without rows
 
 
 class Spend:
@@ -37,6 +36,7 @@ class Spend:
         self.store: Store | None = None
         self.raw_rows = True
         self.retention_ms: int | None = None
+        self.meter = Meter(True)
         self.behind = False  # the store does not take them
         self.warned = 0.0
         self.forgotten = 0.0
@@ -80,24 +80,22 @@ class Spend:
         from fastproxy.control.store import spend
 
         while rings.waiting and self.store is not None:
-            batch = rings.waiting[0]
-            crowded = len(rings.waiting) > ROWS_UP_TO
-            rows = sums(batch, deployments) if crowded else entries(batch, deployments)
-            if crowded:
+            crowded = rings.crowd() > ROWS_UP_TO
+            batches = rings.together() if crowded else [rings.waiting[0]]
+            if crowded and self.raw_rows:
                 self._say_crowded()
+            found = [
+                one for batch in batches for one in sums(self.meter, batch.events, deployments)
+            ]
+            events = batches[0].events if self.raw_rows and not crowded else b""
             try:
                 await self.store.run(
-                    spend.book,
-                    rings.epoch,
-                    batch.ring,
-                    batch.upto,
-                    rows,
-                    self.raw_rows and not crowded,
+                    spend.book, rings.epoch, batches[0].ring, batches[-1].upto, found, events
                 )
             except Unavailable as error:
                 self._say(error)
                 return False
-            rings.release([batch])
+            rings.release(batches)
             self.behind = False
         return True
 
@@ -128,72 +126,44 @@ class Spend:
             log.error("spend waits in shared memory, the store can't take it: %s", error)
 
 
-def entries(batch: Batch, deployments: Deployments) -> list[dict[str, Any]]:
-    """A batch's events as rows of spend_logs, without user and team."""
-    return [
-        entry(event, deployments(event["snapshot"], event["deployment"]))
-        for event in decode(batch.events)
-    ]
-
-
-def sums(batch: Batch, deployments: Deployments) -> list[dict[str, Any]]:
-    """A batch's events as sums by key, model and day: what there are too many of for a row each."""
+def sums(meter: Meter, events: bytes, deployments: Deployments) -> list[dict[str, Any]]:
+    """A batch as sums by key, model, outcome and second: what days, budgets and spend are counted from."""
+    meter.add(events)
     found = []
-    for (key, model, snapshot, index, _), total in fold(batch.events).items():
-        event = {
-            "snapshot": snapshot,
-            "deployment": index,
-            "model": model.decode("utf-8", "replace"),
-        }
-        requests, failed, read, written, cost, unpriced, estimated, last = total
+    for cell in meter.sums():
+        key, group, version, index, status, second, requests, read, written, cost, bare, guessed = (
+            cell
+        )
+        model, model_id, provider = served(group, deployments(version, index))
         found.append(
             {
-                **_served(event, deployments(snapshot, index)),
-                "api_key": key.hex(),
+                "api_key": key,
+                "model_group": group,
+                "model": model,
+                "model_id": model_id,
+                "provider": provider,
                 "requests": requests,
-                "failed": failed,
+                "failed": requests if status >= 400 else 0,
                 "prompt_tokens": read,
                 "completion_tokens": written,
                 "spend": cost,
-                "unpriced": unpriced,
-                "estimated": estimated,
-                "started": last,
-                "status": 200,
+                "unpriced": bare,
+                "estimated": guessed,
+                "started": second * 1000,
+                "snapshot": version,
+                "deployment": index,
             }
         )
     return found
 
 
-def _served(event: dict[str, Any], deployment: dict[str, Any] | None) -> dict[str, Any]:
-    served = deployment or {}
-    model = served.get("model", "")
-    return {
-        "model": event["model"] if "*" in model or not model else model,
-        "model_group": event["model"],
-        "model_id": served.get("id"),
-        "provider": served.get("provider"),
-    }
-
-
-def entry(event: dict[str, Any], deployment: dict[str, Any] | None) -> dict[str, Any]:
-    """An event as a row of spend_logs, without user and team."""
-    return {
-        **_served(event, deployment),
-        "request_id": event["call_id"],
-        "api_key": event["key"],
-        "call_type": ENDPOINTS[event["endpoint"]] if event["endpoint"] < len(ENDPOINTS) else "",
-        "status": event["status"],
-        "started": event["started_ns"] // 1_000_000,
-        "duration": event["duration_us"],
-        "first_byte": event["first_byte_us"],
-        "prompt_tokens": event["input_tokens"],
-        "completion_tokens": event["output_tokens"],
-        "cached_tokens": event["cached_tokens"],
-        "reasoning_tokens": event["reasoning_tokens"],
-        "spend": None if event["cost"] < 0 else event["cost"],
-        "estimated": event["estimated"],
-        "stream": event["stream"],
-        "attempts": event["attempts"],
-        "client": event["client"] or None,
-        "trace_id": event["trace_id"] or None,
-    }
+def served(group: str, deployment: dict[str, Any] | None) -> tuple[str, str | None, str | None]:
+    """(the provider's name of the model, its id, the provider) for what a client asked for."""
+    if deployment is None:
+        return group, None, None
+    model = deployment.get("model", "")
+    return (
+        group if "*" in model or not model else model,
+        deployment.get("id"),
+        deployment.get("provider"),
+    )

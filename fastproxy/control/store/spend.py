@@ -4,7 +4,7 @@ The rows, the sums and the position up to which the ring was read are one transa
 after a death is known by its position.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,8 @@ from sqlalchemy import Connection, Table, and_, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from fastproxy import durations
+from fastproxy._shared import rows
+from fastproxy._table import ENDPOINTS
 from fastproxy.control.store import keys as stored_keys
 from fastproxy.control.store.rows import Row, fetch, now_ms
 from fastproxy.control.store.schema import (
@@ -44,22 +46,20 @@ def book(
     epoch: str,
     ring: int,
     upto: int,
-    events: Iterable[Mapping[str, Any]],
-    raw_rows: bool = True,
+    sums: list[Row],
+    events: bytes = b"",
 ) -> None:
-    """Write a batch of one ring's events (control.spend: entry, or sums of several, by COUNTS), which end before the
-    position `upto`."""
+    """Write what a ring held up to the position `upto`: `sums` (control.spend) are added, `events` become rows."""
     if marks(connection, epoch).get(ring, 0) >= upto:
         return
-    rows = [dict(event) for event in events]
-    owners = _owners(connection, {row["api_key"] for row in rows})
-    for row in rows:
+    owners = _owners(connection, {row["api_key"] for row in sums})
+    for row in sums:
         row["user_id"], row["team_id"] = owners.get(row["api_key"], (None, None))
-    if rows:
-        if raw_rows:
-            connection.execute(insert(spend_logs), rows)
-        _add_days(connection, rows)
-        _charge(connection, rows)
+    if events:
+        _add_rows(connection, sums, owners, events)
+    if sums:
+        _add_days(connection, sums)
+        _charge(connection, sums)
     mark = upsert(ring_marks).values(epoch=epoch, ring=ring, position=upto, at=now_ms())
     connection.execute(
         mark.on_conflict_do_update(
@@ -78,20 +78,34 @@ def _owners(connection: Connection, tokens: set[str]) -> dict[str, tuple[str | N
     return found
 
 
+def _add_rows(
+    connection: Connection,
+    sums: list[Row],
+    owners: dict[str, tuple[str | None, str | None]],
+    events: bytes,
+) -> None:
+    # Tuples for the driver: a dictionary for each row would cost several times as much.
+    served = {
+        (row["model_group"], row["snapshot"], row["deployment"]): (
+            row["model"],
+            row["model_id"],
+            row["provider"],
+        )
+        for row in sums
+    }
+    columns = [column.name for column in spend_logs.columns if column.name != "id"]
+    statement = insert(spend_logs).compile(dialect=connection.dialect, column_keys=columns)
+    connection.exec_driver_sql(str(statement), rows(events, served, owners, ENDPOINTS))
+
+
 def _add_days(connection: Connection, rows: list[Row]) -> None:
     sums: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
         day = datetime.fromtimestamp(row["started"] / 1000, UTC).date().isoformat()
         key = (day, *(row[name] or "" for name in DAY_KEY[1:]))
         total = sums.setdefault(key, [0] * len(SUMS))
-        for at, value in enumerate(
-            (
-                row.get("requests", 1), row.get("failed", int(row["status"] >= 400)), row["prompt_tokens"],
-                row["completion_tokens"], row["spend"] or 0,
-                row.get("unpriced", int(row["spend"] is None and row["status"] < 400)), int(row["estimated"]),
-            )
-        ):  # fmt: skip
-            total[at] += value
+        for at, name in enumerate(SUMS):
+            total[at] += row[name]
     statement = upsert(daily_spend)
     statement = statement.on_conflict_do_update(
         index_elements=list(DAY_KEY),

@@ -305,7 +305,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=[*PEERS, *TLS, *FEATURES],
         default=[*PEERS, *TLS, *FEATURES],
-        help="who is measured; no-cors and min-headers are fastproxy with a feature off",
+        help="who is measured; the last ones are fastproxy with a feature off, or with limits and spend",
     )
     parser.add_argument("--scenarios", nargs="+", choices=known, default=known)
     parser.add_argument("--render", type=Path, help="only render RESULTS.md from this JSON")

@@ -45,9 +45,19 @@ class Variant:
     router: dict[str, Any] = field(default_factory=dict)
     deployments: int = 1
     path: str = "/v1/chat/completions"
+    key: str = CLIENT_KEY
 
 
 NO_CORS = {"LITELLM_CORS_ORIGINS": ""}
+COMMON_KEY = "sk-bench-common-key-000001"
+PRICES = {"input_cost_per_token": 1e-9, "output_cost_per_token": 1e-9}
+LIMITS = {
+    "rpm_limit": 10**9,
+    "tpm_limit": 10**12,
+    "max_parallel_requests": 1000,
+    "max_budget": 10**6,
+    "budget_duration": "30d",
+}
 VARIANTS = [
     Variant(
         "base", "key check, routing, model rewriting, usage, event, counters; CORS configured", {}
@@ -74,6 +84,21 @@ VARIANTS = [
         params={"use_in_pass_through": True},
         path="/openai/v1/chat/completions",
     ),
+    Variant("common key", "not the master key", {"keys": [{"key": COMMON_KEY}]}, key=COMMON_KEY),
+    Variant(
+        "common key, price",
+        "the deployment has a price: cost in the event and in a header",
+        {"keys": [{"key": COMMON_KEY}]},
+        PRICES,
+        key=COMMON_KEY,
+    ),
+    Variant(
+        "common key, price, limits",
+        "requests, tokens, parallel requests and a budget; their headers",
+        {"keys": [{"key": COMMON_KEY, **LIMITS}]},
+        PRICES,
+        key=COMMON_KEY,
+    ),
     Variant("stream, 18 events", "usage asked for and taken out again", stream=True),
 ]
 
@@ -84,7 +109,7 @@ def requests(port: int, variant: Variant, count: int) -> None:
 
     body = chat_body("mock", 1054, variant.stream)
     request = (
-        f"POST {variant.path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {CLIENT_KEY}\r\n"
+        f"POST {variant.path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {variant.key}\r\n"
         f"Content-Type: application/json\r\n{variant.headers}Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
     with socket.create_connection(("127.0.0.1", port), 60) as sock:

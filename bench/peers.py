@@ -123,6 +123,22 @@ def min_headers(mock_port: int, models: list[str], cpus: set[int] | None, folder
     return Peer(name, __version__, notes, port, CLIENT_KEY, child, took, REQUEST_SCENARIOS)
 
 
+def governed(mock_port: int, models: list[str], cpus: set[int] | None, folder: Path) -> Peer:
+    """This gateway with all limits on the client's key, prices, and spend written to the store."""
+    own = folder / "governed"
+    own.mkdir()
+    key = "sk-bench-governed-key-000001"
+    limits = {"rpm_limit": 10**9, "tpm_limit": 10**12, "max_parallel_requests": 10_000}
+    money = {"max_budget": 10**6, "budget_duration": "30d"}
+    general = {"keys": [{"key": key, **limits, **money}]}
+    params = {"input_cost_per_token": 1e-9, "output_cost_per_token": 1e-9}
+    env = {"FASTPROXY_DATA_DIR": str(own / "data")}
+    child, port, took = start_gateway(mock_port, models, cpus, own, general, env, params=params)
+    notes = "as fastproxy, a key with rpm, tpm, parallel and money limits; spend in the store"
+    name = "fastproxy, governed"
+    return Peer(name, __version__, notes, port, key, child, took, REQUEST_SCENARIOS)
+
+
 def certificate(folder: Path) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1 and its key. Raises BenchError without openssl."""
     files = folder / "cert.pem", folder / "key.pem"
@@ -173,7 +189,11 @@ def fastproxy_tls(mock_port: int, models: list[str], cpus: set[int] | None, fold
 
 TLS: dict[str, Starter] = {"nginx-tls": nginx_tls, "fastproxy-tls": fastproxy_tls}
 PEERS: dict[str, Starter] = {"nginx": nginx, "haproxy": haproxy, "fastproxy": fastproxy}
-FEATURES: dict[str, Starter] = {"no-cors": without_cors, "min-headers": min_headers}
+FEATURES: dict[str, Starter] = {
+    "no-cors": without_cors,
+    "min-headers": min_headers,
+    "governed": governed,
+}
 
 
 def installed(name: str) -> bool:

@@ -188,6 +188,7 @@ def gateway_config(
     models: list[str],
     general: dict[str, Any] | None = None,
     certificate: Path | None = None,
+    params: dict[str, Any] | None = None,
 ) -> str:
     """A config with some models on the mock. JSON is YAML, and quoting is not our trouble."""
     upstream = {"api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY}
@@ -198,7 +199,10 @@ def gateway_config(
         }
     config = {
         "model_list": [
-            {"model_name": name, "litellm_params": {"model": f"openai/{name}", **upstream}}
+            {
+                "model_name": name,
+                "litellm_params": {"model": f"openai/{name}", **upstream, **(params or {})},
+            }
             for name in models
         ],
         "general_settings": {"master_key": CLIENT_KEY, **(general or {})},
@@ -214,10 +218,11 @@ def start_gateway(
     general: dict[str, Any] | None = None,
     extra: dict[str, str] | None = None,
     certificate: Path | None = None,
+    params: dict[str, Any] | None = None,
 ) -> tuple[Child, int, float]:
     """Start fastproxy in front of the mock; gives it, its port and the seconds to readiness."""
     config = folder / "gateway.yaml"
-    config.write_text(gateway_config(mock_port, models, general, certificate))
+    config.write_text(gateway_config(mock_port, models, general, certificate, params))
     port = free_port()
     flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     command = own_command(*flags, "--num_workers", "1")

@@ -217,6 +217,8 @@ def _explain(error: yaml.MarkedYAMLError, text: str, file: str) -> str:
     problem = error.problem or "something else is expected here"
     if mark is None:
         return f"{file}: not valid YAML: {problem}"
+    if "nesting depth" in problem:  # libyaml's own bound
+        return f"{file}:{mark.line + 1}: {TOO_DEEP}"
     lines = text.splitlines()
     if mark.line >= len(lines) and error.context_mark is not None:
         mark = error.context_mark  # the file ended: what is open began here

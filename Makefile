@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
 
-.PHONY: run test lint types docs bench bench-quick soak fuzz asan binary binary-dir wheel sbom release test-packaging lock dev clean
+.PHONY: run test lint types docs bench bench-quick soak fuzz asan binary binary-dir wheel sbom release kills test-packaging lock dev clean
 
 run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
 	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
@@ -33,6 +33,10 @@ bench-quick: $(VENV)/.built  ## under a minute, prints only
 
 soak: $(VENV)/.built         ## half an hour of faulty upstreams; writes bench/SOAK.md. SECONDS=60 for a try
 	$(BIN)/python bench/soak.py --write $(if $(filter command% environment,$(origin SECONDS)),--seconds $(SECONDS))
+
+KILLS   ?= 50
+kills: $(VENV)/.tested       ## KILLS random processes die under load; what was spent is held against what clients saw
+	KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/e2e/test_kills.py
 
 SECONDS ?= 60
 SEED    ?= 0

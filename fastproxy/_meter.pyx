@@ -1,4 +1,4 @@
-"""Usage events as sums and histograms, without an object per event.
+"""Usage events as sums and histograms for /metrics, without an object per event.
 
 An event goes into the cell of its key, model, deployment, status and route; `take` hands the cells out and begins
 anew. At the bound (CELLS) events go into one last cell that stands for all others.
@@ -8,10 +8,10 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from fastproxy._shared cimport E_CLIENT_GONE, E_CUT, E_ESTIMATED, Event
+from fastproxy._shared cimport E_ATTEMPT, E_CLIENT_GONE, E_CUT, E_ESTIMATED, Event
 
 cdef enum:
-    CELLS = 2048          # at once, as many as a batch may have events; of their 1.2 MB what is used is touched
+    CELLS = 2048          # at once; 500 KB or so, of which what is used is touched
     PLACES = 4096         # of the hash table, twice as many
     LATENCIES = 17        # LATENCY_BUCKETS and what is above
     OVERHEADS = 15        # OVERHEAD_BUCKETS and what is above
@@ -31,10 +31,10 @@ cdef struct Cell:
     char model[64]
     unsigned int snapshot
     int deployment
-    long long second      # since 1970, 0: of all
     unsigned short status
     unsigned char endpoint
     unsigned char model_size
+    bint attempt          # tries that failed, not requests
     long long requests
     long long input
     long long output
@@ -72,18 +72,13 @@ cdef list counted(Histogram* h, int count):
 
 
 cdef class Meter:
-    """The cells of what came since the last `take`.
+    """The cells of what came since the last `take`."""
 
-    by_second: what began in different seconds is told apart, and the times that it took are not kept.
-    """
-
-    cdef bint by_second
     cdef Cell* cells
     cdef short[PLACES] places          # number of a cell + 1
     cdef int used
 
-    def __cinit__(self, bint by_second=False):
-        self.by_second = by_second
+    def __cinit__(self):
         self.cells = <Cell*>calloc(CELLS + 1, sizeof(Cell))
         if self.cells == NULL:
             raise MemoryError
@@ -94,19 +89,19 @@ cdef class Meter:
 
     cdef Cell* find(self, Event* e) noexcept nogil:
         cdef unsigned long long place = 0
-        cdef long long second = e.started_ns // 1000000000 if self.by_second else 0
+        cdef bint attempt = (e.flags & E_ATTEMPT) != 0
         cdef Cell* c
         memcpy(&place, e.key_digest, 8)                # random already
         for i in range(e.model_size):
             place = place * 31 + <unsigned char>e.model[i]
         place = place * 31 + e.status
-        place = place * 31 + e.endpoint
-        place = ((place * 31 + <unsigned int>e.deployment) * 31 + e.snapshot) * 31 + <unsigned long long>second
+        place = (place * 31 + e.endpoint) * 2 + attempt
+        place = (place * 31 + <unsigned int>e.deployment) * 31 + e.snapshot
         place = (place ^ place >> 32) % PLACES
         while self.places[place]:
             c = &self.cells[self.places[place] - 1]
-            if c.status == e.status and c.endpoint == e.endpoint and c.deployment == e.deployment \
-                    and c.snapshot == e.snapshot and c.second == second and c.model_size == e.model_size \
+            if c.status == e.status and c.attempt == attempt and c.endpoint == e.endpoint and c.deployment == e.deployment \
+                    and c.snapshot == e.snapshot and c.model_size == e.model_size \
                     and memcmp(c.model, e.model, e.model_size) == 0 and memcmp(c.key, e.key_digest, 32) == 0:
                 return c
             place = (place + 1) % PLACES
@@ -120,7 +115,7 @@ cdef class Meter:
         memcpy(c.key, e.key_digest, 32)
         memcpy(c.model, e.model, e.model_size)
         c.model_size = e.model_size
-        c.second = second
+        c.attempt = attempt
         c.status, c.endpoint, c.deployment, c.snapshot = e.status, e.endpoint, e.deployment, e.snapshot
         return c
 
@@ -140,29 +135,15 @@ cdef class Meter:
             c.estimated += (e.flags & E_ESTIMATED) != 0
             c.client_gone += (e.flags & E_CLIENT_GONE) != 0
             c.cut += (e.flags & E_CUT) != 0
-            if not self.by_second:
+            if not c.attempt:
                 observe(&c.total, latencies, 16, e.duration_us)
-            if e.first_byte_us and not self.by_second:
+            if e.first_byte_us:
                 observe(&c.overhead, overheads, 14, e.overhead_us)
                 observe(&c.api, latencies, 16, e.duration_us - min(e.overhead_us, e.duration_us))
                 if e.flags & 1:                       # E_STREAM
                     observe(&c.first, latencies, 16, e.first_byte_us - min(e.overhead_us, e.first_byte_us))
             e += 1
         return self.used
-
-    def sums(self):
-        """What the cells hold, as tuples (key, model, snapshot, deployment, status, second, requests, input, output,
-        nano-dollars, unpriced, estimated); they are empty then."""
-        cdef Cell* c
-        out = []
-        for i in range(self.used):
-            c = &self.cells[i]
-            out.append((c.key[:32].hex(), c.model[:c.model_size].decode("utf-8", "replace"), c.snapshot, c.deployment,
-                        c.status, c.second, c.requests, c.input, c.output, c.cost, c.unpriced, c.estimated))
-            memset(c, 0, sizeof(Cell))
-        memset(self.places, 0, sizeof(self.places))
-        self.used = 0
-        return out
 
     def take(self):
         """What the cells hold, as dicts; they are empty then. A histogram is [count, microseconds, counts of its
@@ -177,6 +158,7 @@ cdef class Meter:
                 out.append({
                     "key": c.key[:32].hex(), "model": c.model[:c.model_size].decode("utf-8", "replace"),
                     "snapshot": c.snapshot, "deployment": c.deployment, "status": c.status, "endpoint": c.endpoint,
+                    "attempt": bool(c.attempt),
                     "requests": c.requests, "input": c.input, "output": c.output, "cached": c.cached,
                     "reasoning": c.reasoning, "cost": c.cost, "unpriced": c.unpriced, "estimated": c.estimated,
                     "client_gone": c.client_gone, "cut": c.cut,

@@ -21,6 +21,7 @@ cdef enum:
     C_COOLDOWNS          # deployments taken out of service
     C_QUEUED             # requests that wait for a place among those in flight (gauge)
     C_SHED               # requests refused because there was none
+    C_EVENTS_FOLDED      # the ring was nearly full: kept as sums
     C_COUNT
 
 cdef enum:               # Event.flags
@@ -64,13 +65,46 @@ cdef struct Event:
     char tags[64]                    # of the request, joined by commas
     char trace_id[32]                # of traceparent, hexadecimal
 
+cdef struct Totals:
+    long long requests
+    long long failed
+    long long input_tokens
+    long long output_tokens
+    long long cost                   # nano-dollars
+    long long unpriced
+    long long estimated
+    long long last_ms                # when the newest of them began, milliseconds since the epoch
+
+cdef struct Fold:
+    # Sums of events that found the ring nearly full. Its writer may die anywhere: the totals that hold are [sequence & 1].
+    unsigned long long sequence      # times written; 0: free
+    long long day
+    unsigned int snapshot
+    int deployment
+    unsigned char key_digest[32]
+    char model[64]
+    unsigned char model_size
+    unsigned char reserved[7]
+    Totals totals[2]
+
 cdef class Block:
-    # One worker's counters and ring, as its single producer.
+    # One worker's counters, ring and folds, as their single producer.
     cdef object mapping
     cdef long long* counters
     cdef unsigned long long* head
     cdef unsigned long long* tail
+    cdef unsigned long long* busy          # a fold is being written
+    cdef unsigned long long* used          # folds of each half
+    cdef unsigned long long* generation    # of the folds: its parity is the half that is written to
+    cdef unsigned long long* drained       # generations before it are with the consumer, and cleared
     cdef Event* slots
+    cdef Fold* folds
     cdef unsigned long long capacity
+    cdef unsigned long long brim           # 7/8: from here on events are folded
+    cdef bint spilled
+    cdef Event spare
     cdef Event* claim(self) noexcept nogil
     cdef void publish(self) noexcept nogil
+    cdef bint full(self) noexcept nogil
+    cdef bint spill(self) noexcept nogil
+    cdef Fold* fold_of(self, Event* e, long long day) noexcept nogil

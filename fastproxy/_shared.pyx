@@ -1,15 +1,20 @@
 """Shared memory of one process tree: counters and usage-event rings, one block per worker.
 
 Layout of the file: a 64-byte header (magic, layout version, workers, slots per ring, epoch), then per worker
-4096 bytes of counters and ring positions followed by its event slots. A ring has one producer (its
+4096 bytes of counters and ring positions followed by its event slots and its folds. A ring has one producer (its
 worker) and one consumer (control). No lock lives here: an event's `sequence` is written last, with
-release order, and the consumer moves the tail only when it is done with a slot. At the bound the
-event is dropped and counted. This module knows nothing of HTTP, tables or configuration.
+release order, and the consumer moves the tail only when it is done with a slot.
+
+From 7/8 of the ring on events are folded: added to sums by key, model, deployment and day. There are two halves of
+folds. The producer writes to the half of `generation`; the consumer moves that on, waits until `busy` is 0, and has the
+other half for itself until it has cleared it. Where no fold is free the rest of the ring is used; what finds that
+full too is dropped and counted. This module knows nothing of HTTP, tables or configuration.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
 
 import mmap
 import os
@@ -18,25 +23,38 @@ cdef extern from *:
     """
     #define fp_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define fp_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define fp_load_total(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define fp_store_total(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
     """
     unsigned long long fp_load(unsigned long long*) noexcept nogil
     void fp_store(unsigned long long*, unsigned long long) noexcept nogil
+    unsigned long long fp_load_total(unsigned long long*) noexcept nogil
+    void fp_store_total(unsigned long long*, unsigned long long) noexcept nogil
 
 cdef enum:
     HEADER_SIZE = 64
     CONTROL_SIZE = 4096
     HEAD_AT = 2048       # ring positions sit on cache lines of their own
+    FOLD_BUSY_AT = 2112      # the producer's too
+    FOLD_USED_AT = 2120
     TAIL_AT = 3072
+    FOLD_GENERATION_AT = 3136
+    FOLD_DRAINED_AT = 3144
+    FOLD_SLOTS = 1024        # of each half
 
+cdef long long DAY_NS = 86400 * <long long>1000000000
 MAGIC = 0x46505348
-LAYOUT = 3
+LAYOUT = 4
 EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
     "upstream_connects", "upstream_errors", "retries", "client_gone", "events_dropped",
     "bytes_in", "bytes_out", "unauthorized", "bad_requests", "connections_refused",
-    "fallbacks", "retries_refused", "cooldowns", "queued", "shed",
+    "fallbacks", "retries_refused", "cooldowns", "queued", "shed", "events_folded",
 )
+
+cdef Py_ssize_t block_size(Py_ssize_t slots) noexcept:
+    return CONTROL_SIZE + slots * <Py_ssize_t>sizeof(Event) + 2 * FOLD_SLOTS * <Py_ssize_t>sizeof(Fold)
 
 
 def create(str path, int workers, int slots):
@@ -44,7 +62,7 @@ def create(str path, int workers, int slots):
 
     Its whole size is taken at once: a file system that is full later would kill who writes, by SIGBUS.
     """
-    size = HEADER_SIZE + workers * (CONTROL_SIZE + slots * EVENT_BYTES)
+    size = HEADER_SIZE + workers * block_size(slots)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
@@ -82,36 +100,124 @@ cdef class Block:
         if not 0 <= index < workers:
             raise IndexError(index)
         PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE)
-        at = HEADER_SIZE + index * (CONTROL_SIZE + slots * <Py_ssize_t>sizeof(Event))
+        at = HEADER_SIZE + index * block_size(slots)
         base = <char*>view.buf + at
         PyBuffer_Release(&view)      # `mapping` is kept and never resized: the address stays
         self.mapping = mapping
         self.counters = <long long*>base
         self.head = <unsigned long long*>(base + HEAD_AT)
         self.tail = <unsigned long long*>(base + TAIL_AT)
+        self.busy = <unsigned long long*>(base + FOLD_BUSY_AT)
+        self.used = <unsigned long long*>(base + FOLD_USED_AT)
+        self.generation = <unsigned long long*>(base + FOLD_GENERATION_AT)
+        self.drained = <unsigned long long*>(base + FOLD_DRAINED_AT)
         self.slots = <Event*>(base + CONTROL_SIZE)
+        self.folds = <Fold*>(base + CONTROL_SIZE + slots * <Py_ssize_t>sizeof(Event))
         self.capacity = slots
+        self.brim = slots - slots // 8
+        self.spilled = False
 
     cdef Event* claim(self) noexcept nogil:
-        # The slot to fill, or NULL at the bound. Nothing is visible before publish().
+        # The event to fill. Nothing is visible before publish().
         cdef unsigned long long head = self.head[0]
-        if head - fp_load(self.tail) >= self.capacity:
-            self.counters[C_EVENTS_DROPPED] += 1
-            return NULL
         cdef Event* event = &self.slots[head % self.capacity]
+        self.spilled = head - fp_load(self.tail) >= self.brim
+        if self.spilled:
+            event = &self.spare
         memset(event, 0, sizeof(Event))
         return event
 
     cdef void publish(self) noexcept nogil:
         cdef unsigned long long head = self.head[0]
+        if self.spilled and self.spill():
+            return
         fp_store(&self.slots[head % self.capacity].sequence, head + 1)
         fp_store(self.head, head + 1)
+
+    cdef bint full(self) noexcept nogil:
+        # What comes now might find no place: who is to be charged had better not come.
+        return self.head[0] - fp_load(self.tail) >= self.brim \
+            and self.used[fp_load(self.generation) & 1] >= FOLD_SLOTS - FOLD_SLOTS // 8
+
+    cdef bint spill(self) noexcept nogil:
+        # Add the spare event to the sums. False: it lies in the ring's next slot instead.
+        cdef Event* e = &self.spare
+        cdef Fold* fold
+        cdef Totals* new
+        cdef unsigned long long head = self.head[0]
+        fp_store_total(self.busy, 1)            # seen by the consumer before we see which half is ours
+        fold = self.fold_of(e, e.started_ns // DAY_NS)
+        if fold != NULL:
+            new = &fold.totals[(fold.sequence + 1) & 1]
+            new[0] = fold.totals[fold.sequence & 1]
+            add(new, e)
+            fp_store(&fold.sequence, fold.sequence + 1)
+            fp_store(self.busy, 0)
+            self.counters[C_EVENTS_FOLDED] += 1
+            return True
+        fp_store(self.busy, 0)
+        if head - fp_load(self.tail) >= self.capacity:
+            self.counters[C_EVENTS_DROPPED] += 1
+            return True
+        memcpy(&self.slots[head % self.capacity], e, sizeof(Event))
+        return False
+
+    cdef Fold* fold_of(self, Event* e, long long day) noexcept nogil:
+        # The sums that this event is to be added to, or NULL where none is free.
+        cdef unsigned long long half = fp_load_total(self.generation) & 1
+        cdef Fold* folds = self.folds + half * FOLD_SLOTS
+        cdef Fold* fold
+        cdef unsigned long long at = hash_of(e)
+        for _ in range(FOLD_SLOTS):
+            fold = &folds[at % FOLD_SLOTS]
+            if fold.sequence == 0:              # free, or its writer died before it was whole
+                memset(fold, 0, sizeof(Fold))
+                fold.day, fold.snapshot, fold.deployment = day, e.snapshot, e.deployment
+                memcpy(fold.key_digest, e.key_digest, 32)
+                memcpy(fold.model, e.model, 64)
+                fold.model_size = e.model_size
+                self.used[half] += 1
+                return fold
+            if fold.day == day and fold.snapshot == e.snapshot and fold.deployment == e.deployment \
+                    and fold.model_size == e.model_size and memcmp(fold.key_digest, e.key_digest, 32) == 0 \
+                    and memcmp(fold.model, e.model, e.model_size) == 0:
+                return fold
+            at += 1
+        return NULL
+
+    def put(self, **fields):
+        """Publish an event from Python: numbers by their names in Event, `key` and `model` as bytes."""
+        cdef Event* e = self.claim()
+        cdef bytes key = fields.get("key", b""), model = fields.get("model", b""), tags = fields.get("tags", b"")
+        cdef bytes call_id = fields.get("call_id", b"")
+        e.started_ns = fields.get("started_ns", 0)
+        e.input_tokens = fields.get("input_tokens", 0)
+        e.output_tokens = fields.get("output_tokens", 0)
+        e.cost = fields.get("cost", 0)
+        e.snapshot = fields.get("snapshot", 0)
+        e.deployment = fields.get("deployment", -1)
+        e.status = fields.get("status", 200)
+        e.flags = fields.get("flags", 0)
+        e.model_size = min(64, len(model))
+        e.tags_size = min(64, len(tags))
+        e.call_id_size = min(36, len(call_id))
+        memcpy(e.key_digest, <char*>key, min(32, len(key)))
+        memcpy(e.model, <char*>model, e.model_size)
+        memcpy(e.tags, <char*>tags, e.tags_size)
+        memcpy(e.call_id, <char*>call_id, e.call_id_size)
+        self.publish()
 
     def restart(self):
         """A new worker takes over a dead one's block: gauges start at zero, counters go on."""
         self.counters[C_IN_FLIGHT] = 0
         self.counters[C_CONNECTIONS] = 0
         self.counters[C_QUEUED] = 0
+        fp_store(self.busy, 0)
+
+    @property
+    def refusing(self):
+        """Whether there is no place for what governed requests would publish."""
+        return self.full()
 
     def values(self):
         """The counters by name."""
@@ -126,6 +232,41 @@ cdef class Block:
     def unread(self):
         """How many slots wait for the consumer."""
         return fp_load(self.head) - self.tail[0]
+
+    @property
+    def filled(self):
+        """Which part of the ring waits for the consumer, from 0 to 1."""
+        return self.unread / self.capacity
+
+    def freeze(self, bint alone=False):
+        """Consumer side: the generation of folds that the producer has left, or -1. alone: the producer is gone."""
+        cdef unsigned long long now = self.generation[0], old = self.drained[0]
+        if now == old:
+            if self.used[now & 1] == 0:
+                return -1
+            fp_store_total(self.generation, now + 1)
+        if fp_load_total(self.busy) and not alone:
+            return -1
+        return old
+
+    def folded(self, unsigned long long generation):
+        """Consumer side: the sums of a frozen generation, as `fold` gives them."""
+        cdef Fold* fold = self.folds + (generation & 1) * FOLD_SLOTS
+        out = []
+        for _ in range(FOLD_SLOTS):
+            if fold.sequence:
+                out.append((fold.key_digest[:32], fold.model[:fold.model_size], fold.snapshot, fold.deployment,
+                            as_tuple(&fold.totals[fold.sequence & 1])))
+            fold += 1
+        return out
+
+    def clear(self, unsigned long long generation):
+        """Consumer side: a frozen generation is kept; its half is free."""
+        if generation != self.drained[0] or generation >= self.generation[0]:
+            return
+        memset(self.folds + (generation & 1) * FOLD_SLOTS, 0, FOLD_SLOTS * sizeof(Fold))
+        self.used[generation & 1] = 0
+        fp_store(self.drained, generation + 1)
 
     def release(self, unsigned long long upto):
         """Consumer side: what is before this position is done with."""
@@ -158,9 +299,35 @@ def epoch(mapping):
     return int.from_bytes(mapping[32:40], "little")
 
 
+cdef void add(Totals* total, Event* e) noexcept nogil:
+    if not e.flags & E_ATTEMPT:              # a try that failed is no request
+        total.requests += 1
+        total.failed += e.status >= 400
+    total.input_tokens += e.input_tokens
+    total.output_tokens += e.output_tokens
+    total.cost += max(e.cost, 0)
+    total.unpriced += e.cost < 0 and e.status < 400
+    total.estimated += (e.flags & E_ESTIMATED) != 0
+    total.last_ms = max(total.last_ms, e.started_ns // 1000000)
+
+
+cdef unsigned long long hash_of(Event* e) noexcept nogil:
+    # The digest is random already.
+    cdef unsigned long long value
+    memcpy(&value, e.key_digest, 8)
+    value ^= <unsigned long long>(e.deployment + 1) * 0x9E3779B97F4A7C15ULL
+    for i in range(e.model_size):
+        value = (value ^ <unsigned char>e.model[i]) * 0x100000001B3ULL
+    return value ^ (value >> 32)
+
+
+cdef tuple as_tuple(Totals* t):
+    return (t.requests, t.failed, t.input_tokens, t.output_tokens, t.cost, t.unpriced, t.estimated, t.last_ms)
+
+
 def waiting(mapping):
-    """Whether a ring holds events that nobody has released."""
-    return any(block.unread for block in (
+    """Whether a ring or its folds hold something that nobody has released."""
+    return any(block.unread or block.freeze(True) >= 0 for block in (
         Block(mapping, index) for index in range(int.from_bytes(mapping[16:24], "little"))))
 
 
@@ -198,25 +365,98 @@ def decode(bytes events):
     return out
 
 
-def rows(bytes events, dict served, dict owners, tuple names):
-    """Taken events as rows of spend_logs, in its columns' order.
-
-    served: (model asked for, snapshot, deployment) -> (model, model's id, provider); owners: key -> (user, team);
-    names: of the endpoints.
-    """
+def fold(bytes events):
+    """Taken events as sums by key, model, deployment and second: [(key, model, snapshot, deployment, (requests, failed,
+    input, output, cost, unpriced, estimated, milliseconds since 1970 of the last))], and for each event the number of
+    its sum there, as 32-bit integers."""
     cdef Event* e = <Event*>PyBytes_AS_STRING(events)
-    cdef list out = []
+    cdef Event* first
+    cdef Py_ssize_t count = len(events) // <Py_ssize_t>sizeof(Event), found = 0, i
+    cdef Py_ssize_t size = 64
+    cdef long long second
+    cdef unsigned long long at
+    cdef int* table
+    cdef Py_ssize_t* firsts
+    cdef Totals* totals
+    cdef bytes numbers = PyBytes_FromStringAndSize(NULL, count * 4)
+    cdef int* number = <int*>PyBytes_AS_STRING(numbers)
+    while size < 2 * count:
+        size *= 2
+    table = <int*>calloc(size, sizeof(int))              # 1 + the number of a sum
+    firsts = <Py_ssize_t*>calloc(count + 1, sizeof(Py_ssize_t))
+    totals = <Totals*>calloc(count + 1, sizeof(Totals))
+    try:
+        if table == NULL or firsts == NULL or totals == NULL:
+            raise MemoryError
+        for i in range(count):
+            second = e[i].started_ns // 1000000000
+            at = (hash_of(&e[i]) ^ (<unsigned long long>second * 0x9E3779B97F4A7C15ULL)) & (size - 1)
+            while table[at]:
+                first = &e[firsts[table[at] - 1]]
+                if first.started_ns // 1000000000 == second and first.snapshot == e[i].snapshot \
+                        and first.deployment == e[i].deployment and first.model_size == e[i].model_size \
+                        and memcmp(first.key_digest, e[i].key_digest, 32) == 0 \
+                        and memcmp(first.model, e[i].model, first.model_size) == 0:
+                    break
+                at = (at + 1) & (size - 1)
+            if table[at] == 0:
+                firsts[found] = i
+                found += 1
+                table[at] = <int>found
+            number[i] = table[at] - 1
+            add(&totals[number[i]], &e[i])
+        out = []
+        for i in range(found):
+            first = &e[firsts[i]]
+            out.append((first.key_digest[:32], first.model[:first.model_size], first.snapshot, first.deployment,
+                        as_tuple(&totals[i])))
+        return out, numbers
+    finally:
+        free(table)
+        free(firsts)
+        free(totals)
+
+
+def fold_tags(bytes events):
+    """Taken events that have tags, as sums: {(tags, day): totals as `fold` has them}."""
+    cdef Event* e = <Event*>PyBytes_AS_STRING(events)
+    cdef Totals one
+    out = {}
     for _ in range(len(events) // <Py_ssize_t>sizeof(Event)):
-        key = (<bytes>e.key_digest[:32]).hex()
-        group = (<bytes>e.model[:e.model_size]).decode("utf-8", "replace")
-        model, model_id, provider = served[group, e.snapshot, e.deployment]
-        user, team = owners.get(key, (None, None))
+        if e.tags_size:
+            memset(&one, 0, sizeof(Totals))
+            add(&one, e)
+            name = (e.tags[:e.tags_size], e.started_ns // DAY_NS)
+            new, old = as_tuple(&one), out.get(name)
+            out[name] = new if old is None else (*map(sum, zip(old[:7], new[:7])), max(old[7], new[7]))
+        e += 1
+    return out
+
+
+def rows(bytes events, bytes numbers, list shared, tuple endpoints):
+    """Taken events as rows in the order of spend_logs' columns; `shared` says seven of them for each sum."""
+    cdef Event* e = <Event*>PyBytes_AS_STRING(events)
+    cdef int* number = <int*>PyBytes_AS_STRING(numbers)
+    cdef Event* last = NULL
+    cdef tuple s
+    client = None
+    out = []
+    for i in range(len(events) // <Py_ssize_t>sizeof(Event)):
+        s = shared[number[i]]
+        if last == NULL or last.client_size != e.client_size or memcmp(last.client, e.client, e.client_size):
+            client = (<bytes>e.client[:e.client_size]).decode("latin-1") or None
+            last = e
         out.append((
-            (<bytes>e.call_id[:e.call_id_size]).decode("latin-1"), key, user, team, model, group, model_id, provider,
-            names[e.endpoint] if e.endpoint < len(names) else "", e.status, e.started_ns // 1000000, e.duration_us,
-            e.first_byte_us, e.input_tokens, e.output_tokens, e.cached_tokens, e.reasoning_tokens,
-            None if e.cost < 0 else e.cost, (e.flags & E_ESTIMATED) != 0, (e.flags & E_STREAM) != 0, e.attempts,
-            (<bytes>e.client[:e.client_size]).decode("latin-1") or None,
-            (<bytes>e.trace_id[:e.trace_size]).decode("latin-1") or None))
+            e.call_id[:e.call_id_size].decode("latin-1"),
+            s[0], s[1], s[2], s[3], s[4], s[5], s[6],
+            endpoints[e.endpoint] if e.endpoint < len(endpoints) else "",
+            e.status, e.started_ns // 1000000, e.duration_us, e.first_byte_us,
+            e.input_tokens, e.output_tokens, e.cached_tokens, e.reasoning_tokens,
+            None if e.cost < 0 else e.cost,
+            1 if e.flags & E_ESTIMATED else 0, 1 if e.flags & E_STREAM else 0, e.attempts,
+            client,
+            e.trace_id[:e.trace_size].decode("latin-1") if e.trace_size else None,
+            e.tags[:e.tags_size].decode("utf-8", "replace") if e.tags_size else None,
+        ))
         e += 1
     return out

@@ -225,3 +225,13 @@ def stream_event(message: str, status: int, anthropic: bool, responses: bool = F
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def seconds_until(date: bytes, now: float) -> float:
+    """Seconds from now (since 1970) to an HTTP date (RFC 9110 5.6.7); 0: it is past, or none."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(date.decode("latin-1")).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

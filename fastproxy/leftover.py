@@ -11,6 +11,7 @@ from pathlib import Path
 
 NAME = "data"  # in the runtime directory: the path of the data directory
 RINGS = "rings"  # in the data directory
+SERVED = ".served"  # behind the rings' name: which deployments their events mean
 
 
 def tell(runtime: Path, data: Path) -> None:
@@ -33,8 +34,15 @@ def rescue(runtime: Path) -> None:
                     continue
                 place.mkdir(mode=0o700, exist_ok=True)
                 name = f"{_shared.epoch(mapping):016x}"
+                with contextlib.suppress(OSError):
+                    shutil.copyfile(f"{path}{SERVED}", served(place / name))
                 shutil.copyfile(path, place / f".{name}")
                 os.rename(place / f".{name}", place / name)
+
+
+def served(copy: Path) -> Path:
+    """What belongs to a copy."""
+    return copy.with_name(f".{copy.name}{SERVED}")
 
 
 def found(data: Path) -> list[Path]:

@@ -125,7 +125,7 @@ GENERAL = {
         "proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time spend_report_frequency "
         "disable_error_logs disable_reset_budget disable_spend_updates",
     ),
-    **_all(HONOURED, "maximum_spend_logs_retention_period disable_spend_logs"),
+    **_all(HONOURED, "maximum_spend_logs_retention_period disable_spend_logs access_log"),
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(
         NO_LIMITS,
@@ -184,7 +184,7 @@ LITELLM = {
         NO_LOGGING,
         "success_callback failure_callback service_callbacks service_callback audit_log_callbacks "
         "langfuse_default_tags datadog_params s3_callback_params gcs_bucket_name store_audit_logs "
-        "redact_messages_in_exceptions turn_off_message_logging redact_user_api_key_info "
+        "redact_messages_in_exceptions turn_off_message_logging "
         "global_disable_no_log_param",
     ),
     **_not_yet(
@@ -204,7 +204,7 @@ LITELLM = {
         HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
         "default_team_params budget_exceeded_status_code require_auth_for_metrics_endpoint "
-        "max_budget budget_duration timezone",
+        "max_budget budget_duration timezone redact_user_api_key_info",
     ),
     **_not_yet(
         "it does not bound who may make keys: roles and teams do",

@@ -160,6 +160,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     enable_drain_endpoint: Flag | None = None
     maximum_spend_logs_retention_period: DurationText | None = None
     disable_spend_logs: Flag | None = None
+    access_log: bool | str | None = None
     pass_through_endpoints: list[PassThroughEndpoint] | None = None
 
 
@@ -182,6 +183,7 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     max_budget: Dollars | None = None
     budget_duration: DurationText | None = None
     timezone: str | None = None
+    redact_user_api_key_info: Flag | None = None
     require_auth_for_metrics_endpoint: bool | None = None
     budget_exceeded_status_code: Annotated[int, Meta(ge=400, le=499)] | None = None
     default_key_generate_params: dict[str, Any] | None = None

@@ -35,6 +35,7 @@ class Drain:
         self.token: config.Secret | None = None
         self.begun = False
         self.asking = 0  # drain requests, which are in flight themselves
+        self.degraded = False  # spend waits for the store; requests don't
 
     def use(self, loaded: "config.Config") -> None:
         """Go by this configuration."""
@@ -43,8 +44,15 @@ class Drain:
         self.token = config.Secret(token) if token else None
 
     def routes(self, known: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """What the workers pass to control: readiness, which they answer themselves, only while draining."""
-        return [route for route in known if self.begun or route[1] != READINESS]
+        """What the workers pass to control: readiness, which they answer themselves, only while there is news of it."""
+        told = self.begun or self.degraded
+        return [route for route in known if told or route[1] != READINESS]
+
+    async def degrade(self, degraded: bool) -> None:
+        """Readiness says whether the store takes what is spent."""
+        if degraded != self.degraded:
+            self.degraded = degraded
+            await self.publish()
 
     def authorize(self, request: web.Request) -> None:
         """Raises Refused: there is no such route, or not for this request."""
@@ -89,7 +97,12 @@ def add_routes(app: web.Application, drain: Drain) -> None:
         return web.json_response({"status": status, "in_flight_requests": left})
 
     async def readiness(request: web.Request) -> web.StreamResponse:
-        return web.json_response({"status": "draining"}, status=503)
+        if drain.begun:
+            return web.json_response({"status": "draining"}, status=503)
+        # not 503: what a balancer would send elsewhere is served here as well as ever
+        return web.json_response(
+            {"status": "degraded" if drain.degraded else "healthy", "db": "Not connected"}
+        )
 
     app.router.add_get("/health/drain", begin)
     app.router.add_post("/health/drain", begin)

@@ -20,6 +20,7 @@ from fastproxy import __version__, config, durations, logs, prices
 from fastproxy._limits import Limits, gates_of
 from fastproxy._traffic import Traffic
 from fastproxy.control import budgets, drain, explain, health, metrics, reload
+from fastproxy.control.access_log import AccessLog
 from fastproxy.control.admin.api import NoStore
 from fastproxy.control.app import Admin, make_app
 from fastproxy.control.drain import Drain
@@ -30,12 +31,14 @@ from fastproxy.control.probe import Prober
 from fastproxy.control.reload import Reloader, Versions
 from fastproxy.control.rings import Rings
 from fastproxy.control.series import Series
+from fastproxy.control.served import Served
 from fastproxy.control.spend import Spend
 from fastproxy.control.store import directory
 from fastproxy.control.store.directory import Unusable
 from fastproxy.control.store.engine import Store, Unavailable
 from fastproxy.control.stored import Stored, access_groups, usable
 from fastproxy.keepsake import Keepsake
+from fastproxy.leftover import SERVED
 from fastproxy.tree import BRIDGE_UNWANTED, BRIDGE_WANTED, READY, limits_path
 
 if TYPE_CHECKING:
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastproxy.control")
 
-KEEP_SNAPSHOTS = 8  # for events of requests that began under them
-DRAIN_RINGS_SECONDS = 0.1
 FOLLOW_STORE_SECONDS = 0.1
 
 
@@ -84,17 +85,18 @@ class Control:
         self.bridge_wanted = False
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
-        self.served: dict[int, list[dict[str, Any]]] = {}  # deployments of the newest snapshots
+        self.served = Served(Path(f"{options.shared_path}{SERVED}"))
         runtime = Path(options.shared_path).parent
-        self.spend = Spend(self.rings, runtime, self._deployment)
+        self.spend = Spend(self.rings, runtime, self.served.look_up)
         self.limits = Limits(
             limits_path(Path(options.shared_path).parent, options.serve.workers), -1
         )
         self.links = Links(options.serve.workers, self._all_ready)
         self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
-        series = Series(self._deployment, lambda: set(self.admin.visible_groups({})))
-        self.rings.watch = series.take
+        series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
+        self.access_log = AccessLog(self.served.look_up, self._record)
+        self.rings.watchers += [series.take, self.access_log.take]
         self.metrics = Metrics(self.admin, series, self.limits, self._record)
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.reloader = Reloader(
@@ -121,6 +123,9 @@ class Control:
         durations.use_zone(loaded.litellm.timezone)
         self.drain.use(loaded)
         self.metrics.auth = loaded.litellm.require_auth_for_metrics_endpoint is not False
+        self.access_log.use(
+            loaded.general.access_log, bool(loaded.litellm.redact_user_api_key_info)
+        )
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
         snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
         assign_slots(self.traffic, snapshot)
@@ -129,9 +134,7 @@ class Control:
         except OSError as error:
             log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
-        self.served[snapshot["version"]] = snapshot["deployments"]
-        for old in sorted(self.served)[:-KEEP_SNAPSHOTS]:
-            del self.served[old]
+        self.served.add(snapshot["version"], snapshot["deployments"])
         self.spend.raw_rows = not loaded.general.disable_spend_logs
         period = loaded.general.maximum_spend_logs_retention_period
         self.spend.retention_ms = durations.seconds(period) * 1000 if period else None
@@ -144,10 +147,6 @@ class Control:
         changed, self.groups = groups != self.groups, groups
         if changed and self.loaded:  # records hold what groups stand for
             self._later(self.refresh_keys())
-
-    def _deployment(self, version: int, index: int) -> dict[str, Any] | None:
-        known = self.served.get(version, ())
-        return known[index] if 0 <= index < len(known) else None
 
     def _record(self, digest: str) -> dict[str, Any]:
         """What is known of a key: of the file or of the store."""
@@ -330,7 +329,8 @@ class Control:
         while True:
             self.rings.drain()
             await self.spend.flush()
-            await asyncio.sleep(DRAIN_RINGS_SECONDS)
+            await self.drain.degrade(self.spend.behind)
+            await asyncio.sleep(self.spend.pause)
 
     def _nobody_left(self) -> None:
         # Not sooner: what workers have in flight when the supervisor dies ends in events too.

@@ -25,6 +25,7 @@ HELP = {
     "connections": "Connections of clients",
     "queued": "Requests that wait for a place among those in flight",
     "events_dropped": "Usage events for which a ring had no room",
+    "events_folded": "Usage events that were kept as sums, because their ring was nearly full",
     "shed": "Requests refused because too many were in flight",
 }
 KEY = ("end_user", "hashed_api_key", "api_key_alias", "team", "team_alias", "user", "user_email")

@@ -5,11 +5,14 @@ Events are looked at first and let go later: their slots are freed when whoever 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastproxy._shared import EVENT_BYTES, Block, attach, decode, epoch
+
+if TYPE_CHECKING:
+    from fastproxy._shared import Sum
 
 KEEP = 1000  # newest events kept for a person to look at
 BATCH = 2048
@@ -23,12 +26,18 @@ class Batch:
     events: bytes
     upto: int
 
+    @property
+    def count(self) -> int:
+        """How many events."""
+        return len(self.events) // EVENT_BYTES
+
 
 class Rings:
     """Consumer of all rings of the process tree."""
 
-    def __init__(self, path: str, workers: int = 0) -> None:
-        """workers: 0 for as many as the file has."""
+    def __init__(self, path: str, workers: int = 0, alone: bool = False) -> None:
+        """workers: 0 for as many as the file has. alone: none of them lives."""
+        self.alone = alone
         mapping = attach(path)
         workers = workers or int.from_bytes(mapping[16:24], "little")
         self.epoch = f"{epoch(mapping):016x}"
@@ -39,7 +48,7 @@ class Rings:
         self.taken: deque[bytes] = deque()
         self.held = 0
         self.total = 0
-        self.watch: Callable[[bytes], None] | None = None  # sees every batch once
+        self.watchers: list[Callable[[bytes], None]] = []  # each sees every batch once
 
     def drain(self) -> None:
         """Look at what the workers have published since the last time."""
@@ -49,8 +58,8 @@ class Rings:
                 if upto == self.seen[ring]:
                     break
                 self.seen[ring] = upto
-                if self.watch is not None:
-                    self.watch(events)
+                for watch in self.watchers:
+                    watch(events)
                 if self.kept:
                     self.waiting.append(Batch(ring, events, upto))
                 else:
@@ -59,6 +68,8 @@ class Rings:
                 self.total += count
                 self.held += count
                 self.taken.append(events)
+            if not self.kept and (frozen := block.freeze()) >= 0:
+                block.clear(frozen)
         while self.taken and self.held - len(self.taken[0]) // EVENT_BYTES >= KEEP:
             self.held -= len(self.taken.popleft()) // EVENT_BYTES
 
@@ -70,20 +81,28 @@ class Rings:
                 self.blocks[ring].release(position)
                 self.seen[ring] = max(self.seen[ring], self.blocks[ring].released)
 
-    def crowd(self) -> int:
-        """How many events wait."""
-        return sum(len(batch.events) for batch in self.waiting) // EVENT_BYTES
+    @property
+    def filled(self) -> float:
+        """Which part of the fullest ring is taken."""
+        return max(block.filled for block in self.blocks)
 
-    def together(self) -> list[Batch]:
-        """All batches that wait of the ring of the oldest one, in order."""
-        ring = self.waiting[0].ring
-        return [batch for batch in self.waiting if batch.ring == ring]
+    def folds(self) -> Iterator[tuple[int, int, "list[Sum]"]]:
+        """What found its ring nearly full: ring, generation and sums, which wait for `clear`."""
+        for ring, block in enumerate(self.blocks):
+            while (generation := block.freeze(self.alone)) >= 0:
+                yield ring, generation, block.folded(generation)
+                if block.freeze(self.alone) == generation:
+                    break  # nobody has cleared it
+
+    def clear(self, ring: int, generation: int) -> None:
+        """These folds are kept."""
+        self.blocks[ring].clear(generation)
 
     def release(self, batches: list[Batch]) -> None:
-        """These are kept: their slots are free."""
+        """These, the first of those that wait, are kept: their slots are free."""
         for batch in batches:
             self.blocks[batch.ring].release(batch.upto)
-            self.waiting.remove(batch)
+            self.waiting.popleft()
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The newest events, oldest first."""

@@ -12,6 +12,7 @@ from fastproxy._meter import LATENCY_BUCKETS, OVERHEAD_BUCKETS, Meter
 MAX_SERIES = 10_000  # lines of labelled metrics
 FULL_ENOUGH = 1024  # cells of the meter that are in use: they are taken before the next batch
 OTHER = "other"
+CLIENT_GONE = 499
 NOBODY = "0" * 64
 
 
@@ -137,19 +138,15 @@ class Series:
         for name in self.ends:
             self.ends[name] += cell[name]
 
+        if cell["attempt"] or (served is not NONE and status < 400):
+            self._try(model, served, cell)
+        if cell["attempt"]:
+            return
         answer = (key, model, served, status, endpoint)
         if answer not in self.answers and not self._room(2):
             answer = (OTHER, OTHER, OTHERS, status, endpoint)
         self.answers[answer] = self.answers.get(answer, 0) + cell["requests"]
-        if served is NONE:
-            return
-
-        failed = status >= 400 and status != 499
-        attempt = (model, served, failed)
-        if attempt not in self.tries and not self._room(2):
-            attempt = (OTHER, OTHERS, failed)
-        self.tries[attempt] = self.tries.get(attempt, 0) + cell["requests"]
-        if failed:
+        if served is NONE or (status >= 400 and status != CLIENT_GONE):
             return
 
         whose = (key, model, served)
@@ -164,6 +161,12 @@ class Series:
                 what = (OTHER, OTHERS)
             self.times.setdefault(what, Times())
         self.times[what].add(cell)
+
+    def _try(self, model: str, served: Served, cell: dict[str, Any]) -> None:
+        attempt = (model, served, bool(cell["attempt"]))
+        if attempt not in self.tries and not self._room(2):
+            attempt = (OTHER, OTHERS, attempt[2])
+        self.tries[attempt] = self.tries.get(attempt, 0) + cell["requests"]
 
     def _room(self, lines: int) -> bool:
         if self.lines + lines > MAX_SERIES:

@@ -7,13 +7,13 @@ wait there, and the log says so; LLM requests don't notice.
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fastproxy import leftover
-from fastproxy._meter import Meter
-from fastproxy.control.rings import Rings
+from fastproxy.control.rings import Batch, Rings
+from fastproxy.control.served import Served
 from fastproxy.control.store.engine import Store, Unavailable
 
 log = logging.getLogger("fastproxy.control")
@@ -22,7 +22,13 @@ log = logging.getLogger("fastproxy.control")
 Deployments = Callable[[int, int], dict[str, Any] | None]
 WARN_SECONDS = 10.0
 FORGET_SECONDS = 60.0
-ROWS_UP_TO = 2000  # events that wait, of all rings; beyond, sums are written without rows
+ROWS_PER_SECOND = 15_000  # where more come, sums are written instead of rows
+STALL_SECONDS = 0.5  # between two looks; what came meanwhile says nothing of the rate
+ROWS = 4096  # events in one transaction
+SUMMED = 65_536  # the same without rows
+QUICK_SECONDS = 0.02  # between two looks at rings that fill; else LOOK_SECONDS
+LOOK_SECONDS = 0.1
+FILLING = 0.125
 
 
 class Spend:
@@ -36,10 +42,12 @@ class Spend:
         self.store: Store | None = None
         self.raw_rows = True
         self.retention_ms: int | None = None
-        self.meter = Meter(True)
         self.behind = False  # the store does not take them
         self.warned = 0.0
         self.forgotten = 0.0
+        self.counted = 0  # events until the last look, and when that was
+        self.counted_at = 0.0
+        self.unreadable: set[Path] = set()
 
     async def use(self, store: Store) -> None:
         """Write there from now on. Raises Unavailable."""
@@ -61,15 +69,25 @@ class Spend:
 
         for path in leftover.found(self.store.directory.path):
             try:
-                rings = Rings(str(path))
+                rings = Rings(str(path), alone=True)
             except (OSError, ValueError) as error:
+                if path in self.unreadable:
+                    continue
+                self.unreadable.add(path)
                 log.error("%s holds events that can't be read: %s", path, error)
                 continue
             rings.keep(await self.store.run(spend.marks, rings.epoch))
             rings.drain()
-            if await self._book(rings, lambda version, index: None):
+            of_then = leftover.served(path)
+            if await self._book(rings, Served(of_then).look_up):
                 log.warning("%d events of an earlier run are written", rings.total)
                 path.unlink(missing_ok=True)
+                of_then.unlink(missing_ok=True)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the rings are to be looked at again."""
+        return QUICK_SECONDS if self.rings.filled > FILLING else LOOK_SECONDS
 
     async def flush(self) -> None:
         """Write what waits."""
@@ -79,25 +97,50 @@ class Spend:
     async def _book(self, rings: Rings, deployments: Deployments) -> bool:
         from fastproxy.control.store import spend
 
-        while rings.waiting and self.store is not None:
-            crowded = rings.crowd() > ROWS_UP_TO
-            batches = rings.together() if crowded else [rings.waiting[0]]
-            if crowded and self.raw_rows:
-                self._say_crowded()
-            found = [
-                one for batch in batches for one in sums(self.meter, batch.events, deployments)
-            ]
-            events = batches[0].events if self.raw_rows and not crowded else b""
-            try:
-                await self.store.run(
-                    spend.book, rings.epoch, batches[0].ring, batches[-1].upto, found, events
-                )
-            except Unavailable as error:
-                self._say(error)
-                return False
-            rings.release(batches)
-            self.behind = False
+        if self.store is None:
+            return True
+
+        def served(asked: str, version: int, index: int) -> tuple[str, str | None, str | None]:
+            known = deployments(version, index) or {}
+            model = known.get("model", "")
+            return (
+                asked if "*" in model or not model else model,
+                known.get("id"),
+                known.get("provider"),
+            )
+
+        sums_only = self._crowded(rings)
+        try:
+            while rings.waiting:
+                batches = list(_some(rings.waiting, SUMMED if sums_only else ROWS))
+                raw = self.raw_rows and not sums_only
+                await self.store.run(spend.book, rings.epoch, batches, served, raw)
+                rings.release(batches)
+                self.behind = False
+            for ring, generation, found in rings.folds():
+                await self.store.run(spend.book_folds, rings.epoch, ring, generation, found, served)
+                rings.clear(ring, generation)
+                self.behind = False
+        except Unavailable as error:
+            self._say(error)
+            return False
         return True
+
+    def _crowded(self, rings: Rings) -> bool:
+        # More come than rows can be written for, at the rate of the moment; what has waited for the store or for us
+        # is no such rate.
+        if rings is not self.rings:
+            return False
+        now = time.monotonic()
+        seconds, self.counted_at = now - self.counted_at, now
+        came, self.counted = rings.total - self.counted, rings.total
+        if self.behind or seconds > STALL_SECONDS:
+            return False
+        crowded = came > ROWS_PER_SECOND * max(seconds, QUICK_SECONDS)
+        if crowded and now - self.warned > WARN_SECONDS:
+            self.warned = now
+            log.warning("more requests than single rows can be written for: sums are kept")
+        return crowded
 
     async def _forget(self) -> None:
         from fastproxy.control.store import spend
@@ -105,7 +148,7 @@ class Spend:
         now = time.monotonic()
         if self.retention_ms is None or self.store is None:
             return
-        if now - self.forgotten < FORGET_SECONDS:
+        if now - self.forgotten < min(FORGET_SECONDS, self.retention_ms / 1000):
             return
         try:
             before = time.time_ns() // 1_000_000 - self.retention_ms
@@ -114,11 +157,6 @@ class Spend:
         except Unavailable as error:
             self._say(error)
 
-    def _say_crowded(self) -> None:
-        if (now := time.monotonic()) - self.warned > WARN_SECONDS:
-            self.warned = now
-            log.warning("more requests than single rows can be written for: sums are kept")
-
     def _say(self, error: Exception) -> None:
         self.behind = True
         if (now := time.monotonic()) - self.warned > WARN_SECONDS:
@@ -126,44 +164,10 @@ class Spend:
             log.error("spend waits in shared memory, the store can't take it: %s", error)
 
 
-def sums(meter: Meter, events: bytes, deployments: Deployments) -> list[dict[str, Any]]:
-    """A batch as sums by key, model, outcome and second: what days, budgets and spend are counted from."""
-    meter.add(events)
-    found = []
-    for cell in meter.sums():
-        key, group, version, index, status, second, requests, read, written, cost, bare, guessed = (
-            cell
-        )
-        model, model_id, provider = served(group, deployments(version, index))
-        found.append(
-            {
-                "api_key": key,
-                "model_group": group,
-                "model": model,
-                "model_id": model_id,
-                "provider": provider,
-                "requests": requests,
-                "failed": requests if status >= 400 else 0,
-                "prompt_tokens": read,
-                "completion_tokens": written,
-                "spend": cost,
-                "unpriced": bare,
-                "estimated": guessed,
-                "started": second * 1000,
-                "snapshot": version,
-                "deployment": index,
-            }
-        )
-    return found
-
-
-def served(group: str, deployment: dict[str, Any] | None) -> tuple[str, str | None, str | None]:
-    """(the provider's name of the model, its id, the provider) for what a client asked for."""
-    if deployment is None:
-        return group, None, None
-    model = deployment.get("model", "")
-    return (
-        group if "*" in model or not model else model,
-        deployment.get("id"),
-        deployment.get("provider"),
-    )
+def _some(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
+    # the first ones, up to so many events
+    for batch in batches:
+        yield batch
+        most -= batch.count
+        if most <= 0:
+            return

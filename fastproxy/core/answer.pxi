@@ -112,6 +112,10 @@ cdef void begin_relay(Exchange x):
             and (x.plan.endpoint == EP_CHAT or x.plan.endpoint == EP_MESSAGES):
         x.story = Continuation(x.plan.anthropic)
     elif push_request(x) == 0:
+        if x.input_estimate < 0:
+            x.input_estimate = estimate_input(x)         # should no usage come
+        if x.body.capacity > LARGE_KEEP:
+            x.gateway.large_freed = True
         forget_bytes(&x.body, LARGE_KEEP)
         x.let_go = True
 

@@ -102,9 +102,12 @@ cdef double asked_delay(Exchange x, double instead):
     """Seconds that the upstream asked to wait (RFC 9110 10.2.3), `instead` of more than a minute; 0: it did not say."""
     cdef bytes text = x.retry_after
     cdef double seconds
-    if text is None or not text.replace(b".", b"", 1).isdigit():
+    if text is None:
         return 0.0
-    seconds = float(text)
+    if text.replace(b".", b"", 1).isdigit():
+        seconds = float(text)
+    else:
+        seconds = errors.seconds_until(text, (monotonic_ns() + x.gateway.wall_offset) * 1e-9)
     return seconds if seconds <= LONGEST_ASKED else instead
 
 
@@ -118,6 +121,7 @@ cdef bint try_again(Exchange x, int status, int kind):
     if x.deployment is None or not x.in_attempt:
         return False
     note_failure(x, status, kind)
+    settle_attempt(x, status, kind)
     end_attempt(x)
     if x.let_go:
         return False

@@ -109,7 +109,7 @@ cdef bint read_options(Exchange x):
                 if not x.key.allows(name.encode()):
                     refuse_model(x, name.encode())
                     return False
-    if x.table.router.tag_filtering and present & (1u << F_TAGS | 1u << F_METADATA):
+    if present & (1u << F_TAGS | 1u << F_METADATA):
         asked = x.asked_tags or frozenset()
         if present & 1u << F_TAGS:
             asked |= options.tags(field_bytes(x, F_TAGS))

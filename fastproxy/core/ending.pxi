@@ -42,8 +42,6 @@ cdef void settle(Exchange x):
     cdef Block block = x.gateway.block
     cdef Event* e
     cdef long long now
-    cdef Py_ssize_t size
-    cdef const char* peer
     cdef bint estimated
     cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
@@ -57,7 +55,7 @@ cdef void settle(Exchange x):
     if cost > 0 and x.deployment.budgets is not None:
         charge_deployment(x, cost)
     if x.n_holds:
-        settle_limits(x, used_tokens(x, estimated), cost)
+        settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, max(0, cost) + x.lost_cost)
     if x.admitted:
         give_place(x)
     if x.status < 400:
@@ -72,17 +70,11 @@ cdef void settle(Exchange x):
     if e == NULL:
         return
     now = monotonic_ns()
-    e.started_ns = x.started + x.gateway.wall_offset
-    e.duration_us = <unsigned int>((now - x.started) // 1000)
     if x.head_at:
         e.first_byte_us = <unsigned int>((x.head_at - x.started) // 1000)
         e.overhead_us = <unsigned int>((now - x.head_at + x.sent_at - x.started) // 1000
                                        if not x.stream else (x.sent_at - x.started) // 1000)
-    e.snapshot = <unsigned int>x.table.version
-    e.deployment = x.deployment.index if x.deployment is not None else -1
     e.status = <unsigned short>x.status
-    e.endpoint = <unsigned char>x.plan.endpoint
-    e.attempts = <unsigned char>x.attempts
     e.flags = x.flags | (E_STREAM if x.stream else 0)
     if x.tapping and x.tap.usage.seen:
         e.input_tokens = x.tap.usage.input_tokens
@@ -97,11 +89,26 @@ cdef void settle(Exchange x):
             e.input_tokens = x.input_estimate
             e.output_tokens = output_estimate(x)
     e.cost = cost
+    describe_event(x, e, now)
+    block.publish()
+
+
+cdef void describe_event(Exchange x, Event* e, long long now):
+    """What an event says of its request, whatever became of it."""
+    cdef Py_ssize_t size
+    cdef const char* peer
+    e.started_ns = x.started + x.gateway.wall_offset
+    e.duration_us = <unsigned int>((now - x.started) // 1000)
+    e.snapshot = <unsigned int>x.table.version
+    e.deployment = x.deployment.index if x.deployment is not None else -1
+    e.endpoint = <unsigned char>x.plan.endpoint
+    e.attempts = <unsigned char>x.attempts
     memcpy(e.key_digest, PyBytes_AS_STRING(x.key.digest), 32)
-    if x.call_id is not None:
-        size = min(36, PyBytes_GET_SIZE(x.call_id))
-        memcpy(e.call_id, PyBytes_AS_STRING(x.call_id), size)
-        e.call_id_size = <unsigned char>size
+    if x.call_id is None:                     # no head has gone to the client yet
+        x.call_id = new_call_id(x)
+    size = min(36, PyBytes_GET_SIZE(x.call_id))
+    memcpy(e.call_id, PyBytes_AS_STRING(x.call_id), size)
+    e.call_id_size = <unsigned char>size
     if x.model is not None:
         size = min(64, PyBytes_GET_SIZE(x.model))
         memcpy(e.model, PyBytes_AS_STRING(x.model), size)
@@ -110,10 +117,42 @@ cdef void settle(Exchange x):
         peer = PyUnicode_AsUTF8AndSize(x.downstream.peer, &size)
         e.client_size = <unsigned char>min(46, size)
         memcpy(e.client, peer, e.client_size)
+    if x.asked_tags is not None:
+        tags = ",".join(sorted(x.asked_tags)).encode()
+        if len(tags) > 64:                    # whole ones, as many as fit
+            tags = tags[:65].rpartition(b",")[0]
+        e.tags_size = <unsigned char>len(tags)
+        memcpy(e.tags, PyBytes_AS_STRING(tags), e.tags_size)
     if x.traced:
         e.trace_size = 32
         memcpy(e.trace_id, x.trace_id, 32)
-    block.publish()
+
+
+cdef void settle_attempt(Exchange x, int status, int kind):
+    """A try that has failed: an event of its own. If its upstream may have begun to work and did not answer with an error,
+    what it may have cost is estimated, and is the request's to pay."""
+    cdef Event* e
+    cdef bint worked = kind == X_TIMEOUT or kind == X_CONNECT and x.sent > 0 or x.head_at and not x.error_answer
+    cdef long long cost = 0
+    if x.plan.endpoint in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS) or x.plan.kind == PLAN_TUNNEL or x.key is None:
+        return
+    if worked:
+        if x.input_estimate < 0:
+            x.input_estimate = estimate_input(x)
+        cost = x.deployment.prices.of_tokens(x.input_estimate, 0) if x.deployment.prices.known else -1
+        x.lost_tokens += x.input_estimate
+        x.lost_cost += max(0, cost)
+        if cost > 0 and x.deployment.budgets is not None:
+            charge_deployment(x, cost)
+    e = x.gateway.block.claim()
+    if e == NULL:
+        return
+    e.status = <unsigned short>status
+    e.flags = E_ATTEMPT | E_NO_USAGE | (E_STREAM if x.stream else 0) | (E_ESTIMATED if worked else 0)
+    e.input_tokens = x.input_estimate if worked else 0
+    e.cost = cost
+    describe_event(x, e, monotonic_ns())
+    x.gateway.block.publish()
 
 
 cdef void charge_deployment(Exchange x, long long cost):

@@ -61,6 +61,7 @@ cdef class Exchange:
     cdef Deployment pinned            # the deployment that a request goes on with, if it is fit
     cdef bint marked                  # previous_response_id carries our mark, which is taken off
     cdef int unfit                    # why `choose` found none
+    cdef long long lost_tokens, lost_cost    # of tries that failed
     cdef list tried                   # deployments that failed this request, in this group
     cdef list pending                 # names of groups still to be tried
     cdef set visited
@@ -130,6 +131,7 @@ cdef class Exchange:
         self.admitted = self.traced = self.governed = False
         self.n_holds = 0
         self.input_estimate = -1
+        self.lost_tokens = self.lost_cost = 0
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
         self.resumed = False

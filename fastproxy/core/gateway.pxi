@@ -2,13 +2,13 @@ cdef extern from *:
     """
     #ifdef __GLIBC__
     #include <malloc.h>
-    /* By itself the allocator learns from a 10 MB body to keep 20 MB and what lies between them for good. */
-    static void give_back_large(void) { mallopt(M_MMAP_THRESHOLD, 2 << 20); mallopt(M_TRIM_THRESHOLD, 4 << 20); }
+    /* By itself the allocator keeps 20 MB after a body of 10 MB, and what lies between such bodies, for good. */
+    static void give_back(void) { malloc_trim(0); }
     #else
-    static void give_back_large(void) {}
+    static void give_back(void) {}
     #endif
     """
-    void give_back_large() noexcept nogil
+    void give_back() noexcept nogil
 
 
 @cython.final
@@ -30,6 +30,8 @@ cdef class Gateway:
     cdef dict addresses               # connections per client address,
     cdef list listeners
     cdef unsigned long long random_state
+    cdef bint large_freed             # a large body has gone since …
+    cdef double given_back            # … memory was last given back to the system
     cdef long long wall_offset        # wall clock minus monotonic clock, ns
     cdef bytes date_line
     cdef double ticked                # monotonic seconds of the last tick
@@ -73,7 +75,6 @@ cdef class Gateway:
         self.random_state = int.from_bytes(os.urandom(8), "little") | 1
         self.constant_lines = f"x-litellm-version: {version}\r\n".encode()
         self.via_line = b"via: 1.1 fastproxy\r\n"
-        give_back_large()
         self.tick()
 
     def swap(self, Table table):
@@ -99,6 +100,10 @@ cdef class Gateway:
         self.wall_offset = <long long>time.time_ns() - ns
         self.date_line = b"date: " + time.strftime(
             "%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode() + b"\r\n"
+        if self.large_freed and self.now - self.given_back > 1.0:
+            self.large_freed = False
+            self.given_back = self.now
+            give_back()
         # A worker that stood still reads first what has come meanwhile: it may have come in time.
         for d in () if late else list(self.connections):
             if d.deadline != 0.0 and d.deadline <= self.now:
@@ -166,6 +171,8 @@ cdef class Gateway:
 
     cdef void give_exchange(self, Exchange x):
         cdef Py_ssize_t spares = len(self.spare)
+        if x.body.capacity > LARGE_KEEP:
+            self.large_freed = True
         x.forget(LARGE_KEEP if spares < LARGE_SPARES else BODY_KEEP)
         if spares < SPARE_MAX:
             self.spare.append(x)

@@ -16,6 +16,10 @@ cdef bint pass_gates(Exchange x):
     cdef long long tokens = -1, money = -1, limit = 0
     cdef int why
     x.governed = True
+    if x.gateway.block.full():
+        refuse(x, 503, "service_unavailable", "What requests cost can't be written now, so keys with limits have to wait",
+               None, "", b"retry-after: 5\r\n")
+        return False
     for gate in x.key.gates:
         if gate.model is not None and gate.model != x.model:
             continue

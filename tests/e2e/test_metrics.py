@@ -1,7 +1,9 @@
 """/metrics of the real process tree, read with the client library's own parser."""
 
 import http.client
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +132,23 @@ def test_it_can_be_opened_and_says_less_then(mock_port: int, tmp_path: Any):
         assert f"127.0.0.1:{mock_port}" not in scrape(opened, None)[2]
     finally:
         opened.stop()
+
+
+def test_the_dashboard_and_the_alerts_name_only_what_there_is(gateway: Gateway):
+    docs = Path(__file__).parents[2] / "docs"
+    text = (docs / "grafana.json").read_text() + (docs / "alerts.yaml").read_text()
+    wanted = set(re.findall(r"\b(?:litellm|fastproxy)_[a-z0-9_]+", text))
+    with gateway.client() as client:
+        client.send(request("/v1/chat/completions", CHAT, MASTER))
+        assert client.answer().status == 200
+
+    def there() -> set[str]:
+        families = parse(scrape(gateway, MASTER)[2])
+        return {name for family in families for name in family_names(family)}
+
+    def family_names(family: Any) -> set[str]:
+        return {sample.name for sample in family.samples} | {family.name}
+
+    until(lambda: "litellm_requests_metric_total" in there())
+    assert len(wanted) > 15
+    assert wanted - {"litellm_model_name"} <= there()  # a label

@@ -1,31 +1,14 @@
 """Money in the real process tree: counted exactly once, kept over deaths, and the end of a budget."""
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from admin import call, make
-from harness import MASTER, UPSTREAM_KEY, Answer, Client, Gateway, mock_config, request, until
-
-CHAT = {"model": "priced", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
-INPUT, OUTPUT = 1_000_000, 2_000_000  # nano-dollars of a token
-
-
-def priced_config(mock_port: int) -> dict[str, Any]:
-    config = mock_config(mock_port)
-    params = {
-        "model": "openai/up",
-        "api_base": f"http://127.0.0.1:{mock_port}/v1",
-        "api_key": UPSTREAM_KEY,
-        "input_cost_per_token": INPUT / 1e9,
-        "output_cost_per_token": OUTPUT / 1e9,
-    }
-    config["model_list"].append({"model_name": "priced", "litellm_params": params})
-    return config
+from harness import MASTER, Client, Gateway, request, until
+from spending import CHAT, ask, control_pid, cost, get, priced_config, rows, spent
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +22,6 @@ def spending(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         code = running.stop()
     assert code == 0, running.log
     assert "Traceback" not in running.log, running.log
-
-
-def ask(gateway: Gateway, key: str, **body: Any) -> Answer:
-    with gateway.client() as client:
-        client.send(request("/v1/chat/completions", {**CHAT, **body}, key))
-        return client.answer()
-
-
-def cost(answer: Answer) -> float:
-    usage = answer.json()["usage"]
-    return (usage["prompt_tokens"] * INPUT + usage["completion_tokens"] * OUTPUT) / 1e9
-
-
-def spent(gateway: Gateway, key: str) -> float:
-    found = get(gateway, f"/key/info?key={key}")
-    return float(found["info"]["spend"])
-
-
-def get(gateway: Gateway, path: str) -> Any:
-    status, answer = call(gateway, "GET", path)
-    assert status == 200, answer
-    return answer
-
-
-def rows(gateway: Gateway, query: str) -> Any:
-    return get(gateway, f"/spend/logs?{query}")
 
 
 def test_a_request_is_a_row_and_part_of_every_sum(spending: Gateway):
@@ -164,17 +121,6 @@ def test_calculate(spending: Gateway):
     assert "no price" in answer["error"]["message"]
 
 
-def control_pid(gateway: Gateway) -> int | None:
-    """Its pid, by what it holds: the kept snapshot."""
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    for pid in children.read_text().split():
-        with contextlib.suppress(OSError):
-            links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-            if any("memfd:" in link for link in links):
-                return int(pid)
-    return None
-
-
 def test_every_answer_is_charged_once_whatever_dies(mock_port: int, tmp_path: Path):
     """Control is killed again and again while requests go on; the store is read after the end."""
     running = Gateway(tmp_path, priced_config(mock_port), "--num_workers", "2").wait()
@@ -265,3 +211,43 @@ def test_budgets_of_the_file_hold_and_outlive_the_process_tree(mock_port: int, t
         assert status == 200
     finally:
         gateway.stop()
+
+
+def test_a_try_that_timed_out_is_a_row_of_its_own(mock_port: int, tmp_path: Path):
+    config = priced_config(mock_port)
+    params = config["model_list"][-1]["litellm_params"]
+    slow = {**params, "model": "openai/mock-delay5000", "timeout": 0.3, "order": 1}
+    config["model_list"] += [
+        {"model_name": "twice", "litellm_params": slow},
+        {"model_name": "twice", "litellm_params": {**params, "order": 2}},
+    ]
+    config.setdefault("router_settings", {})["num_retries"] = 1
+    gateway = Gateway(tmp_path, config, "--data-dir", str(tmp_path / "data")).wait()
+    try:
+        key = make(gateway, "/key/generate", {"max_budget": 100})["key"]
+        answer = ask(gateway, key, model="twice")
+        assert (answer.status, answer.header("x-litellm-attempted-retries")) == (200, "1")
+        until(lambda: len(get(gateway, f"/spend/logs?api_key={key}")) == 2)
+        last, first = get(gateway, f"/spend/logs?api_key={key}")
+        assert first["request_id"] == last["request_id"]
+        assert (first["status_code"], last["status_code"]) == (408, 200)
+        assert float(first["spend"]) > 0
+        assert float(last["spend"]) == pytest.approx(cost(answer))
+        assert spent(gateway, key) == pytest.approx(float(first["spend"]) + cost(answer))
+        activity = get(gateway, "/global/activity")
+        assert activity["sum_api_requests"] == 1
+    finally:
+        gateway.stop()
+
+
+def test_tags_of_a_request_are_summed(spending: Gateway):
+    key = make(spending, "/key/generate", {})["key"]
+    answer = ask(spending, key, metadata={"tags": ["blue team", "nightly"]})
+    assert answer.status == 200
+
+    def sums() -> dict[str, float]:
+        found = get(spending, "/spend/tags")
+        return {row["individual_request_tag"]: row["total_spend"] for row in found}
+
+    until(lambda: {"blue team", "nightly"} <= sums().keys())
+    assert sums()["nightly"] == pytest.approx(cost(answer))

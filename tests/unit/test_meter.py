@@ -8,7 +8,7 @@ from fastproxy._meter import LATENCY_BUCKETS, OVERHEAD_BUCKETS, Meter
 from fastproxy.control import series
 from fastproxy.control.series import OTHER, Histogram, Series
 
-EVENT = {"snapshot": 1, "deployment": 0, "status": 200, "endpoint": 0, "cost": 5}
+EVENT = {"attempt": False, "snapshot": 1, "deployment": 0, "status": 200, "endpoint": 0, "cost": 5}
 
 
 def cell(key: str, model: str = "m", **more: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MAY = {
     Role.VIEWER: {
         "/key/info", "/v2/key/info", "/key/list", "/key/aliases", "/user/info", "/user/list", "/team/info",
         "/team/list", "/v2/team/list", "/team/permissions_list", "/budget/info", "/budget/list", "/audit",
-        "/spend/logs", "/spend/keys", "/spend/users", "/spend/calculate", "/global/spend", "/global/spend/models",
+        "/spend/logs", "/spend/keys", "/spend/users", "/spend/tags", "/spend/calculate", "/global/spend", "/global/spend/models",
         "/global/spend/teams", "/global/activity",
     },
     Role.USER: {

@@ -92,6 +92,7 @@ ROUTES: tuple[Route, ...] = (
         ("GET", "/spend/logs", "logs", PEOPLE),
         ("GET", "/spend/keys", "by_key", READERS),
         ("GET", "/spend/users", "by_user", READERS),
+        ("GET", "/spend/tags", "by_tag", READERS),
         ("POST", "/spend/calculate", "calculate", EVERYBODY),
         ("GET", "/global/spend", "total", READERS),
         ("GET", "/global/spend/models", "by_model", READERS),

@@ -75,6 +75,25 @@ def by_team(work: Work, asked: shapes.Top) -> Any:
     return [{"team_id": row["team_id"] or None, **_sums(row)} for row in rows]
 
 
+def by_tag(work: Work, asked: shapes.Days) -> Any:
+    """What requests with each tag have cost."""
+    since, until = _day(asked.start_date, "start_date"), _day(asked.end_date, "end_date")
+    rows = spend.by_tag(
+        work.connection,
+        None if since is None else since.isoformat(),
+        None if until is None else until.isoformat(),
+    )
+    return [
+        {
+            "individual_request_tag": row["tag"],
+            "log_count": row["requests"],
+            "total_spend": to_dollars(row["spend"]),
+            **_sums(row),
+        }
+        for row in rows
+    ]
+
+
 def total(work: Work, asked: shapes.Nothing) -> Any:
     """What all have spent."""
     (row,) = spend.sums(work.connection, ())
@@ -161,6 +180,7 @@ def _row(row: Row) -> Row:
         "attempts": row["attempts"],
         "requester_ip_address": row["client"],
         "trace_id": row["trace_id"],
+        "request_tags": row["tags"].split(",") if row["tags"] else [],
     }
 
 

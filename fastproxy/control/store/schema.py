@@ -172,6 +172,7 @@ spend_logs = Table(
     Column("attempts", Integer, nullable=False),
     Column("client", String),
     Column("trace_id", String),
+    Column("tags", String),  # of the request, joined by commas
     Index("ix_spend_logs_started", "started"),
     Index("ix_spend_logs_key", "api_key", "started"),
 )
@@ -186,6 +187,20 @@ daily_spend = Table(
     Column("model_group", String, primary_key=True),
     Column("model", String, primary_key=True),
     Column("provider", String, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("spend", BigInteger, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("estimated", BigInteger, nullable=False),
+)
+
+daily_tags = Table(
+    "daily_tags",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("tag", String, primary_key=True),
     Column("requests", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
     Column("prompt_tokens", BigInteger, nullable=False),

@@ -4,20 +4,31 @@ The rows, the sums and the position up to which the ring was read are one transa
 after a death is known by its position.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import Connection, Table, and_, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Dialect,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from fastproxy import durations
-from fastproxy._shared import rows
+from fastproxy._shared import fold, fold_tags, rows
 from fastproxy._table import ENDPOINTS
-from fastproxy.control.store import keys as stored_keys
 from fastproxy.control.store.rows import Row, fetch, now_ms
 from fastproxy.control.store.schema import (
     daily_spend,
+    daily_tags,
     keys,
     members,
     ring_marks,
@@ -26,13 +37,20 @@ from fastproxy.control.store.schema import (
     users,
 )
 
+if TYPE_CHECKING:
+    from fastproxy._shared import Sum
+
 DAY_KEY = ("day", "api_key", "user_id", "team_id", "model_group", "model", "provider")
 SUMS = (
     "requests", "failed", "prompt_tokens", "completion_tokens", "spend", "unpriced", "estimated",
 )  # fmt: skip
+TAG_KEY = ("day", "tag")
+SHARED = ("api_key", "user_id", "team_id", "model", "model_group", "model_id", "provider")
+FOLDS = 10_000  # in ring_marks: the folds of ring 0; their position is a generation
+DAY_MS = 86_400_000
+IN_QUERY = 500
 GROUPS = {"api_key", "user_id", "team_id", "model_group", "model", "provider", "day"}
 CHUNK = 5000  # rows deleted in one transaction
-DAY_MS = 86_400_000
 
 
 def marks(connection: Connection, epoch: str) -> dict[int, int]:
@@ -41,115 +59,203 @@ def marks(connection: Connection, epoch: str) -> dict[int, int]:
     return {row["ring"]: row["position"] for row in fetch(connection, query)}
 
 
+class Batch(Protocol):
+    """Events of one ring, and the position behind them."""
+
+    @property
+    def ring(self) -> int: ...
+    @property
+    def events(self) -> bytes: ...
+    @property
+    def upto(self) -> int: ...
+
+
+# model, its id and its provider, by what the client asked for, the snapshot's version and the deployment's index there
+Served = Callable[[str, int, int], tuple[str, str | None, str | None]]
+
+
 def book(
     connection: Connection,
     epoch: str,
-    ring: int,
-    upto: int,
-    sums: list[Row],
-    events: bytes = b"",
+    batches: Iterable[Batch],
+    served: Served,
+    raw_rows: bool = True,
 ) -> None:
-    """Write what a ring held up to the position `upto`: `sums` (control.spend) are added, `events` become rows."""
-    if marks(connection, epoch).get(ring, 0) >= upto:
+    """Write events: their rows (if wanted), their part of the sums, and how far their rings have been read."""
+    known = marks(connection, epoch)
+    new = [batch for batch in batches if known.get(batch.ring, 0) < batch.upto]
+    events = b"".join(batch.events for batch in new)
+    found, numbers = fold(events)
+    sums = _named(connection, found, served)
+    if raw_rows and sums:
+        shared = [tuple(one[name] for name in SHARED) for one in sums]
+        connection.exec_driver_sql(_insertion(connection), rows(events, numbers, shared, ENDPOINTS))
+    _add(connection, sums)
+    _add_tags(connection, fold_tags(events))
+    _mark(connection, epoch, {batch.ring: batch.upto for batch in new})
+
+
+def book_folds(
+    connection: Connection,
+    epoch: str,
+    ring: int,
+    generation: int,
+    found: "list[Sum]",
+    served: Served,
+) -> None:
+    """Write the sums of a frozen generation of a ring's folds."""
+    if marks(connection, epoch).get(FOLDS + ring, 0) > generation:
         return
-    owners = _owners(connection, {row["api_key"] for row in sums})
-    for row in sums:
-        row["user_id"], row["team_id"] = owners.get(row["api_key"], (None, None))
-    if events:
-        _add_rows(connection, sums, owners, events)
-    if sums:
-        _add_days(connection, sums)
-        _charge(connection, sums)
-    mark = upsert(ring_marks).values(epoch=epoch, ring=ring, position=upto, at=now_ms())
-    connection.execute(
-        mark.on_conflict_do_update(
+    _add(connection, _named(connection, found, served))
+    _mark(connection, epoch, {FOLDS + ring: generation + 1})
+
+
+def _mark(connection: Connection, epoch: str, positions: Mapping[int, int]) -> None:
+    now = now_ms()
+    values = [
+        {"epoch": epoch, "ring": ring, "position": position, "at": now}
+        for ring, position in positions.items()
+    ]
+    if values:
+        mark = upsert(ring_marks)
+        mark = mark.on_conflict_do_update(
             index_elements=["epoch", "ring"],
             set_={"position": mark.excluded.position, "at": mark.excluded.at},
         )
-    )
+        connection.execute(mark, values)
+
+
+def _named(connection: Connection, found: "list[Sum]", served: Served) -> list[Row]:
+    # sums of events with their day, and whose and of what they are
+    owners = _owners(connection, {one[0].hex() for one in found})
+    sums = []
+    for key, group, snapshot, index, totals in found:
+        asked, token = group.decode("utf-8", "replace"), key.hex()
+        model, model_id, provider = served(asked, snapshot, index)
+        user_id, team_id = owners.get(token, (None, None))
+        sums.append(
+            {
+                "day": _day(totals[-1]),
+                "api_key": token,
+                "user_id": user_id,
+                "team_id": team_id,
+                "model_group": asked,
+                "model": model,
+                "model_id": model_id,
+                "provider": provider,
+                **dict(zip(SUMS, totals, strict=False)),
+                "started": totals[-1],
+            }
+        )
+    return sums
+
+
+@functools.lru_cache(1)
+def _insertion_for(dialect: Dialect) -> str:
+    names = [column.name for column in spend_logs.columns if column.name != "id"]
+    return str(insert(spend_logs).compile(dialect=dialect, column_keys=names))
+
+
+def _insertion(connection: Connection) -> str:
+    # for the driver's own executemany: it is several times as fast as one of mappings
+    return _insertion_for(connection.dialect)
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()
 
 
 def _owners(connection: Connection, tokens: set[str]) -> dict[str, tuple[str | None, str | None]]:
-    found = {}
-    for token in tokens:
-        row = stored_keys.get(connection, token)
-        if row is not None:
-            found[token] = (row["user_id"], row["team_id"])
-    return found
-
-
-def _add_rows(
-    connection: Connection,
-    sums: list[Row],
-    owners: dict[str, tuple[str | None, str | None]],
-    events: bytes,
-) -> None:
-    # Tuples for the driver: a dictionary for each row would cost several times as much.
-    served = {
-        (row["model_group"], row["snapshot"], row["deployment"]): (
-            row["model"],
-            row["model_id"],
-            row["provider"],
-        )
-        for row in sums
+    return {
+        row["token"]: (row["user_id"], row["team_id"])
+        for row in _by_id(connection, keys.c.token, tokens)
     }
-    columns = [column.name for column in spend_logs.columns if column.name != "id"]
-    statement = insert(spend_logs).compile(dialect=connection.dialect, column_keys=columns)
-    connection.exec_driver_sql(str(statement), rows(events, served, owners, ENDPOINTS))
 
 
-def _add_days(connection: Connection, rows: list[Row]) -> None:
-    sums: dict[tuple[str, ...], list[int]] = {}
-    for row in rows:
-        day = datetime.fromtimestamp(row["started"] / 1000, UTC).date().isoformat()
-        key = (day, *(row[name] or "" for name in DAY_KEY[1:]))
-        total = sums.setdefault(key, [0] * len(SUMS))
+def _by_id(connection: Connection, column: Column[str], values: Iterable[str]) -> Iterator[Row]:
+    wanted = list(values)
+    for at in range(0, len(wanted), IN_QUERY):
+        query = select(column.table).where(column.in_(wanted[at : at + IN_QUERY]))
+        yield from fetch(connection, query)
+
+
+def _add(connection: Connection, sums: list[Row]) -> None:
+    if sums:
+        _add_days(connection, sums)
+        _charge(connection, sums)
+
+
+def _add_days(connection: Connection, sums: list[Row]) -> None:
+    days: dict[tuple[str, ...], list[int]] = {}
+    for one in sums:
+        total = days.setdefault(tuple(one[name] or "" for name in DAY_KEY), [0] * len(SUMS))
         for at, name in enumerate(SUMS):
-            total[at] += row[name]
-    statement = upsert(daily_spend)
+            total[at] += one[name]
+    _add_to(connection, daily_spend, DAY_KEY, days)
+
+
+def _add_tags(connection: Connection, found: Mapping[tuple[bytes, int], tuple[int, ...]]) -> None:
+    days: dict[tuple[str, ...], list[int]] = {}
+    for (tags, day), totals in found.items():
+        for tag in set(tags.decode("utf-8", "replace").split(",")) - {""}:
+            total = days.setdefault((_day(day * DAY_MS), tag), [0] * len(SUMS))
+            for at in range(len(SUMS)):
+                total[at] += totals[at]
+    if days:
+        _add_to(connection, daily_tags, TAG_KEY, days)
+
+
+def _add_to(
+    connection: Connection,
+    table: Table,
+    key: tuple[str, ...],
+    days: Mapping[tuple[str, ...], list[int]],
+) -> None:
+    statement = upsert(table)
     statement = statement.on_conflict_do_update(
-        index_elements=list(DAY_KEY),
-        set_={name: daily_spend.c[name] + statement.excluded[name] for name in SUMS},
+        index_elements=list(key),
+        set_={name: table.c[name] + statement.excluded[name] for name in SUMS},
     )
-    connection.execute(
-        statement,
-        [
-            {
-                **dict(zip(DAY_KEY, key, strict=True)),
-                **dict(zip(SUMS, total, strict=True)),
-            }
-            for key, total in sums.items()
-        ],
-    )
+    values = [
+        {**dict(zip(key, at, strict=True)), **dict(zip(SUMS, total, strict=True))}
+        for at, total in days.items()
+    ]
+    connection.execute(statement, values)
 
 
-def _charge(connection: Connection, rows: list[Row]) -> None:
-    # what budgets are counted from: by key, user, team and membership, in the order of admission
-    owed: dict[tuple[Table, tuple[str, ...]], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: int(row["started"])):
-        if not row["spend"]:
+def _charge(connection: Connection, sums: list[Row]) -> None:
+    # what keys, users, teams and members have spent
+    owed: dict[Table, dict[tuple[str, ...], list[Row]]] = {}
+    for one in sorted(sums, key=lambda one: int(one["started"])):
+        if not one["spend"]:
             continue
-        owed.setdefault((keys, (row["api_key"],)), []).append(row)
-        if row["user_id"]:
-            owed.setdefault((users, (row["user_id"],)), []).append(row)
-        if row["team_id"]:
-            owed.setdefault((teams, (row["team_id"],)), []).append(row)
-            if row["user_id"]:
-                owed.setdefault((members, (row["team_id"], row["user_id"])), []).append(row)
-    for (table, key), parts in owed.items():
-        where = and_(*(c == value for c, value in zip(table.primary_key.columns, key, strict=True)))
-        old = next(fetch(connection, select(table).where(where)), None)
-        if old is None:
-            continue
-        new = _charged(old, parts)
-        if table is keys:
-            by_model = dict(old["model_spend"] or {})
-            for part in parts:
-                name = part["model_group"]
-                by_model[name] = by_model.get(name, 0) + part["spend"]
-            new["model_spend"] = by_model
-            new["last_active"] = max(int(part["started"]) for part in parts)
-        connection.execute(update(table).where(where).values(new))
+        owed.setdefault(keys, {}).setdefault((one["api_key"],), []).append(one)
+        if one["user_id"]:
+            owed.setdefault(users, {}).setdefault((one["user_id"],), []).append(one)
+        if one["team_id"]:
+            owed.setdefault(teams, {}).setdefault((one["team_id"],), []).append(one)
+            if one["user_id"]:
+                at = (one["team_id"], one["user_id"])
+                owed.setdefault(members, {}).setdefault(at, []).append(one)
+    for table, parts in owed.items():
+        names = [column.name for column in table.primary_key.columns]
+        changes = []
+        for old in _by_id(connection, table.c[names[-1]], {key[-1] for key in parts}):
+            key = tuple(old[name] for name in names)
+            if key not in parts:
+                continue
+            change = _charged(old, parts[key])
+            if table is keys:
+                by_model = dict(old["model_spend"] or {})
+                for part in parts[key]:
+                    name = part["model_group"]
+                    by_model[name] = by_model.get(name, 0) + part["spend"]
+                change["model_spend"] = by_model
+                change["last_active"] = max(int(part["started"]) for part in parts[key])
+            changes.append({**change, **{f"_{name}": old[name] for name in names}})
+        if changes:
+            where = [table.c[name] == bindparam(f"_{name}") for name in names]
+            connection.execute(update(table).where(*where), changes)
 
 
 def _charged(old: Row, parts: list[Row]) -> Row:
@@ -228,6 +334,21 @@ def spent(
     conditions.append(table.c.api_key.not_in(without))
     query = select(func.coalesce(func.sum(table.c.spend), 0)).where(*conditions)
     return int(connection.execute(query).scalar_one())
+
+
+def by_tag(
+    connection: Connection, since: str | None, until: str | None, limit: int = 1000
+) -> list[Row]:
+    """Sums by tag of the days between two, the dearest first."""
+    conditions = []
+    if since is not None:
+        conditions.append(daily_tags.c.day >= since)
+    if until is not None:
+        conditions.append(daily_tags.c.day <= until)
+    totals = [func.sum(daily_tags.c[name]).label(name) for name in SUMS]
+    query = select(daily_tags.c.tag, *totals).where(*conditions).group_by(daily_tags.c.tag)
+    query = query.order_by(totals[SUMS.index("spend")].desc()).limit(limit)
+    return list(fetch(connection, query))
 
 
 def forget(connection: Connection, before: int) -> int:

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from fastproxy.control.store.migrations import v0001_first, v0002_spend
+from fastproxy.control.store.migrations import v0001_first, v0002_spend, v0003_tags
 
-STEPS: tuple[ModuleType, ...] = (v0001_first, v0002_spend)
+STEPS: tuple[ModuleType, ...] = (v0001_first, v0002_spend, v0003_tags)
 HEAD: str = STEPS[-1].revision

@@ -1,0 +1,124 @@
+"""One line for each request, from the rings' events: written when the answer is long under way."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from fastproxy import logs
+from fastproxy._shared import decode
+from fastproxy._table import ENDPOINTS
+
+log = logging.getLogger("fastproxy.control")
+
+STDOUT = 1
+FLAGS = ("stream", "client_gone", "cut", "estimated")
+
+
+class AccessLog:
+    """Where the lines go, and what they say."""
+
+    def __init__(
+        self,
+        deployments: Callable[[int, int], dict[str, Any] | None],
+        records: Callable[[str], dict[str, Any]],
+    ) -> None:
+        """deployments: by snapshot and index; records: a key's by its digest."""
+        self.deployments = deployments
+        self.records = records
+        self.fd: int | None = None
+        self.text = False
+        self.redact = False
+        self.lost = 0
+
+    def use(self, target: bool | str | None, redact: bool) -> None:
+        """Write to standard output (True) or a file, which is opened anew: whoever rotates it sends HUP.
+
+        redact: leave out whose key it was.
+        """
+        if self.fd is not None and self.fd != STDOUT:
+            os.close(self.fd)
+        self.fd = STDOUT if target is True else None
+        self.text = self.fd == STDOUT and sys.stdout.isatty()
+        self.redact = redact
+        if isinstance(target, str):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            try:
+                self.fd = os.open(target, flags, 0o640)
+            except OSError as error:
+                log.error("access_log: %s can't be written: %s", target, error.strerror)
+
+    def take(self, events: bytes) -> None:
+        """A batch of the rings."""
+        if self.fd is None or not events:
+            return
+        keys: dict[str, dict[str, Any]] = {}
+        lines = []
+        for event in decode(events):
+            digest = event["key"]
+            if digest not in keys:
+                keys[digest] = self.records(digest)
+            entry = self._entry(event, keys[digest])
+            lines.append(_text(entry) if self.text else orjson.dumps(entry).decode())
+        # a file's lines at once; a pipe takes no more than it has room for, and is never waited for
+        if logs.say("\n".join(lines), self.fd):
+            if self.lost:
+                log.warning("%d lines of the access log could not be written", self.lost)
+            self.lost = 0
+        else:
+            self.lost += len(lines)
+
+    def _entry(self, event: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
+        deployment = self.deployments(event["snapshot"], event["deployment"]) or {}
+        endpoint = event["endpoint"]
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(event["started_ns"] / 1e9, UTC).isoformat(
+                timespec="milliseconds"
+            ),
+            "call_id": event["call_id"],
+            "status": event["status"],
+            "call_type": ENDPOINTS[endpoint] if endpoint < len(ENDPOINTS) else "",
+            "model": event["model"],
+            "deployment": deployment.get("id"),
+            "upstream_model": deployment.get("litellm_model"),
+            "duration_ms": event["duration_us"] / 1000,
+            "first_byte_ms": event["first_byte_us"] / 1000,
+            "overhead_ms": event["overhead_us"] / 1000,
+            "input_tokens": event["input_tokens"],
+            "output_tokens": event["output_tokens"],
+            "cost": None if event["cost"] < 0 else event["cost"] / 1e9,
+            "attempts": event["attempts"],
+            "client": event["client"],
+        }
+        if not self.redact:
+            entry["key"] = event["key"]
+            entry |= {
+                name: key[field]
+                for name, field in (
+                    ("key_alias", "alias"),
+                    ("user", "user_id"),
+                    ("team", "team_id"),
+                )
+                if key.get(field)
+            }
+        if event["trace_id"]:
+            entry["trace_id"] = event["trace_id"]
+        return entry | {name: True for name in FLAGS if event[name]}
+
+
+def _text(entry: dict[str, Any]) -> str:
+    """For a person's terminal."""
+    flags = "".join(f" {name}" for name in FLAGS if entry.get(name))
+    tokens = f"{entry['input_tokens']}+{entry['output_tokens']} tokens"
+    who = entry.get("key_alias") or str(entry.get("key", "-"))[:8]
+    model = (
+        entry["model"].encode("unicode_escape").decode()
+    )  # a client's bytes are no orders to a terminal
+    return (
+        f"{entry['time']} {entry['status']} {entry['call_type']} {model} {tokens} "
+        f"{entry['duration_ms']:.1f} ms (ours {entry['overhead_ms']:.2f}) {who} {entry['client']}{flags}"
+    )

@@ -1,0 +1,71 @@
+"""The access log of the real process tree: one line for each request, and what it may not say."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from admin import make
+from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request, until
+
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a secret"}]}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def started(tmp_path: Path, mock_port: int, **settings: Any) -> tuple[Gateway, Path]:
+    path = tmp_path / "access.log"
+    config = mock_config(mock_port)
+    config["general_settings"]["access_log"] = str(path)
+    config.setdefault("litellm_settings", {}).update(settings)
+    return Gateway(tmp_path, config).wait(), path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_every_request_is_a_line_and_a_rotated_file_is_opened_anew(mock_port: int, tmp_path: Path):
+    gateway, path = started(tmp_path, mock_port)
+    try:
+        made = make(gateway, "/key/generate", {"key_alias": "logged", "user_id": "ann"})
+        with gateway.client() as client:
+            parent = f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"
+            raw = request("/v1/chat/completions", CHAT, made["key"])
+            client.send(raw.replace(b"\r\n", b"\r\n" + parent.encode(), 1))
+            answer = client.answer()
+            client.send(request("/v1/chat/completions", {**CHAT, "model": "none"}, MASTER))
+            assert client.answer().status == 400
+        until(lambda: len(lines(path)) == 2)
+        first, second = lines(path)
+        assert first["call_id"] == answer.header("x-litellm-call-id")
+        assert (first["status"], first["model"], first["call_type"]) == (200, "gpt-4o-mini", "chat")
+        assert (first["key_alias"], first["user"], first["trace_id"]) == ("logged", "ann", TRACE)
+        assert first["input_tokens"] == answer.json()["usage"]["prompt_tokens"]
+        assert second["status"] == 400
+        text = path.read_text()
+        for secret in (made["key"], MASTER, UPSTREAM_KEY, "a secret"):
+            assert secret not in text
+
+        path.rename(tmp_path / "old.log")
+        os.kill(gateway.process.pid, signal.SIGHUP)
+        until(path.exists)
+        with gateway.client() as client:
+            client.send(request("/v1/chat/completions", CHAT, MASTER))
+            assert client.answer().status == 200
+        until(lambda: len(lines(path)) == 1)
+    finally:
+        gateway.stop()
+    assert "Traceback" not in gateway.log
+
+
+def test_whose_key_it_was_can_be_left_out(mock_port: int, tmp_path: Path):
+    gateway, path = started(tmp_path, mock_port, redact_user_api_key_info=True)
+    try:
+        with gateway.client() as client:
+            client.send(request("/v1/chat/completions", CHAT, MASTER))
+            assert client.answer().status == 200
+        until(lambda: len(lines(path)) == 1)
+        assert not {"key", "key_alias", "user", "team"} & lines(path)[0].keys()
+    finally:
+        gateway.stop()

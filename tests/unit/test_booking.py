@@ -1,0 +1,124 @@
+"""Events become rows and sums in the store, once, whoever asks again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, text
+
+from fastproxy import _shared
+from fastproxy._shared import Block
+from fastproxy.control.rings import Batch
+from fastproxy.control.store import migrate, spend
+from fastproxy.control.store.engine import make_engine
+
+DAY_NS = 86_400 * 10**9
+KEY = b"\x01" * 32
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    engine = make_engine(str(tmp_path / "store.db"))
+    with engine.connect() as opened:
+        with opened.begin():
+            migrate.upgrade(opened)
+        yield opened
+    engine.dispose()
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> Block:
+    return Block(_shared.create(str(tmp_path / "shared"), 1, 16), 0)
+
+
+def served(asked: str, version: int, index: int) -> tuple[str, str | None, str | None]:
+    return f"{asked}-{version}", f"id-{index}", "openai"
+
+
+def put(block: Block, count: int, **fields: int | bytes) -> None:
+    for _ in range(count):
+        block.put(**{"key": KEY, "model": b"m", "deployment": 1, "cost": 5, **fields})
+
+
+def batch(block: Block) -> Batch:
+    return Batch(0, *block.peek(block.released, 100))
+
+
+def total(connection: Connection) -> tuple[int, int]:
+    (found,) = spend.sums(connection, ())
+    return found["requests"], found["spend"]
+
+
+def count(connection: Connection, table: str) -> int:
+    return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608
+
+
+def test_a_batch_is_written_once(connection: Connection, block: Block):
+    put(block, 3, call_id=b"abc", snapshot=2, input_tokens=7)
+    for _ in range(2):  # the answer to the commit was lost
+        with connection.begin():
+            spend.book(connection, "e", [batch(block)], served)
+    with connection.begin():
+        (first, *others) = spend.logs(connection, {}, None, None, 10)
+        assert len(others) == 2
+        assert (first["api_key"], first["request_id"], first["model"], first["model_id"]) == (
+            KEY.hex(), "abc", "m-2", "id-1",
+        )  # fmt: skip
+        assert (first["model_group"], first["prompt_tokens"], first["spend"]) == ("m", 7, 5)
+        assert total(connection) == (3, 15)
+        assert spend.marks(connection, "e") == {0: 3}
+
+
+def test_a_new_batch_after_one_that_is_written(connection: Connection, block: Block):
+    put(block, 2)
+    old = batch(block)
+    block.release(old.upto)
+    put(block, 3)
+    with connection.begin():
+        spend.book(connection, "e", [old], served)
+        spend.book(connection, "e", [old, batch(block)], served, raw_rows=False)
+        assert total(connection) == (5, 25)
+        assert count(connection, "spend_logs") == 2
+
+
+def test_folds_are_written_once(connection: Connection, block: Block):
+    put(block, 20, started_ns=DAY_NS)
+    generation = block.freeze()
+    with connection.begin():
+        for _ in range(2):
+            found = block.folded(generation)
+            spend.book_folds(connection, "e", 0, generation, found, served)
+        assert total(connection) == (6, 30)
+        block.clear(generation)
+        put(block, 1)
+        generation = block.freeze()
+        spend.book_folds(connection, "e", 0, generation, block.folded(generation), served)
+        assert total(connection) == (7, 35)
+
+
+def test_tags_have_sums_of_their_own(connection: Connection, block: Block):
+    put(block, 2, tags=b"a,b")
+    put(block, 1, tags=b"b", started_ns=DAY_NS)
+    put(block, 1)
+    with connection.begin():
+        spend.book(connection, "e", [batch(block)], served)
+        found = {row["tag"]: row["spend"] for row in spend.by_tag(connection, None, None)}
+        assert found == {"a": 10, "b": 15}
+        found = {row["tag"]: row["spend"] for row in spend.by_tag(connection, "1970-01-02", None)}
+        assert found == {"b": 5}
+        assert {row["tags"] for row in spend.logs(connection, {}, None, None, 9)} == {
+            "a,b", "b", None,
+        }  # fmt: skip
+
+
+def test_rows_are_forgotten_in_chunks(
+    connection: Connection, block: Block, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spend, "CHUNK", 4)
+    put(block, 10)
+    put(block, 2, started_ns=DAY_NS)
+    with connection.begin():
+        spend.book(connection, "e", [batch(block)], served)
+        assert [spend.forget(connection, 86_400_000) for _ in range(4)] == [4, 4, 2, 0]
+        assert count(connection, "spend_logs") == 2
+        assert total(connection) == (12, 60)

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastproxy.control")
 
 FOLLOW_STORE_SECONDS = 0.1
-YIELDING = 10  # nice value: where they share a core, a worker with a request to serve goes first
 
 
 @dataclass
@@ -443,8 +442,6 @@ def hello(options: "ServeOptions", loaded: config.Config) -> str:
 
 def main(options: ControlOptions) -> int:
     """Run control in this process (just forked by the supervisor)."""
-    with contextlib.suppress(OSError):
-        os.nice(YIELDING)
     try:
         loaded = load_or_keep(options)
     except config.ConfigError as error:

@@ -328,7 +328,7 @@ class Control:
     async def _drain_rings(self) -> None:
         while True:
             self.rings.drain()
-            await self.spend.flush()
+            await self.spend.flush(at_once=False)
             await self.drain.degrade(self.spend.behind)
             await asyncio.sleep(self.spend.pause)
 

@@ -26,8 +26,10 @@ ROWS_PER_SECOND = 15_000  # where more come, sums are written instead of rows
 STALL_SECONDS = 0.5  # between two looks; what came meanwhile says nothing of the rate
 ROWS = 4096  # events in one transaction
 SUMMED = 65_536  # the same without rows
+MUCH = 1024  # events that are written at the next look
 QUICK_SECONDS = 0.02  # between two looks at rings that fill; else LOOK_SECONDS
 LOOK_SECONDS = 0.1
+BOOK_SECONDS = 0.9  # between two transactions where little comes: each keeps a core busy for a millisecond or two
 FILLING = 0.125
 
 
@@ -47,6 +49,7 @@ class Spend:
         self.forgotten = 0.0
         self.counted = 0  # events until the last look, and when that was
         self.counted_at = 0.0
+        self.booked_at = 0.0
         self.unreadable: set[Path] = set()
 
     async def use(self, store: Store) -> None:
@@ -89,8 +92,14 @@ class Spend:
         """Seconds until the rings are to be looked at again."""
         return QUICK_SECONDS if self.rings.filled > FILLING else LOOK_SECONDS
 
-    async def flush(self) -> None:
-        """Write what waits."""
+    async def flush(self, at_once: bool = True) -> None:
+        """Write what waits; if not at once, what has waited for a second, or is much."""
+        now = time.monotonic()
+        much = sum(batch.count for batch in self.rings.waiting) >= MUCH
+        if not (at_once or much or self.behind) and now - self.booked_at < BOOK_SECONDS:
+            return
+        if self.rings.waiting:
+            self.booked_at = now
         if self.store is not None and await self._book(self.rings, self.deployments):
             await self._forget()
 

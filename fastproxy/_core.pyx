@@ -49,7 +49,8 @@ from fastproxy._scan cimport (
 )
 from fastproxy._shared cimport (
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
-    C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_QUEUED, C_REFUSED, C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
+    C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_KEY_LOOKUPS, C_KEY_LOOKUPS_FAILED, C_QUEUED, C_REFUSED,
+    C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
     C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
     E_ATTEMPT, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
 )
@@ -119,6 +120,10 @@ cdef enum:
     INTERIM_MAX = 16              # 1xx answers before the final one
     CANDIDATES = 256              # of a larger group, so many beginning at a random one are looked at
     LONGEST_TOKEN = 12            # bytes of text; longer ones are too rare to matter
+    PARKED_MAX = 256              # requests of one worker that wait for a look-up of their key
+    UNKNOWN_MAX = 10000           # keys that are remembered as unknown
+    STRANGE_MAX = 500             # unknown keys of one client address in STRANGE_SECONDS
+    STRANGERS_MAX = 10000         # addresses of which that is counted
     STREAM_HELD = 65536           # of a stream before its first token; then it goes out
     TAIL_CHUNK = 1                # what follows a piece of a body: the end of its chunk,
     TAIL_LAST = 2                 # the last chunk
@@ -134,6 +139,9 @@ cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
 cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
+cdef double ASK_SECONDS = 2.0          # for a look-up of a key
+cdef double UNKNOWN_SECONDS = 5.0      # that a key is taken for unknown without asking again
+cdef double STRANGE_SECONDS = 10.0
 cdef double WARM_SECONDS = 0.2        # between two connections that are opened ahead of their need
 cdef double LATE_SECONDS = 0.25        # between two ticks: the worker stood still
 cdef double LOG_SECONDS = 1.0         # between two lines about the same trouble
@@ -254,6 +262,7 @@ include "core/dispatch.pxi"
 include "core/answer.pxi"
 include "core/ending.pxi"
 include "core/downstream.pxi"
+include "core/misses.pxi"
 include "core/passing.pxi"
 include "core/follow_up.pxi"
 include "core/tunnel.pxi"

@@ -22,6 +22,8 @@ cdef enum:
     C_QUEUED             # requests that wait for a place among those in flight (gauge)
     C_SHED               # requests refused because there was none
     C_EVENTS_FOLDED      # the ring was nearly full: kept as sums
+    C_KEY_LOOKUPS        # keys that the worker did not know and asked control for
+    C_KEY_LOOKUPS_FAILED  # requests that were not answered because that could not be found out
     C_COUNT
 
 cdef enum:               # Event.flags

@@ -51,6 +51,7 @@ COUNTER_NAMES = (
     "upstream_connects", "upstream_errors", "retries", "client_gone", "events_dropped",
     "bytes_in", "bytes_out", "unauthorized", "bad_requests", "connections_refused",
     "fallbacks", "retries_refused", "cooldowns", "queued", "shed", "events_folded",
+    "key_lookups", "key_lookups_failed",
 )
 
 cdef Py_ssize_t block_size(Py_ssize_t slots) noexcept:

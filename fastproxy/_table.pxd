@@ -52,6 +52,7 @@ cdef class KeyRecord:
     cdef readonly str name             # sk-...abcd
     cdef readonly str alias
     cdef readonly bint master
+    cdef readonly bint stored          # of the store, not of the configuration
     cdef readonly bint blocked
     cdef readonly double expires       # unix seconds, 0: never
     cdef readonly frozenset models     # None: all
@@ -177,6 +178,6 @@ cdef class Table:
     cdef readonly list deployments
     cdef readonly Pool control
     cdef KeyRecord _key(self, dict record)
-    cdef _forget(self, bytes digest)
+    cdef bint _forget(self, bytes digest)
     cdef Group group(self, bytes name)
     cdef Plan plan(self, bytes method_and_path)

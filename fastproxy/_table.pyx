@@ -80,6 +80,7 @@ cdef class KeyRecord:
         self.name = record.get("name") or "sk-...."
         self.alias = record.get("alias") or ""
         self.master = bool(record.get("master"))
+        self.stored = bool(record.get("stored"))
         self.blocked = bool(record.get("blocked"))
         self.expires = record.get("expires") or 0.0
         names = [m for m in record.get("models") or ()
@@ -296,16 +297,20 @@ cdef class Table:
         self.cors = _cors(settings.get("cors"))
         self.address_rule = _address_rule(settings)
 
+    def stored_keys(self):
+        """Hex digests of those keys that are not the configuration's."""
+        return [digest.hex() for digest, key in self.keys.items() if (<KeyRecord>key).stored]
+
     def set_keys(self, list upserts, list deletes):
-        """Keys of the store that are new or changed, by record, and those that are gone, by hex digest.
+        """Keys of the store that are new or changed, by record, and those to be forgotten, by hex digest.
 
         What is in flight goes on with the record that it began with; the next request of any connection
-        meets the new one."""
+        meets the new one. A key that the configuration has too is the configuration's."""
         cdef KeyRecord key
         for record in upserts:
             key = self._key(record)
-            self._forget(key.digest)
-            self.keys[key.digest] = key
+            if self._forget(key.digest):
+                self.keys[key.digest] = key
         for digest in deletes:
             self._forget(bytes.fromhex(digest))
 
@@ -315,10 +320,16 @@ cdef class Table:
             key.gates += (self.budget,)
         return key
 
-    cdef _forget(self, bytes digest):
-        old = self.keys.pop(digest, None)
-        if old is not None:
-            (<KeyRecord>old).retire()
+    cdef bint _forget(self, bytes digest):
+        # Whether there is no such key now.
+        old = self.keys.get(digest)
+        if old is None:
+            return True
+        if not (<KeyRecord>old).stored:
+            return False
+        del self.keys[digest]
+        (<KeyRecord>old).retire()
+        return True
 
     def _pool_key(self, record):
         return repr(sorted(record["origin"].items(), key=str))

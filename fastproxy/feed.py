@@ -1,13 +1,16 @@
 """The stream between control and one worker: 4-byte big-endian length, then an orjson array.
 
 bridge -> control: ["bridge", pid]; control -> bridge: ["bridge", {deployments, settings, environment}]
-worker -> control: ["hello", index, pid], ["applied", version], ["refused", version, reason],
-                   ["keys-applied", number]
-control -> worker: ["snapshot", {...}], ["keys", number, [record, ...], [digest, ...]]
+worker -> control: ["hello", index, pid, [digest, ...]], ["applied", version], ["refused", version, reason],
+                   ["keys-applied", number], ["key", digest]
+control -> worker: ["snapshot", {...}], ["keys", number, [record, ...], [digest, ...]],
+                   ["key", digest, record or null, whether nobody can say]
 
-A snapshot holds every key, of the file and of the store. "keys" changes the stored ones of the table that
-the worker has: records that are new or changed, digests of those that are gone. Messages are applied in
-order, so "keys-applied" of a number says that all that was sent before it is in force too.
+A snapshot holds the keys of the file, and of the stored ones those that workers have asked for. A key that a
+worker does not know it asks for by "key". "keys" changes the stored ones of the table that the worker has:
+records that are new or changed, digests of those to be forgotten. Messages are applied in order, so
+"keys-applied" of a number says that all that was sent before it is in force too. The "hello" of a worker that
+control has lost names the stored keys that it knows.
 
 Both sides import this module; it knows neither.
 """

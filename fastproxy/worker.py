@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,20 +102,26 @@ class Worker:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
             try:
-                feed.send(writer, "hello", self.options.index, os.getpid())
+                known = [] if self.table is None else self.table.stored_keys()
+                feed.send(writer, "hello", self.options.index, os.getpid(), known)
+                self.gateway.look_up_by(asks(writer))
                 while (message := await feed.receive(reader)) is not None:
                     await self._apply(message, writer)
             except ValueError:
                 log.exception("the feed is damaged")
             finally:
+                self.gateway.look_up_by(None)
                 writer.close()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _apply(self, message: list[Any], writer: asyncio.StreamWriter) -> None:
         if message[0] == "keys":
-            if self.table is not None:  # without one a snapshot is on its way, with all keys
-                self.table.set_keys(message[2], message[3])
+            if self.table is not None:  # without one a snapshot is on its way
+                self.gateway.change_keys(message[2], message[3])
             feed.send(writer, "keys-applied", message[1])
+            return
+        if message[0] == "key":
+            self.gateway.found(bytes.fromhex(message[1]), message[2], message[3])
             return
         if message[0] != "snapshot":
             return
@@ -179,6 +186,11 @@ class Worker:
         while self.gateway.drain() and self.loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
         return 0 if not self.gateway.drain() else 1
+
+
+def asks(writer: asyncio.StreamWriter) -> Callable[[bytes], None]:
+    """What has control look up a key."""
+    return lambda digest: feed.send(writer, "key", digest.hex())
 
 
 def tls_context(certificate: str, key: str | None, ciphers: str | None = None) -> ssl.SSLContext:

@@ -1,28 +1,55 @@
-"""Control's side of the feed: one link per worker, the newest snapshot and the newest keys to each."""
+"""Control's side of the feed: one link per worker, the newest snapshot and the newest keys to each.
+
+Of the stored keys control knows those that workers have asked for, up to KNOWN_MAX, and no worker knows one that
+control does not: so a change reaches every worker that has to hear of it, and a hundred thousand keys that nobody
+uses cost nothing.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from fastproxy import feed
+from fastproxy.control.store.engine import Unavailable
+
+# (records of those keys that exist, by digest; digests of those that don't). Raises Unavailable.
+Find = Callable[[Collection[str]], Awaitable[tuple[dict[str, bytes], list[str]]]]
 
 log = logging.getLogger("fastproxy.control")
 
+KNOWN_MAX = (
+    16384  # stored keys in the workers; the longest known ones are forgotten, and asked for again
+)
 ACKNOWLEDGE_SECONDS = 2.0  # a worker that takes longer serves nobody meanwhile
+
+
+@dataclass
+class Reading:
+    """Keys that are being read from the store, and those of all keys that have changed meanwhile."""
+
+    asked: set[str]
+    changed: set[str] = field(default_factory=set)
 
 
 class Links:
     """Connected workers and what they have applied."""
 
-    def __init__(self, workers: int, on_ready: Callable[[str | None], None]) -> None:
+    def __init__(self, workers: int, on_ready: Callable[[str | None], None], find: Find) -> None:
         self.workers = workers
+        self.find = find
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
-        self.keys: dict[str, bytes] = {}  # of the store: digest -> record for the workers, as JSON
+        # stored keys that workers may know: digest -> record for them, as JSON; the longest known first
+        self.keys: dict[str, bytes] = {}
+        self.wanted: dict[str, set[asyncio.StreamWriter]] = {}  # keys to be looked up, and for whom
+        self.readings: list[Reading] = []  # under way
+        self.looker: asyncio.Task[None] | None = None
         self.writers: dict[int, asyncio.StreamWriter] = {}
         self.bridges: set[asyncio.StreamWriter] = set()
         self.bridge: dict[str, Any] = {}  # what the LiteLLM SDK's process has to know
@@ -51,6 +78,27 @@ class Links:
         found = self.keys.get(digest)
         return None if found is None else dict(orjson.loads(found))
 
+    def _send_keys(
+        self, upserts: dict[str, bytes], deletes: list[str]
+    ) -> tuple[int, list[asyncio.StreamWriter]]:
+        self.number += 1
+        records = [orjson.Fragment(record) for record in upserts.values()]
+        for writer in self.reached:
+            feed.send(writer, "keys", self.number, records, deletes)
+        return self.number, list(self.reached)
+
+    def known(self, digests: Collection[str]) -> list[str]:
+        """Those that a worker may know, or will shortly: they have changed, and it must hear of it."""
+        asked: set[str] = set()
+        for reading in self.readings:
+            reading.changed.update(digests)
+            asked |= reading.asked
+        return [digest for digest in digests if digest in self.keys or digest in asked]
+
+    def every(self) -> set[str]:
+        """All stored keys that a worker may know, or will shortly."""
+        return set(self.keys).union(*(reading.asked for reading in self.readings))
+
     async def push_keys(self, upserts: dict[str, bytes], deletes: list[str]) -> None:
         """Put keys in force: returns when every worker has applied them, and what was sent before them.
 
@@ -59,14 +107,7 @@ class Links:
         self.keys.update(upserts)
         for digest in deletes:
             self.keys.pop(digest, None)
-        self.number += 1
-        number = self.number
-        sent = list(self.reached)
-        fixed = {record["digest"] for record in self.snapshot["keys"]} if self.snapshot else set()
-        records = [orjson.Fragment(r) for digest, r in upserts.items() if digest not in fixed]
-        deletes = [digest for digest in deletes if digest not in fixed]
-        for writer in sent:
-            feed.send(writer, "keys", number, records, deletes)
+        number, sent = self._send_keys(upserts, [*deletes, *self._too_many()])
 
         def late() -> int:
             return sum(self.reached.get(writer, number) < number for writer in sent)
@@ -76,6 +117,63 @@ class Links:
                 await self.news.wait_for(lambda: not late())
         except TimeoutError:
             log.error("%s workers have not applied a change of keys yet: they don't answer", late())
+
+    def _too_many(self) -> list[str]:
+        oldest = list(itertools.islice(self.keys, max(0, len(self.keys) - KNOWN_MAX)))
+        for digest in oldest:
+            del self.keys[digest]
+        return oldest
+
+    # -- keys that a worker asks for
+
+    def _want(self, digest: str, writer: asyncio.StreamWriter) -> None:
+        if digest in self.keys:
+            self._answer(digest, {writer}, False)
+            return
+        self.wanted.setdefault(digest, set()).add(writer)
+        if self.looker is None:
+            self.looker = asyncio.get_running_loop().create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        """Answer what is wanted, all at once, until nothing is."""
+        try:
+            while self.wanted:
+                wanted, self.wanted = self.wanted, {}
+                changed = await self._read(wanted)
+                for digest, writers in wanted.items():
+                    if changed is not None and digest in changed:
+                        self.wanted.setdefault(digest, set()).update(writers)
+                    else:
+                        self._answer(digest, writers, changed is None)
+                if oldest := self._too_many():
+                    self._send_keys({}, oldest)
+        finally:
+            self.looker = None
+
+    async def _read(self, digests: Collection[str]) -> set[str] | None:
+        """Know these keys: those that have changed meanwhile, so that they must be read again. None: it can't be done."""
+        reading = Reading(set(digests))
+        self.readings.append(reading)
+        try:
+            found, _ = await self.find(digests)
+        except Unavailable:
+            return None
+        finally:
+            self.readings.remove(reading)
+        self.keys.update((d, record) for d, record in found.items() if d not in reading.changed)
+        return reading.changed
+
+    def _answer(self, digest: str, writers: set[asyncio.StreamWriter], away: bool) -> None:
+        record = self.keys.get(digest)
+        for writer in writers:
+            if writer in self.reached:
+                told = None if record is None else orjson.Fragment(record)
+                feed.send(writer, "key", digest, told, away)
+
+    async def _recall(self, digests: list[str]) -> None:
+        """Know again what a worker knows, after a restart of control."""
+        # what can't be read now the snapshot is without, and is asked for anew
+        await self._read([digest for digest in digests if digest not in self.keys])
 
     def tell_bridge(self, news: dict[str, Any]) -> None:
         """Send its deployments to the LiteLLM SDK's process, now and when it connects."""
@@ -110,6 +208,8 @@ class Links:
                     index = message[1]
                     self.writers[index] = writer
                     self.reached[writer] = 0
+                    if message[3]:
+                        await self._recall(message[3])
                     self._send_snapshot(writer)
                 elif message[0] == "bridge":
                     self.bridges.add(writer)
@@ -119,6 +219,8 @@ class Links:
                     self.refused.pop(index, None)
                     self._check_ready()
                     await self._tell()
+                elif message[0] == "key":
+                    self._want(message[1], writer)
                 elif message[0] == "keys-applied":
                     self.reached[writer] = message[1]
                     await self._tell()

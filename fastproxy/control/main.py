@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastproxy.control")
 
 FOLLOW_STORE_SECONDS = 0.1
+NEWS_MAX = 1000  # keys that no worker knows: so many that a change touches may be new
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Control:
         self.loaded = False  # the stored keys are
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
+        self.pushing = asyncio.Lock()
         self.bridge_wanted = False
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
@@ -91,7 +93,7 @@ class Control:
         self.limits = Limits(
             limits_path(Path(options.shared_path).parent, options.serve.workers), -1
         )
-        self.links = Links(options.serve.workers, self._all_ready)
+        self.links = Links(options.serve.workers, self._all_ready, self._find_keys)
         self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
         series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
@@ -216,9 +218,8 @@ class Control:
 
     # -- the store
 
-    async def load_keys(self) -> None:
-        """The stored keys, before the workers get their first snapshot. Raises Unavailable."""
-        self.links.keys.update(await self.stored.keys(self.groups))
+    async def begin(self) -> None:
+        """What the store has to say before the workers get their first snapshot. Raises Unavailable."""
         self.loaded = True
         if self.stored.opened is not None:
             await self.spend.use(self.stored.opened)
@@ -228,15 +229,33 @@ class Control:
         if self.stored.opened is not None:
             await budgets.begin(self.stored.opened, self.limits, self.admin.snapshot)
 
+    async def _find_keys(self, digests: Collection[str]) -> tuple[dict[str, bytes], list[str]]:
+        return await self.stored.records(digests, self.groups)
+
     async def refresh_keys(self) -> None:
-        """Make the stored keys' records anew and tell the workers what differs."""
-        new = await self.stored.keys(self.groups)
-        # nothing waits from here to the sending: a change that is committed meanwhile is sent after it
+        """Make the records of those keys anew that workers know."""
+        await self._push(self.links.known(self.links.every()), [])
+
+    async def _push(self, known: list[str], others: list[str]) -> None:
+        # One after the other: of two changes at once what is read last is sent last.
+        async with self.pushing:
+            await self._push_now(known, others)
+
+    async def _push_now(self, known: list[str], others: list[str]) -> None:
+        try:
+            upserts, deletes = await self._find_keys(known)
+        except Unavailable as error:
+            # committed, so that what the workers have is wrong: they ask again
+            log.error(
+                "the store: %s; the keys that have changed are looked up when they are used", error
+            )
+            upserts, deletes = {}, known
         old = self.links.keys
-        upserts = {digest: record for digest, record in new.items() if old.get(digest) != record}
-        deletes = [digest for digest in old if digest not in new]
-        if upserts or deletes:
-            await self.links.push_keys(upserts, deletes)
+        upserts = {
+            digest: record for digest, record in upserts.items() if old.get(digest) != record
+        }
+        if upserts or deletes or others:
+            await self.links.push_keys(upserts, [*deletes, *others])
 
     async def store(self) -> Store:
         """The open store, for the admin API. Raises NoStore, Unavailable."""
@@ -277,23 +296,30 @@ class Control:
 
     async def in_force(
         self,
-        upserts: dict[str, bytes],
-        deletes: list[str],
+        touched: Collection[str],
         models: bool,
         respent: Collection[str] = (),
     ) -> None:
         """Bring a committed change to every worker; returns when all have it.
 
-        respent: digests of keys whose spend was set.
+        touched: digests of keys whose records it has changed; respent: of those whose spend was set.
         """
-        for digest in respent:
-            for gate in gates_of(orjson.loads(upserts[digest])) if digest in upserts else ():
-                if gate.scope == "api_key":
-                    self.limits.set_spent(gate, gate.spend)
+        known = self.links.known(touched)
+        if respent:
+            found, _ = await self._find_keys(respent)
+            for record in found.values():
+                for gate in gates_of(orjson.loads(record)):
+                    if gate.scope == "api_key":
+                        self.limits.set_spent(gate, gate.spend)
         if models:
             await self.stored.read_models()
             await self.reloader.publish_again()
-        await self.links.push_keys(upserts, deletes)
+        new = (
+            [digest for digest in touched if digest not in known]
+            if len(touched) <= NEWS_MAX
+            else []
+        )
+        await self._push(known, new)
 
     async def _follow_store(self) -> None:
         """Notice what another process has changed: for a while after USR2 there are two control processes."""
@@ -472,7 +498,7 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
                 await stored.open()
                 await stored.read_models()
             control = Control(options, loaded, Prober(session), stored)
-            await control.load_keys()
+            await control.begin()
         except config.ConfigError as error:
             logs.say(f"fastproxy: {error}")
             return int(getattr(error, "exit_code", 1) or 1)

@@ -26,6 +26,8 @@ HELP = {
     "queued": "Requests that wait for a place among those in flight",
     "events_dropped": "Usage events for which a ring had no room",
     "events_folded": "Usage events that were kept as sums, because their ring was nearly full",
+    "key_lookups": "Keys that a worker did not know yet and had looked up",
+    "key_lookups_failed": "Requests refused because their key could not be looked up",
     "shed": "Requests refused because too many were in flight",
 }
 KEY = ("end_user", "hashed_api_key", "api_key_alias", "team", "team_alias", "user", "user_email")

@@ -8,7 +8,7 @@ snapshot, and does not start without it: its keys would all be refused.
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastproxy.control.store.engine import Store
 
 log = logging.getLogger("fastproxy.control")
 
+AT_ONCE = 1000  # keys read in one go: others wait so long
 LOCK_SECONDS = 2.0  # for a dying predecessor to let go
 LOCK_RETRY = 0.1
 
@@ -68,13 +69,22 @@ class Stored:
         if self.opened is not None:
             await self.opened.close()
 
-    async def keys(self, groups: Mapping[str, list[str]]) -> dict[str, bytes]:
-        """The records of all stored keys, for the workers, by digest."""
+    async def records(
+        self, digests: Collection[str], groups: Mapping[str, list[str]]
+    ) -> tuple[dict[str, bytes], list[str]]:
+        """(records of those keys that exist, for the workers; digests of those that don't). Raises Unavailable."""
         if self.opened is None:
-            return {}
+            return {}, list(digests)
         from fastproxy.control.admin import records
 
-        return await self.opened.run(records.every, groups)
+        found: dict[str, bytes] = {}
+        gone: list[str] = []
+        asked = list(digests)
+        for at in range(0, len(asked), AT_ONCE):
+            new, missing = await self.opened.read(records.of, asked[at : at + AT_ONCE], groups)
+            found.update(new)
+            gone += missing
+        return found, gone
 
     async def read_models(self) -> list[dict[str, Any]]:
         """All stored models, as entries of model_list; `entries` until the next time."""

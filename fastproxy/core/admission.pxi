@@ -257,7 +257,7 @@ cdef bint start_multipart(Downstream d, Exchange x, Head* head, const char* p):
 
 
 cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* credential, int rank):
-    """Step 4: the credential's SHA-256 names the key record."""
+    """Step 4: the credential's SHA-256 names the key record. False: answered already, or d.parked."""
     cdef const char* value
     cdef unsigned int size
     cdef Table table = x.table
@@ -288,9 +288,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     digest = hashlib.sha256(raw).digest()
     found = table.keys.get(digest)
     if found is None:
-        unauthorized(d, x,
-                     f"Authentication Error, Invalid proxy server token passed. key={digest.hex()}, not found in db. "
-                     "Create key via `/key/generate` call.", "token_not_found_in_db", "key")
+        miss(d, x, digest, value, size)
         return False
     x.key = <KeyRecord>found
     if x.key.blocked:

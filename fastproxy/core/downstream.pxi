@@ -11,6 +11,8 @@ cdef class Downstream(Link):
     cdef bint later                   # `_serve_later` is scheduled
     cdef double deadline              # monotonic seconds; 0: none
     cdef Py_ssize_t drained
+    cdef bytes parked                 # digest of the key that the next request waits for, see misses.pxi
+    cdef bint unanswered              # … which nobody could say anything about
     cdef bytes credential             # the last one that was accepted, and its record
     cdef KeyRecord record
     cdef Table record_table
@@ -37,6 +39,8 @@ cdef class Downstream(Link):
         self.gateway.count_address(self.peer, -1)
         self.gateway.block.counters[C_CONNECTIONS] -= 1
         buf_free(&self.pending)
+        if self.parked is not None:
+            self.gateway.misses.leave(self)
         if x is not None:
             client_gone(x)
 
@@ -102,7 +106,8 @@ cdef class Downstream(Link):
 
     cdef void serve_pending(self):
         cdef Py_ssize_t used
-        if self.pending.size == 0 or self.closing or self.exchange is not None or self.serving:
+        if self.pending.size == 0 or self.closing or self.exchange is not None or self.serving \
+                or self.parked is not None:
             return
         used = self.serve(self.pending.data, self.pending.size)
         if self.pending.size:                  # it is freed when the connection was lost meanwhile
@@ -198,6 +203,9 @@ cdef class Downstream(Link):
         size -= head.size
         result = head.size
         if not admit(self, x, head, p):
+            if self.parked is not None:
+                self.take_back(x)
+                return 0
             if size and self.exchange is not None and self.exchange.state == S_DRAIN:
                 return result + self.drain(p + result, size)
             return result
@@ -210,6 +218,14 @@ cdef class Downstream(Link):
         if size:
             return result + on_body(x, p + result, size)
         return result
+
+    cdef void take_back(self, Exchange x):
+        # As if the head had not come yet.
+        self.gateway.block.counters[C_REQUESTS] -= 1
+        self.gateway.block.counters[C_IN_FLIGHT] -= 1
+        x.become(S_DONE)
+        self.exchange = None
+        self.gateway.give_exchange(x)
 
     cdef void refuse_head(self, Head* head):
         """A head that has no single reading: answered once, then the connection closes."""
@@ -259,6 +275,10 @@ cdef class Downstream(Link):
         self.deadline = 0.0
         if self.lingering or self.closing or self.congested:
             self.abort()               # it does not read what it is told
+        elif self.parked is not None:
+            self.gateway.misses.leave(self)
+            self.unanswered = True
+            self.serve_pending()
         elif x is None:
             if self.pending.size:
                 self.send(HEAD_TIMED_OUT, len(HEAD_TIMED_OUT))

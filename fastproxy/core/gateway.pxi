@@ -22,6 +22,7 @@ cdef class Gateway:
     cdef Block block
     cdef Traffic traffic
     cdef Limits limits
+    cdef Misses misses
     cdef dict pools
     cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
     cdef Py_ssize_t admitted          # LLM requests in flight,
@@ -63,6 +64,7 @@ cdef class Gateway:
         self.block = block
         self.traffic = traffic
         self.limits = limits
+        self.misses = Misses(self)
         self.dial = dial
         self.log = log
         self.pools = {}
@@ -80,6 +82,27 @@ cdef class Gateway:
     def swap(self, Table table):
         """The next request uses this table; those in flight keep theirs."""
         self.table = table
+
+    def change_keys(self, list upserts, list deletes):
+        """Stored keys that are new or changed, by record, and those to be forgotten, by hex digest."""
+        self.table.set_keys(upserts, deletes)
+        for record in upserts:
+            self.misses.unknown.pop(bytes.fromhex(record["digest"]), None)
+        for digest in deletes:
+            self.misses.unknown.pop(bytes.fromhex(digest), None)
+
+    def look_up_by(self, ask):
+        """`ask(digest)` has a key looked up, which `found` answers; None: nobody can."""
+        self.misses.ask = ask
+        if ask is not None:
+            for digest in self.misses.parked:
+                ask(digest)
+
+    def found(self, bytes digest, record, bint away=False):
+        """What `ask` was answered: the key's record, None for no such key; away: nobody can say now."""
+        if record is not None:
+            self.table.set_keys([record], [])
+        self.misses.answered(digest, record is not None, away)
 
     def listen(self, sock, tls):
         """Accept clients on a listening socket; `tls` is a server's ssl.SSLContext or None."""
@@ -126,9 +149,9 @@ cdef class Gateway:
         self.retire()
         self.draining = True
         for d in list(self.connections):
-            if d.exchange is None:
+            if d.exchange is None and d.parked is None:
                 d.finish(False)
-            elif d.exchange.state == S_TUNNEL:
+            elif d.exchange is not None and d.exchange.state == S_TUNNEL:
                 tunnel_drain(d.exchange)
         return len(self.connections)
 

@@ -41,12 +41,11 @@ class Gateway(Protocol):
 
     async def in_force(
         self,
-        upserts: dict[str, bytes],
-        deletes: list[str],
+        touched: Collection[str],
         models: bool,
         respent: Collection[str] = (),
     ) -> None:
-        """Bring a change to every worker; of `respent` keys the spend was set."""
+        """Bring a change of `touched` keys to every worker; of `respent` keys the spend was set."""
 
 
 class NoStore(Exception):
@@ -137,10 +136,8 @@ class Api:
         except Unavailable as error:
             message = f"The store can't answer now: {error}"
             raise Refused(503, message, "service_unavailable") from None
-        if done.upserts or done.deletes or done.models_changed:
-            await self.gateway.in_force(
-                done.upserts, done.deletes, done.models_changed, done.respent
-            )
+        if done.touched or done.models_changed:
+            await self.gateway.in_force(done.touched, done.models_changed, done.respent)
         return web.Response(body=orjson.dumps(done.answer), content_type="application/json")
 
     async def loaded(self) -> dict[str, ModuleType]:

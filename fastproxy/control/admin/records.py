@@ -1,7 +1,7 @@
 """From the store's rows to the records that workers enforce: a key with its team, user and membership in one.
 
 A record is plain JSON and holds no credential. Money in it is nano-dollars, times are seconds since 1970. Made, it
-is bytes: control keeps one of every key.
+is bytes: control keeps one of every key that a worker has asked for.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,6 +49,7 @@ class Records:
         aliases = {**((team or {}).get("model_aliases") or {}), **(key["aliases"] or {})}
         record = {
             "digest": key["token"],
+            "stored": True,
             "name": key["key_name"],
             "alias": key["key_alias"],
             "models": models,
@@ -118,10 +119,11 @@ class Records:
         return self.budgets[budget_id]
 
 
-def every(connection: Connection, groups: Groups) -> dict[str, bytes]:
-    """The records of all keys of the store, by digest."""
-    maker = Records(connection, groups)
-    return {key["token"]: orjson.dumps(maker.make(key)) for key in keys.every(connection)}
+def of(
+    connection: Connection, tokens: Iterable[str], groups: Groups
+) -> tuple[dict[str, bytes], list[str]]:
+    """(records of those keys that exist, by digest; digests of those that don't)."""
+    return Records(connection, groups).of(tokens)
 
 
 def tokens_of(

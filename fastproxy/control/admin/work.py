@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from fastproxy.control.admin import callers, records, roles
+from fastproxy.control.admin import callers, roles
 from fastproxy.control.admin.refused import Refused, bad
 from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.routes import Route
@@ -76,8 +76,7 @@ class Done:
     """A committed request: its answer and what follows from it."""
 
     answer: Any
-    upserts: dict[str, bytes]  # records by digest
-    deletes: list[str]
+    touched: frozenset[str]  # digests of keys whose records have changed
     models_changed: bool
     respent: frozenset[str]
 
@@ -117,8 +116,7 @@ def perform(
         )
     work = Work(connection, caller, around, path)
     answer = handler(work, asked())
-    upserts, deletes = records.Records(connection, around.groups).of(work.touched)
-    return Done(answer, upserts, deletes, work.models_changed, frozenset(work.respent))
+    return Done(answer, frozenset(work.touched), work.models_changed, frozenset(work.respent))
 
 
 def refuse_unapplied(asked: Any, names: tuple[str, ...]) -> None:

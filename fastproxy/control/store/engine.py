@@ -1,4 +1,6 @@
-"""The open database: one connection, one thread, every job a transaction, in the order of asking.
+"""The open database: one connection that writes, one thread, every job a transaction, in the order of asking.
+
+A second connection in a thread of its own reads what a request waits for.
 
 A single writer is what SQLite has anyway; that its jobs come one after another makes "committed, then
 told" easy to see. A commit waits for the disk (synchronous=FULL): a revocation that was acknowledged holds
@@ -37,6 +39,9 @@ class Store:
         self.thread = ThreadPoolExecutor(1, "store")
         self.engine: Engine | None = None
         self.connection: Connection | None = None
+        self.reader = ThreadPoolExecutor(1, "store-reader")
+        self.read_engine: Engine | None = None
+        self.reading: Connection | None = None
 
     @property
     def exists(self) -> bool:
@@ -52,13 +57,21 @@ class Store:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.thread, self._run, job, arguments)
 
+    async def read(self, job: Callable[..., Result], *arguments: Any) -> Result:
+        """As `run`, for a job that writes nothing: it waits for no writer. It sees what is committed. Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.reader, self._read, job, arguments)
+
     async def data_version(self) -> int:
         """A number that changes when another connection has written to the file."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, self._data_version)
 
     async def close(self) -> None:
         """After the jobs that were asked for."""
-        await asyncio.get_running_loop().run_in_executor(self.thread, self._close)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.reader, self._close_reader)
+        await loop.run_in_executor(self.thread, self._close)
+        self.reader.shutdown()
         self.thread.shutdown()
         self.directory.close()
 
@@ -80,9 +93,27 @@ class Store:
             log.info("%s: tables brought to version %s", database, steps[-1])
 
     def _run(self, job: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        return self._in_transaction(self.connection, job, arguments)
+
+    def _read(self, job: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if self.reading is None:
+            try:
+                self.read_engine = make_engine(str(self.directory.database), readonly=True)
+                self.reading = self.read_engine.connect()
+            except SQLAlchemyError as error:
+                raise Unavailable(reason(error)) from None
+        return self._in_transaction(self.reading, job, arguments)
+
+    def _in_transaction(
+        self,
+        connection: "Connection | None",
+        job: Callable[..., Result],
+        arguments: tuple[Any, ...],
+    ) -> Result:
         from sqlalchemy.exc import DBAPIError
 
-        connection = self.connection
         if connection is None:
             raise Unavailable("it is not open")
         began = time.monotonic()
@@ -110,6 +141,12 @@ class Store:
         except sqlite3.Error as error:
             raise Unavailable(reason(error)) from None
 
+    def _close_reader(self) -> None:
+        if self.reading is not None:
+            self.reading.close()
+        if self.read_engine is not None:
+            self.read_engine.dispose()
+
     def _close(self) -> None:
         if self.connection is not None:
             self.connection.close()
@@ -117,7 +154,7 @@ class Store:
             self.engine.dispose()
 
 
-def make_engine(path: str) -> "Engine":
+def make_engine(path: str, readonly: bool = False) -> "Engine":
     """An engine over one SQLite file."""
     import orjson
     from sqlalchemy import create_engine, event
@@ -135,12 +172,13 @@ def make_engine(path: str) -> "Engine":
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours, below: Python's would come too late
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        pragmas = ["journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"]
+        for pragma in ["query_only = ON"] if readonly else pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def begin(connection: "Connection") -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -1,12 +1,12 @@
 """Queries about virtual keys."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, or_
 from sqlalchemy.sql.elements import ColumnElement
 
-from fastproxy.control.store.rows import Row, add, change, fetch, like, one, page, remove, some
+from fastproxy.control.store.rows import Row, add, change, like, one, page, remove, some
 from fastproxy.control.store.schema import keys
 
 SORTED = {
@@ -22,14 +22,6 @@ SORTED = {
         "expires",
     )
 }
-
-OTHER = frozenset(  # what no record for the workers needs
-    [
-        "organization_id", "project_id", "config", "permissions", "allowed_cache_controls", "budget_limits",
-        "router_settings", "model_spend", "auto_rotate", "rotation_interval", "rotation_count", "last_active",
-        "created_at", "created_by", "updated_at", "updated_by",
-    ]
-)  # fmt: skip
 
 
 def get(connection: Connection, token: str) -> Row | None:
@@ -70,11 +62,6 @@ def of_team(connection: Connection, team_id: str) -> list[Row]:
 def of_budget(connection: Connection, budget_id: str) -> list[Row]:
     """The keys that a budget holds for."""
     return some(connection, keys, keys.c.budget_id == budget_id)
-
-
-def every(connection: Connection) -> Iterator[Row]:
-    """All keys, of each what its record for the workers is made of."""
-    return fetch(connection, select(*(column for column in keys.c if column.name not in OTHER)))
 
 
 def listed(

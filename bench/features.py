@@ -206,7 +206,8 @@ def main() -> int:
     lines = [
         "# What features cost",
         "",
-        f"Instructions in user space per request, from what is read to what is written, by `python bench/features.py`, fastproxy {__version__}, "
+        "Instructions in user space per request, from what is read to what is written, by "
+        f"`python bench/features.py`, fastproxy {__version__}, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Generated; not edited by hand.",
         "",
         "| variant | instructions/request | against base | |",

@@ -224,6 +224,11 @@ class Control:
         if self.stored.opened is not None:
             await self.spend.use(self.stored.opened)
             await self._begin_budgets()
+            self._later(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        # so that the first key that is looked up does not wait for imports and a connection
+        await self._find_keys([64 * "0"])
 
     async def _begin_budgets(self) -> None:
         if self.stored.opened is not None:

@@ -170,7 +170,7 @@ ALLOWED[S_QUEUE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_WAIT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_SENT] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_HOLD | 1 << S_RELAY \
     | 1 << S_TUNNEL | 1 << S_DRAIN | 1 << S_DONE
-ALLOWED[S_HOLD] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
+ALLOWED[S_HOLD] = 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE | 1 << S_BODY | 1 << S_RELAY | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_RELAY] = 1 << S_DRAIN | 1 << S_DONE | 1 << S_SENT | 1 << S_WAIT | 1 << S_PAUSE     # goes on elsewhere
 ALLOWED[S_PAUSE] = 1 << S_WAIT | 1 << S_SENT | 1 << S_DRAIN | 1 << S_DONE
 ALLOWED[S_DRAIN] = 1 << S_DONE

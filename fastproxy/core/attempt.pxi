@@ -125,17 +125,21 @@ cdef bint try_again(Exchange x, int status, int kind):
     end_attempt(x)
     if x.let_go:
         return False
-    if not x.body_complete:
-        # The body still arrives: what is known of it is kept, and it goes elsewhere once it is complete.
-        if kind != X_CONNECT or x.retries >= tries_left(x, group, kind):
-            return False
-        x.retries += 1
-        mark_tried(x)
-        return take_back(x, True)
-    mark_tried(x)
     may = retryable(status, kind, len(group.deployments)) or group.policy[kind] > 0
     if (kind == X_CONTEXT or kind == X_CONTENT) and fallback_names(x, kind) is not None:
         may = False
+    if not x.body_complete:
+        # The body still arrives: what is known of it is kept, and it goes elsewhere once it is complete.
+        if may and x.retries < tries_left(x, group, kind):
+            x.retries += 1
+        elif fallback_names(x, kind):
+            x.owed = kind
+        else:
+            return False
+        mark_tried(x)
+        forget_answer(x)
+        return take_back(x, True)
+    mark_tried(x)
     if may and x.retries < tries_left(x, group, kind) and retry(x, kind):
         return True
     return fall_back(x, kind)
@@ -201,14 +205,18 @@ cdef void launch(Exchange x):
     x.edited = None
     x.early = x.joined = False
     x.extra = x.sent = 0
+    forget_answer(x)
+    begin_attempt(x)
+    if prepare_body(x):
+        acquire_upstream(x)
+
+
+cdef void forget_answer(Exchange x):
     x.status = x.interim = 0
     x.head_at = x.answer_size = 0
     x.tapping = x.error_answer = False
     x.retry_after = x.content_type = None
     x.answer_keep_alive = False
-    begin_attempt(x)
-    if prepare_body(x):
-        acquire_upstream(x)
 
 
 cdef list fallback_names(Exchange x, int kind):

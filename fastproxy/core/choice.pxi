@@ -45,6 +45,12 @@ cdef bint choose_deployment(Exchange x):
         pin(x)
     if x.table.router.total_timeout > 0.0:
         x.total_until = x.gateway.now + x.table.router.total_timeout
+    if x.owed >= 0:
+        kind, x.owed = x.owed, -1
+        if not fall_back(x, kind):
+            x.unfit = U_COOLING
+            refuse_unfit(x)
+        return False
     x.deployment = choose(x, x.tried is not None)
     if x.deployment is None:
         if x.unfit == U_UNSUPPORTED or not x.body_complete \

@@ -54,7 +54,7 @@ cdef bint take_back(Exchange x, bint failed=False):
 
     failed: it is undone by the upstream; what follows of the body is only kept, until it is complete.
     """
-    if x.state == S_HOLD or x.state == S_RELAY:
+    if not failed and (x.state == S_HOLD or x.state == S_RELAY):
         return False               # the upstream answered without the end of the body: its answer stands
     if x.state == S_WAIT:
         stop_waiting(x)

@@ -56,6 +56,7 @@ cdef class Exchange:
     cdef bint admitted                # counts among the worker's requests in flight
     cdef bint in_group, in_attempt, retrying    # what is counted in shared memory for it
     cdef int retries, fallbacks       # in this group; groups left
+    cdef int owed                     # kind of the failure during the upload that leads to another group; -1: none
     cdef bint probe                   # the deployment's cooldown is over, and this request finds out whether it serves
     cdef bint pass_scan               # PLAN_PASS: the key's models are limited, so the body's is looked for
     cdef Deployment pinned            # the deployment that a request goes on with, if it is fit
@@ -134,6 +135,7 @@ cdef class Exchange:
         self.lost_tokens = self.lost_cost = 0
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
+        self.owed = -1
         self.resumed = False
         self.probe = self.pass_scan = self.marked = False
         self.let_go = self.peeking = self.once = False

@@ -52,7 +52,7 @@ from fastproxy._shared cimport (
     C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_KEY_LOOKUPS, C_KEY_LOOKUPS_FAILED, C_QUEUED, C_REFUSED,
     C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
     C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
-    E_ATTEMPT, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event,
+    E_ATTEMPT, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event, FLYING,
 )
 from fastproxy._table cimport (
     Deployment, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT, EP_MESSAGES,
@@ -112,6 +112,11 @@ cdef enum:
     LARGE_SPARES = 8
     EARLY_MIN = 262144            # bodies with more than this left to come are sent on before their end
     UNSENT_HIGH = 262144          # of such a body; above it the client is not read
+    LOOKED_INTO = 4096            # a larger body is looked into for data before its tokens are estimated by its size
+    UNSEEN_TOKENS = 256           # of output, where nothing is seen of it and nothing known of such requests
+    USUAL_MIN = 20                # requests that are needed to know what is usual, …
+    USUAL_MEMORY = 1000           # … after so many the past counts half,
+    USUAL_NAMES = 10000           # … keys and models that this is known of
     PART_TOKENS = 1000            # that a part of data (an image, a sound) is taken to cost
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse

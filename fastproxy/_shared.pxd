@@ -26,6 +26,9 @@ cdef enum:
     C_KEY_LOOKUPS_FAILED  # requests that were not answered because that could not be found out
     C_COUNT
 
+cdef enum:
+    FLYING = 1           # Event.sequence of a try under way
+
 cdef enum:               # Event.flags
     E_STREAM = 1
     E_CLIENT_GONE = 2
@@ -101,12 +104,19 @@ cdef class Block:
     cdef unsigned long long* drained       # generations before it are with the consumer, and cleared
     cdef Event* slots
     cdef Fold* folds
+    cdef Event* flights                    # what tries under way would be charged; sequence: 0 free, FLYING, or see `land`
+    cdef unsigned short free[4096]         # … their places that are free
+    cdef int n_free
     cdef unsigned long long capacity
     cdef unsigned long long brim           # 7/8: from here on events are folded
     cdef bint spilled
     cdef Event spare
     cdef Event* claim(self) noexcept nogil
     cdef void publish(self) noexcept nogil
+    cdef Event* depart(self) noexcept nogil
+    cdef void land(self, Event* flight) noexcept nogil
+    cdef void vacate(self, Event* flight) noexcept nogil
+    cdef void sweep(self) noexcept nogil
     cdef bint full(self) noexcept nogil
     cdef bint spill(self) noexcept nogil
     cdef Fold* fold_of(self, Event* e, long long day) noexcept nogil

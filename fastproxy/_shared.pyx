@@ -41,10 +41,11 @@ cdef enum:
     FOLD_GENERATION_AT = 3136
     FOLD_DRAINED_AT = 3144
     FOLD_SLOTS = 1024        # of each half
+    FLIGHTS = 4096           # tries under way that leave a trace when their worker dies
 
 cdef long long DAY_NS = 86400 * <long long>1000000000
 MAGIC = 0x46505348
-LAYOUT = 4
+LAYOUT = 5
 EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
@@ -55,7 +56,7 @@ COUNTER_NAMES = (
 )
 
 cdef Py_ssize_t block_size(Py_ssize_t slots) noexcept:
-    return CONTROL_SIZE + slots * <Py_ssize_t>sizeof(Event) + 2 * FOLD_SLOTS * <Py_ssize_t>sizeof(Fold)
+    return CONTROL_SIZE + (slots + FLIGHTS) * <Py_ssize_t>sizeof(Event) + 2 * FOLD_SLOTS * <Py_ssize_t>sizeof(Fold)
 
 
 def create(str path, int workers, int slots):
@@ -114,6 +115,8 @@ cdef class Block:
         self.drained = <unsigned long long*>(base + FOLD_DRAINED_AT)
         self.slots = <Event*>(base + CONTROL_SIZE)
         self.folds = <Fold*>(base + CONTROL_SIZE + slots * <Py_ssize_t>sizeof(Event))
+        self.flights = <Event*>(self.folds + 2 * FOLD_SLOTS)
+        self.n_free = 0
         self.capacity = slots
         self.brim = slots - slots // 8
         self.spilled = False
@@ -134,6 +137,41 @@ cdef class Block:
             return
         fp_store(&self.slots[head % self.capacity].sequence, head + 1)
         fp_store(self.head, head + 1)
+
+    cdef Event* depart(self) noexcept nogil:
+        # A place for what a try would be charged if its worker died: to be filled, its sequence set to FLYING last.
+        # NULL: there is none free.
+        if self.n_free == 0:
+            return NULL
+        self.n_free -= 1
+        return &self.flights[self.free[self.n_free]]
+
+    cdef void land(self, Event* flight) noexcept nogil:
+        # The try is over; what `claim` gave says what became of it, and is published. Killed anywhere in between, it
+        # is found in the ring or here, not in both.
+        fp_store(&flight.sequence, 0 if self.spilled else FLYING + 1 + self.head[0])
+        self.publish()
+        self.vacate(flight)
+
+    cdef void vacate(self, Event* flight) noexcept nogil:
+        fp_store(&flight.sequence, 0)
+        self.free[self.n_free] = <unsigned short>(flight - self.flights)
+        self.n_free += 1
+
+    cdef void sweep(self) noexcept nogil:
+        # The producer is dead: what it had under way is published as estimated.
+        cdef Event* flight
+        cdef Event* e
+        cdef int i
+        for i in range(FLIGHTS):
+            flight = &self.flights[i]
+            if flight.sequence == FLYING or flight.sequence > FLYING and self.head[0] <= flight.sequence - FLYING - 1:
+                e = self.claim()
+                memcpy(e, flight, sizeof(Event))
+                e.sequence = 0
+                fp_store(&flight.sequence, 0 if self.spilled else FLYING + 1 + self.head[0])
+                self.publish()
+            fp_store(&flight.sequence, 0)
 
     cdef bint full(self) noexcept nogil:
         # What comes now might find no place: who is to be charged had better not come.
@@ -209,11 +247,16 @@ cdef class Block:
         self.publish()
 
     def restart(self):
-        """A new worker takes over a dead one's block: gauges start at zero, counters go on."""
+        """A new worker takes over a dead one's block: gauges start at zero, counters go on, tries that were under way
+        become estimated events."""
         self.counters[C_IN_FLIGHT] = 0
         self.counters[C_CONNECTIONS] = 0
         self.counters[C_QUEUED] = 0
         fp_store(self.busy, 0)
+        self.sweep()
+        for self.n_free in range(FLIGHTS):
+            self.free[self.n_free] = <unsigned short>(FLIGHTS - 1 - self.n_free)
+        self.n_free = FLIGHTS
 
     @property
     def refusing(self):
@@ -327,9 +370,15 @@ cdef tuple as_tuple(Totals* t):
 
 
 def waiting(mapping):
-    """Whether a ring or its folds hold something that nobody has released."""
-    return any(block.unread or block.freeze(True) >= 0 for block in (
-        Block(mapping, index) for index in range(int.from_bytes(mapping[16:24], "little"))))
+    """Whether a ring or its folds hold something that nobody has released; what was under way is added. Their producers
+    are gone."""
+    cdef Block block
+    found = False
+    for index in range(int.from_bytes(mapping[16:24], "little")):
+        block = Block(mapping, index)
+        block.sweep()
+        found = found or block.unread or block.freeze(True) >= 0
+    return found
 
 
 def decode(bytes events):

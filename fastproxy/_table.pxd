@@ -155,6 +155,7 @@ cdef class Table:
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
+    cdef readonly bint unseen_reserved       # unseen_output: reserved
     cdef readonly int budget_status          # of an answer to who has spent its budget
     cdef readonly double keepalive_timeout   # of a connection between two requests, seconds
     cdef readonly double head_timeout

@@ -263,6 +263,7 @@ cdef class Table:
         self.key_header = key_header.lower().encode() if key_header else None
         self.forward_client_headers = bool(settings.get("forward_client_headers"))
         self.forward_openai_organization = bool(settings.get("forward_openai_org_id"))
+        self.unseen_reserved = settings.get("unseen_output") == "reserved"
         self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)

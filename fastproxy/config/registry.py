@@ -125,7 +125,9 @@ GENERAL = {
         "proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time spend_report_frequency "
         "disable_error_logs disable_reset_budget disable_spend_updates",
     ),
-    **_all(HONOURED, "maximum_spend_logs_retention_period disable_spend_logs access_log"),
+    **_all(
+        HONOURED, "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output"
+    ),
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(
         NO_LIMITS,

@@ -161,6 +161,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     maximum_spend_logs_retention_period: DurationText | None = None
     disable_spend_logs: Flag | None = None
     access_log: bool | str | None = None
+    unseen_output: str | None = None
     pass_through_endpoints: list[PassThroughEndpoint] | None = None
 
 

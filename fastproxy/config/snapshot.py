@@ -89,15 +89,11 @@ def _settings(config: Config) -> dict[str, Any]:
     _judge_addresses(config)
     _judge_health(config)
     general, environ = config.general, config.environ
-    profile = general.header_profile or "full"
-    if profile not in ("full", "min"):
-        place = config.document.place(("general_settings", "header_profile"))
-        raise ConfigError(f"{place}: header_profile: full or min is expected")
     root = environ.get("SERVER_ROOT_PATH", "").strip("/")
     header = general.litellm_key_header_name
     return {
         "root_path": f"/{root}" if root else "",
-        "header_profile": profile,
+        "header_profile": _one_of(config, "header_profile", ("full", "min")),
         "max_answer_bytes": int((general.max_response_size_mb or 0) * 1048576),
         "max_request_bytes": int((general.max_request_size_mb or DEFAULT_BODY_MB) * 1048576),
         "cors": _cors(environ),
@@ -108,6 +104,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
         "forward_openai_org_id": bool(general.forward_openai_org_id),
         "timezone": _timezone(config),
+        "unseen_output": _one_of(config, "unseen_output", ("expected", "reserved")),
         "budget_exceeded_status": config.litellm.budget_exceeded_status_code or 422,
         "always_include_stream_usage": bool(general.always_include_stream_usage),
         "connect_timeout": general.connect_timeout or 10.0,
@@ -125,6 +122,15 @@ def _settings(config: Config) -> dict[str, Any]:
         "pool_max_connections": general.pool_max_connections or 0,
         "pool_warm": general.pool_warm or 0,
     }
+
+
+def _one_of(config: Config, name: str, values: tuple[str, ...]) -> str:
+    """A general setting that is one of these words; the first is what it is where it is not set."""
+    value: str = getattr(config.general, name) or values[0]
+    if value not in values:
+        place = config.document.place(("general_settings", name))
+        raise ConfigError(f"{place}: {name}: {' or '.join(values)} is expected")
+    return value
 
 
 def _timezone(config: Config) -> str | None:

@@ -179,6 +179,7 @@ cdef void dispatch(Exchange x, Upstream u):
     x.attempts += 1
     x.sent_at = monotonic_ns()
     set_answer_deadline(x)
+    take_off(x)
     x.sent = 0
     x.joined = False
     buf_clear(&x.request)

@@ -55,6 +55,8 @@ cdef void settle(Exchange x):
     if cost > 0 and x.deployment.budgets is not None:
         charge_deployment(x, cost)
     if x.n_holds:
+        if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400:
+            learn_output(x)
         settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, max(0, cost) + x.lost_cost)
     if x.admitted:
         give_place(x)
@@ -67,8 +69,6 @@ cdef void settle(Exchange x):
     if x.plan is None or x.plan.endpoint == EP_COUNT or x.key is None:
         return
     e = block.claim()
-    if e == NULL:
-        return
     now = monotonic_ns()
     if x.head_at:
         e.first_byte_us = <unsigned int>((x.head_at - x.started) // 1000)
@@ -90,7 +90,40 @@ cdef void settle(Exchange x):
             e.output_tokens = output_estimate(x)
     e.cost = cost
     describe_event(x, e, now)
-    block.publish()
+    publish(x)
+
+
+cdef void publish(Exchange x):
+    """The event that was claimed last; it takes the place of what would have been charged for the try under way."""
+    if x.flight == NULL:
+        x.gateway.block.publish()
+    else:
+        x.gateway.block.land(x.flight)
+        x.flight = NULL
+
+
+cdef void take_off(Exchange x):
+    """A try begins: what it is to be charged if nobody is left to say what became of it."""
+    cdef Event* e = x.flight
+    if x.key is None or x.plan.kind == PLAN_TUNNEL or x.plan.kind == PLAN_CONTROL \
+            or x.plan.endpoint in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS):
+        return
+    if e == NULL:
+        e = x.flight = x.gateway.block.depart()
+        if e == NULL:
+            return
+    memset(e, 0, sizeof(Event))
+    e.status = 500
+    e.flags = E_CUT | E_NO_USAGE | E_ESTIMATED | (E_STREAM if x.stream else 0)
+    e.input_tokens = x.input_estimate
+    if x.input_estimate < 0:
+        e.input_tokens = x.body.size // 4 + 1 if x.body.size < LOOKED_INTO else estimate_input(x)
+    e.output_tokens = unseen_output(x, e.input_tokens)
+    e.cost = -1
+    if x.deployment is not None and x.plan.kind != PLAN_PASS and x.deployment.prices.known:
+        e.cost = x.deployment.prices.of_tokens(e.input_tokens, e.output_tokens)
+    describe_event(x, e, x.sent_at)
+    e.sequence = FLYING
 
 
 cdef void describe_event(Exchange x, Event* e, long long now):
@@ -145,14 +178,12 @@ cdef void settle_attempt(Exchange x, int status, int kind):
         if cost > 0 and x.deployment.budgets is not None:
             charge_deployment(x, cost)
     e = x.gateway.block.claim()
-    if e == NULL:
-        return
     e.status = <unsigned short>status
     e.flags = E_ATTEMPT | E_NO_USAGE | (E_STREAM if x.stream else 0) | (E_ESTIMATED if worked else 0)
     e.input_tokens = x.input_estimate if worked else 0
     e.cost = cost
     describe_event(x, e, monotonic_ns())
-    x.gateway.block.publish()
+    publish(x)
 
 
 cdef void charge_deployment(Exchange x, long long cost):
@@ -188,6 +219,8 @@ cdef long long output_estimate(Exchange x):
     if x.plan.endpoint not in (EP_CHAT, EP_COMPLETIONS, EP_RESPONSES, EP_MESSAGES, EP_GENERATE_CONTENT,
                                EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY):
         return 0
+    if not x.head_at:
+        return unseen_output(x, x.input_estimate)
     if x.stream and x.tapping and x.tap.events:
         return x.tap.events
     return x.answer_size // 4

@@ -34,6 +34,8 @@ cdef class Exchange:
     cdef int n_holds                  # … and these are reserved
     cdef Hold holds[MAX_GATES]
     cdef long long input_estimate     # tokens; -1: nobody asked
+    cdef long long output_expected    # same, of an answer of which nothing is seen
+    cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
     cdef bint traced                  # trace_id is one
     cdef char trace_id[32]
     cdef bytes cors_lines
@@ -131,7 +133,8 @@ cdef class Exchange:
         self.timeout = self.stream_timeout = self.total_until = 0.0
         self.admitted = self.traced = self.governed = False
         self.n_holds = 0
-        self.input_estimate = -1
+        self.input_estimate = self.output_expected = -1
+        self.flight = NULL
         self.lost_tokens = self.lost_cost = 0
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0

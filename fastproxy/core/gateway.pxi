@@ -23,6 +23,7 @@ cdef class Gateway:
     cdef Traffic traffic
     cdef Limits limits
     cdef Misses misses
+    cdef dict usual                   # (digest, model) -> Usual, of requests with a limit of tokens or money
     cdef dict pools
     cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
     cdef Py_ssize_t admitted          # LLM requests in flight,
@@ -65,6 +66,7 @@ cdef class Gateway:
         self.traffic = traffic
         self.limits = limits
         self.misses = Misses(self)
+        self.usual = {}
         self.dial = dial
         self.log = log
         self.pools = {}
@@ -196,6 +198,9 @@ cdef class Gateway:
         cdef Py_ssize_t spares = len(self.spare)
         if x.body.capacity > LARGE_KEEP:
             self.large_freed = True
+        if x.flight != NULL:
+            self.block.vacate(x.flight)
+            x.flight = NULL
         x.forget(LARGE_KEEP if spares < LARGE_SPARES else BODY_KEEP)
         if spares < SPARE_MAX:
             self.spare.append(x)

@@ -119,27 +119,129 @@ cdef long long estimate_input(Exchange x):
 
 cdef long long expected_output(Exchange x, long long tpm):
     """What the request allows, else what requests of this kind are taken to need."""
-    cdef long long most = -1, times = 1
-    if x.plan.kind != PLAN_LLM or x.plan.endpoint in (EP_EMBEDDINGS, EP_MODERATIONS, EP_RERANK, EP_COUNT_TOKENS):
+    cdef long long most, times, usual
+    if not has_output(x):
         return 0
-    for field in (F_MAX_COMPLETION_TOKENS, F_MAX_TOKENS, F_MAX_OUTPUT_TOKENS):
-        if most < 0:
-            most = number_field(x, field)
-    times = number_field(x, F_N)
-    if times < 1 or times > 128:
-        times = 1
-    if most >= 0:
-        return min(most, 100000000) * times
-    most = 1024 if tpm < 0 else min(1024, tpm // 4)
-    return max(x.input_estimate, most) * times
+    most, times = explicit_output(x), answers_asked(x)
+    if most < 0:
+        usual = usual_output(x)
+        most = usual if usual >= 0 else max(x.input_estimate, 1024 if tpm < 0 else min(1024, tpm // 4))
+    x.output_expected = most * times
+    return x.output_expected
+
+
+cdef long long unseen_output(Exchange x, long long input_tokens):
+    """Of an answer of which nothing is seen, by `unseen_output`: what such requests usually need, or what is reserved."""
+    cdef long long most, usual
+    if not has_output(x):
+        return 0
+    if x.table.unseen_reserved and x.output_expected >= 0:
+        return x.output_expected
+    most, usual = explicit_output(x), usual_output(x)
+    if usual < 0:
+        usual = max(input_tokens, 1024) if x.table.unseen_reserved else UNSEEN_TOKENS
+    if most >= 0 and (x.table.unseen_reserved or most < usual):
+        usual = most
+    return usual * answers_asked(x)
+
+
+cdef bint has_output(Exchange x):
+    return x.plan.kind == PLAN_LLM and x.plan.endpoint not in (EP_EMBEDDINGS, EP_MODERATIONS, EP_RERANK, EP_COUNT_TOKENS)
+
+
+cdef long long explicit_output(Exchange x):
+    # Tokens of output that the request allows for each answer; -1: it does not say.
+    cdef long long most = number_field(x, F_MAX_COMPLETION_TOKENS)
+    if most < 0:
+        most = number_field(x, F_MAX_TOKENS)
+    if most < 0:
+        most = number_field(x, F_MAX_OUTPUT_TOKENS)
+    return min(most, 100000000)
+
+
+cdef long long answers_asked(Exchange x):
+    cdef long long times = number_field(x, F_N)
+    return times if 1 <= times <= 128 else 1
 
 
 cdef long long number_field(Exchange x, int field):
     # A count, or -1.
-    if not x.body_complete or x.scan.fields[field].kind != 110:          # 'n'
+    cdef Field* f = &x.scan.fields[field]
+    cdef long long value = 0
+    cdef Py_ssize_t at
+    if f.kind != 110 or not x.body_complete or f.end - f.start > 11:          # 'n'
         return -1
-    text = field_bytes(x, field)
-    return int(text) if text.isdigit() and len(text) < 12 else -1
+    for at in range(f.start, f.end):
+        if not 48 <= x.body.data[at] <= 57:
+            return -1
+        value = 10 * value + x.body.data[at] - 48
+    return value
+
+
+# -- what requests of one key to one model usually need
+
+
+@cython.final
+cdef class Usual:
+    """How many tokens of output requests had: a histogram of which the old fades."""
+
+    cdef unsigned short buckets[96]       # four to each power of two
+    cdef int total
+
+    def __cinit__(self):
+        memset(self.buckets, 0, sizeof(self.buckets))
+
+    cdef void learn(self, long long tokens) noexcept nogil:
+        cdef int i
+        self.buckets[bucket_of(tokens)] += 1
+        self.total += 1
+        if self.total >= USUAL_MEMORY:
+            self.total = 0
+            for i in range(96):
+                self.buckets[i] >>= 1
+                self.total += self.buckets[i]
+
+    cdef long long high(self) noexcept nogil:
+        """What 95 of 100 had at most; -1: too few were seen."""
+        cdef int i, seen = 0
+        if self.total < USUAL_MIN:
+            return -1
+        for i in range(96):
+            seen += self.buckets[i]
+            if 20 * seen >= 19 * self.total:
+                return bucket_top(i)
+        return -1
+
+
+cdef int bucket_of(long long tokens) noexcept nogil:
+    cdef int power = 0
+    tokens = max(<long long>0, min(tokens, 16000000)) + 4
+    while tokens >> power >= 8:
+        power += 1
+    return 4 * power + <int>(tokens >> power) - 4
+
+
+cdef long long bucket_top(int bucket) noexcept nogil:
+    return ((<long long>(bucket % 4) + 5) << (bucket // 4)) - 5
+
+
+cdef long long usual_output(Exchange x):
+    cdef Usual usual
+    if not x.governed:
+        return -1
+    usual = <Usual>x.gateway.usual.get((x.key.digest, x.model))
+    return -1 if usual is None else usual.high()
+
+
+cdef void learn_output(Exchange x):
+    cdef dict known = x.gateway.usual
+    name = (x.key.digest, x.model)
+    usual = known.get(name)
+    if usual is None:
+        if len(known) >= USUAL_NAMES:
+            known.clear()
+        usual = known[name] = Usual.__new__(Usual)
+    (<Usual>usual).learn(x.tap.usage.output_tokens)
 
 
 cdef long long dearest(Exchange x, long long input_tokens, long long output_tokens):

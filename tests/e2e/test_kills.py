@@ -81,6 +81,59 @@ def test_every_answer_is_charged_once_whoever_is_killed(mock_port: int, tmp_path
     print(f"killed {killed}, {before} answers")
 
 
+def flights(gateway: Gateway, key: str) -> list[Client]:
+    """Streams of which something has come, and one request that is not answered yet."""
+    clients = []
+    for stream in (True, True, True, False):
+        client = Client(gateway.port)
+        model = "mock/mock-gap300" if stream else "mock/mock-ttft9000"
+        body = {**CHAT, "model": model, "stream": stream, "max_tokens": 100}
+        client.send(request("/v1/chat/completions", body, key))
+        if stream:
+            client.head()
+            next(client.chunks())
+        clients.append(client)
+    until(lambda: gateway.counters()["in_flight"] == len(clients) + 1)
+    return clients
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+def test_what_a_dead_worker_had_under_way_is_charged_as_an_estimate(
+    mock_port: int, tmp_path: Path, everybody: bool
+):
+    config = priced_config(mock_port)
+    for entry in config["model_list"]:
+        entry["litellm_params"] |= {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    running = Gateway(tmp_path, config).wait()
+    key = make(running, "/key/generate", {"max_budget": 10})["key"]
+    clients = flights(running, key)
+    control = control_pid(running)
+    (worker,) = (pid for pid in children(running) if pid != control)
+    dead = [worker]
+    if everybody:
+        assert control is not None
+        dead = [running.process.pid, worker, control]
+    for pid in dead:
+        os.kill(pid, signal.SIGKILL)
+    for client in clients:
+        client.sock.close()
+    if everybody:
+        running.process.wait(10)
+        running = Gateway(tmp_path, running.path.read_text()).wait()
+    try:
+        found = until(
+            lambda: len(r := get(running, f"/spend/logs?api_key={key}")) >= len(clients) and r,
+            what="a row for each",
+        )
+        assert len(found) == len(clients)
+        assert all(row["estimated"] and row["status_code"] == 500 for row in found)
+        assert all(row["prompt_tokens"] > 0 and row["completion_tokens"] == 100 for row in found)
+        total = sum(row["spend"] for row in found)
+        until(lambda: abs(get(running, f"/key/info?key={key}")["info"]["spend"] - total) < 1e-9)
+    finally:
+        assert running.stop() == 0, running.log
+
+
 def judge(again: Gateway, key: str, load: list[Load]) -> None:
     """What the store says against what the clients saw."""
     try:

@@ -68,8 +68,8 @@ cdef void settle(Exchange x):
         block.counters[C_5XX] += 1
     if x.plan is None or x.plan.endpoint == EP_COUNT or x.key is None:
         return
-    e = block.claim()
     now = monotonic_ns()
+    e = begin_event(x, now)
     if x.head_at:
         e.first_byte_us = <unsigned int>((x.head_at - x.started) // 1000)
         e.overhead_us = <unsigned int>((now - x.head_at + x.sent_at - x.started) // 1000
@@ -89,8 +89,23 @@ cdef void settle(Exchange x):
             e.input_tokens = x.input_estimate
             e.output_tokens = output_estimate(x)
     e.cost = cost
-    describe_event(x, e, now)
     publish(x)
+
+
+cdef Event* begin_event(Exchange x, long long now):
+    """The event that `publish` makes known: it says whose request this is, and nothing of what became of it."""
+    cdef Event* e = x.gateway.block.claim()
+    if x.flight == NULL:
+        describe_event(x, e)
+    else:
+        memcpy(e, x.flight, sizeof(Event))
+        e.sequence = 0
+        e.flags = 0
+        e.status = 0
+        e.input_tokens = e.output_tokens = e.cost = 0
+        e.attempts = <unsigned char>x.attempts
+    e.duration_us = <unsigned int>((now - x.started) // 1000)
+    return e
 
 
 cdef void publish(Exchange x):
@@ -122,16 +137,15 @@ cdef void take_off(Exchange x):
     e.cost = -1
     if x.deployment is not None and x.plan.kind != PLAN_PASS and x.deployment.prices.known:
         e.cost = x.deployment.prices.of_tokens(e.input_tokens, e.output_tokens)
-    describe_event(x, e, x.sent_at)
+    describe_event(x, e)
     e.sequence = FLYING
 
 
-cdef void describe_event(Exchange x, Event* e, long long now):
+cdef void describe_event(Exchange x, Event* e):
     """What an event says of its request, whatever became of it."""
     cdef Py_ssize_t size
     cdef const char* peer
     e.started_ns = x.started + x.gateway.wall_offset
-    e.duration_us = <unsigned int>((now - x.started) // 1000)
     e.snapshot = <unsigned int>x.table.version
     e.deployment = x.deployment.index if x.deployment is not None else -1
     e.endpoint = <unsigned char>x.plan.endpoint
@@ -177,12 +191,11 @@ cdef void settle_attempt(Exchange x, int status, int kind):
         x.lost_cost += max(0, cost)
         if cost > 0 and x.deployment.budgets is not None:
             charge_deployment(x, cost)
-    e = x.gateway.block.claim()
+    e = begin_event(x, monotonic_ns())
     e.status = <unsigned short>status
     e.flags = E_ATTEMPT | E_NO_USAGE | (E_STREAM if x.stream else 0) | (E_ESTIMATED if worked else 0)
     e.input_tokens = x.input_estimate if worked else 0
     e.cost = cost
-    describe_event(x, e, monotonic_ns())
     publish(x)
 
 

@@ -126,6 +126,8 @@ cdef enum:
     CANDIDATES = 256              # of a larger group, so many beginning at a random one are looked at
     LONGEST_TOKEN = 12            # bytes of text; longer ones are too rare to matter
     PARKED_MAX = 256              # requests of one worker that wait for a look-up of their key
+    DIGEST_SIZE = 32
+    CUSTOM_MAX = 4096             # requests of one worker that wait for custom_auth
     UNKNOWN_MAX = 10000           # keys that are remembered as unknown
     STRANGE_MAX = 500             # unknown keys of one client address in STRANGE_SECONDS
     STRANGERS_MAX = 10000         # addresses of which that is counted
@@ -145,6 +147,7 @@ cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
 cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
 cdef double ASK_SECONDS = 2.0          # for a look-up of a key
+cdef double CUSTOM_SECONDS = 10.0      # for custom_auth
 cdef double UNKNOWN_SECONDS = 5.0      # that a key is taken for unknown without asking again
 cdef double STRANGE_SECONDS = 10.0
 cdef double WARM_SECONDS = 0.2        # between two connections that are opened ahead of their need

@@ -62,6 +62,7 @@ cdef class KeyRecord:
     cdef readonly str user_id          # of the store, None: none
     cdef readonly str team_id          # same
     cdef readonly tuple routes         # allowed_routes, None: all
+    cdef readonly bytes custom         # of custom_auth: what control has to know of it, as a header's value; else None
     cdef readonly tuple gates          # the limits of key, member, user and team: of _limits.Gate
     cdef void retire(self) noexcept
 
@@ -155,6 +156,7 @@ cdef class Table:
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
+    cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere
     cdef readonly bint unseen_reserved       # unseen_output: reserved
     cdef readonly int budget_status          # of an answer to who has spent its budget
     cdef readonly double keepalive_timeout   # of a connection between two requests, seconds

@@ -97,6 +97,7 @@ cdef class KeyRecord:
         routes = tuple(record.get("routes") or ())
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
         self.gates = gates_of(record)
+        self.custom = _shown(record) if record.get("custom") else None
 
     cdef void retire(self) noexcept:
         # A connection remembers the record of the key that it showed last, unless the record can expire.
@@ -263,6 +264,7 @@ cdef class Table:
         self.key_header = key_header.lower().encode() if key_header else None
         self.forward_client_headers = bool(settings.get("forward_client_headers"))
         self.forward_openai_organization = bool(settings.get("forward_openai_org_id"))
+        self.custom_auth = bool(snapshot.get("custom_auth"))
         self.unseen_reserved = settings.get("unseen_output") == "reserved"
         self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
@@ -508,6 +510,12 @@ cdef class Table:
     def group_names(self):
         """Names that a client may use, hidden aliases included."""
         return list(self.groups)
+
+
+def _shown(dict record):
+    from base64 import b64encode
+    import orjson
+    return b64encode(orjson.dumps({name: record.get(name) for name in ("digest", "name", "models", "routes")}))
 
 
 def _pass_deployment(dict record, Pool pool):

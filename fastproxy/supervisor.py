@@ -27,9 +27,12 @@ from typing import Any, NoReturn
 from fastproxy import __version__, takeover
 from fastproxy.runtime import RuntimeDirectory
 from fastproxy.tree import (
+    AUTH,
+    BRIDGE,
     EXIT_PORT_TAKEN,
     EXIT_WORKERS_FAIL,
     GENERATIONS,
+    HELPERS,
     RESTART_SECONDS,
     Child,
     Generation,
@@ -50,7 +53,6 @@ SIGNALS = {
     signal.SIGUSR1,
     signal.SIGUSR2,
 }
-BRIDGE = "bridge"
 EXIT_CONFIG = 1
 EXIT_CUT_SHORT = 1  # requests in flight were not finished
 RESTART_MAX_SECONDS = 5.0
@@ -61,6 +63,7 @@ SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
 PATIENCE_SECONDS = 60.0  # for a trial of the program to end, for a new generation to be ready
 ADOPTED_LOOK_SECONDS = 0.2  # between two looks whether a process that is no child of ours has ended
 READY_LOOK_SECONDS = 0.05  # between two looks whether it is
+TITLES = {BRIDGE: "LiteLLM's SDK", AUTH: "custom_auth"}
 BIND_ADVICE = {
     errno.EADDRINUSE: "another program uses it; choose one with --port",
     errno.EACCES: "low ports are for root; choose another with --port",
@@ -199,7 +202,7 @@ class Supervisor:
             self.mock = self._mock_child(_listen_mock(self.options.mock_port))
         self.serving = self._new_generation(0)
         for child in self._children():  # all are known: each closes what is only for others
-            if child.name != BRIDGE:  # control says whether it is needed
+            if child.name not in HELPERS:  # control says whether it is needed
                 self._fork(child)
 
     def _ready_to_fork(self) -> None:
@@ -238,6 +241,7 @@ class Supervisor:
                 Child(f"worker-{index}", _worker_runner(worker_module, options), sockets)
             )
         children.append(Child(BRIDGE, lambda: self._run_bridge(generation), [generation.bridge]))
+        children.append(Child(AUTH, lambda: self._run_auth(generation), [generation.auth]))
         return children
 
     def _worker_options(self, module: Any, generation: Generation, index: int) -> Any:
@@ -246,6 +250,7 @@ class Supervisor:
             sockets=self.sockets[index],
             feed_path=generation.feed_path,
             control_path=generation.control_path,
+            auth_path=generation.auth_path,
             shared_path=generation.shared_path,
             traffic_path=generation.traffic_path,
             limits_path=limits_path(self.runtime.path, len(self.sockets)),
@@ -284,6 +289,17 @@ class Supervisor:
                 feed_path=generation.feed_path,
                 serving_fd=generation.serving_read,
                 drain_seconds=self.options.drain_seconds,
+            )
+        )
+
+    def _run_auth(self, generation: Generation) -> int:
+        from fastproxy.auth.main import AuthOptions, main
+
+        return main(
+            AuthOptions(
+                socket=generation.auth,
+                feed_path=generation.feed_path,
+                serving_fd=generation.serving_read,
             )
         )
 
@@ -354,21 +370,24 @@ class Supervisor:
             else:
                 self._look_at_coming()
                 self._see_off()
-                self._look_at_bridges()
+                self._look_at_helpers()
 
-    def _look_at_bridges(self) -> None:
-        """Start the LiteLLM SDK's process where control needs it, end it where it does not."""
+    def _look_at_helpers(self) -> None:
+        """Start the LiteLLM SDK's process and that of custom_auth where control needs them, end them where not."""
         for generation in (self.serving, self.coming):
             if generation is None:
                 continue
             generation.hear()
-            bridge = generation.children[-1]
-            if generation.bridge_wanted and not bridge.pid and not bridge.restart_at:
-                log.info("LiteLLM's SDK is started in a process of its own")
-                self._fork(bridge)
-            elif not generation.bridge_wanted:
-                bridge.restart_at = 0.0
-                self._signal([bridge], signal.SIGTERM)
+            for helper in generation.children:
+                if helper.name not in HELPERS:
+                    continue
+                wanted = helper.name in generation.wanted
+                if wanted and not helper.pid and not helper.restart_at:
+                    log.info("%s is started in a process of its own", TITLES[helper.name])
+                    self._fork(helper)
+                elif not wanted:
+                    helper.restart_at = 0.0
+                    self._signal([helper], signal.SIGTERM)
 
     def _reload(self) -> None:
         for generation in (self.serving, self.coming):
@@ -438,9 +457,9 @@ class Supervisor:
             if code:
                 log.warning("%s (pid %s) of before the restart ended by %s", child.name, pid, how)
             return
-        if generation is not None and child.name == BRIDGE:
+        if generation is not None and child.name in HELPERS:
             generation.hear()
-            if generation.bridge_wanted:
+            if child.name in generation.wanted:
                 self._again(child, pid, how)
             return
         if generation is not None and not generation.is_ready():
@@ -543,7 +562,7 @@ class Supervisor:
             self.coming = self._new_generation(number)
             self.coming.deadline = time.monotonic() + PATIENCE_SECONDS
             for child in self.coming.children:
-                if child.name != BRIDGE:
+                if child.name not in HELPERS:
                     self._fork(child)
         except (StartError, OSError) as error:
             log.error("restart refused, the old processes go on: %s", error)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 VARIABLE = "FASTPROXY_TAKEOVER"
-FORMAT = 3  # of the state below; a program that reads another one refuses the rehearsal
+FORMAT = 4  # of the state below; a program that reads another one refuses the rehearsal
 REHEARSAL = f"rehearsal-{FORMAT}"
 
 
@@ -23,6 +23,7 @@ class Generation:
     feed: tuple[int, str]  # descriptor and path
     control: tuple[int, str]
     bridge: tuple[int, str]
+    auth: tuple[int, str]
     shared: str
     traffic: str
     ready: tuple[int, int]  # both ends of the pipe on which control says that all workers serve
@@ -117,6 +118,9 @@ def _descriptors(tree: Tree) -> set[int]:
     if tree.mock is not None:
         found.add(tree.mock[0])
     for generation in (tree.serving, *tree.leaving):
-        found |= {generation.feed[0], generation.control[0], generation.bridge[0]}
+        found |= {
+            fd
+            for fd, _ in (generation.feed, generation.control, generation.bridge, generation.auth)
+        }
         found |= {*generation.ready, *generation.serving, *generation.kept}
     return found

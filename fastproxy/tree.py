@@ -14,7 +14,11 @@ from fastproxy import leftover, runtime, takeover
 from fastproxy.keepsake import Keepsake
 
 # What control says to the supervisor, a byte each: all workers serve; the LiteLLM SDK is needed, or not any more.
-READY, BRIDGE_WANTED, BRIDGE_UNWANTED = b"RBb"
+READY, BRIDGE_WANTED, BRIDGE_UNWANTED, AUTH_WANTED, AUTH_UNWANTED = b"RBbAa"
+BRIDGE, AUTH = HELPERS = (
+    "bridge",
+    "auth",
+)  # processes that run where control says that they are needed
 GENERATIONS = 2  # that may run at once, during a restart
 RING_SLOTS = 16384  # usage events per worker that wait for control
 EXIT_PORT_TAKEN = 3
@@ -77,7 +81,7 @@ class Child:
 
 @dataclass
 class Generation:
-    """Control, workers and bridge of one image of the program, and what only they share."""
+    """Control, workers and helpers of one image of the program, and what only they share."""
 
     number: int
     feed: socket.socket
@@ -86,6 +90,8 @@ class Generation:
     control_path: str
     bridge: socket.socket
     bridge_path: str
+    auth: socket.socket
+    auth_path: str
     shared_path: str
     traffic_path: str
     ready_read: int
@@ -94,7 +100,7 @@ class Generation:
     serving_write: int
     kept: Keepsake  # for the next control process, should this one die
     ready: bool = False
-    bridge_wanted: bool = False  # the configuration has deployments for the LiteLLM SDK
+    wanted: set[str] = field(default_factory=set)  # those of HELPERS that the configuration needs
     dismissed: bool = False  # leaving: its control has been told to end
     deadline: float = 0.0  # coming: to be ready; leaving: when those who are left are killed
     children: list[Child] = field(default_factory=list)
@@ -105,8 +111,9 @@ class Generation:
         from fastproxy import _limits, _shared, _traffic
 
         suffix = f"-{number}" if number else ""
-        feed, control, bridge = (
-            str(directory / f"{name}{suffix}.sock") for name in ("feed", "control", "bridge")
+        feed, control, bridge, auth = (
+            str(directory / f"{name}{suffix}.sock")
+            for name in ("feed", "control", "bridge", "auth")
         )
         shared = str(directory / f"shared{suffix}")
         traffic = str(directory / f"traffic{suffix}")
@@ -132,6 +139,8 @@ class Generation:
             control_path=control,
             bridge=bind_unix(bridge),
             bridge_path=bridge,
+            auth=bind_unix(auth),
+            auth_path=auth,
             shared_path=shared,
             traffic_path=traffic,
             ready_read=read,
@@ -152,7 +161,9 @@ class Generation:
             control_path=state.control[1],
             bridge=socket.socket(fileno=state.bridge[0]),
             bridge_path=state.bridge[1],
-            bridge_wanted="bridge" in state.pids,
+            auth=socket.socket(fileno=state.auth[0]),
+            auth_path=state.auth[1],
+            wanted={name for name in HELPERS if name in state.pids},
             shared_path=state.shared,
             traffic_path=state.traffic,
             ready_read=state.ready[0],
@@ -170,6 +181,7 @@ class Generation:
             feed=(self.feed.fileno(), self.feed_path),
             control=(self.control.fileno(), self.control_path),
             bridge=(self.bridge.fileno(), self.bridge_path),
+            auth=(self.auth.fileno(), self.auth_path),
             shared=self.shared_path,
             traffic=self.traffic_path,
             ready=(self.ready_read, self.ready_write),
@@ -196,19 +208,24 @@ class Generation:
         return self.ready
 
     def hear(self) -> None:
-        """Take in what control has said; the last word about the bridge counts."""
+        """Take in what control has said; the last word about a helper counts."""
         with contextlib.suppress(BlockingIOError):
             for word in os.read(self.ready_read, 4096):
                 if word == READY:
                     self.ready = True
                 else:
-                    self.bridge_wanted = word == BRIDGE_WANTED
+                    name = BRIDGE if word in (BRIDGE_WANTED, BRIDGE_UNWANTED) else AUTH
+                    if word in (BRIDGE_WANTED, AUTH_WANTED):
+                        self.wanted.add(name)
+                    else:
+                        self.wanted.discard(name)
 
     def close(self) -> None:
         """After the end of its processes: what they shared goes."""
         self.feed.close()
         self.control.close()
         self.bridge.close()
+        self.auth.close()
         os.close(self.ready_read)
         os.close(self.ready_write)
         os.close(self.serving_read)
@@ -218,8 +235,8 @@ class Generation:
         leftover.rescue(shared.parent)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)
-        sockets = [Path(path) for path in (self.feed_path, self.control_path, self.bridge_path)]
-        for path in (*sockets, shared, traffic, *beside):
+        sockets = (self.feed_path, self.control_path, self.bridge_path, self.auth_path)
+        for path in (*map(Path, sockets), shared, traffic, *beside):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 

@@ -37,6 +37,7 @@ class WorkerOptions:
     sockets: list[socket.socket]
     feed_path: str
     control_path: str
+    auth_path: str
     shared_path: str
     traffic_path: str
     limits_path: str
@@ -67,6 +68,7 @@ class Worker:
         self.table: Table | None = None  # the living one
         self.tls: ssl.SSLContext | None = None
         self.stopping = asyncio.Event()
+        self.custom_auth = asyncio.Event()  # the table is new: it may want it
         self.retiring = False
 
     async def run(self) -> int:
@@ -81,6 +83,7 @@ class Worker:
             )
         self._tick()
         follower = self.loop.create_task(self._follow())
+        asker = self.loop.create_task(self._ask_custom_auth())
         await self.stopping.wait()
         try:
             return (
@@ -88,6 +91,7 @@ class Worker:
             )  # clients who stay meanwhile must not use a key that is revoked
         finally:
             follower.cancel()
+            asker.cancel()
 
     def _tick(self) -> None:
         self.gateway.tick()
@@ -111,6 +115,28 @@ class Worker:
                 log.exception("the feed is damaged")
             finally:
                 self.gateway.look_up_by(None)
+                writer.close()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _ask_custom_auth(self) -> None:
+        """Stay connected to the process of custom_auth, once a table wants it."""
+        while True:
+            self.custom_auth.clear()
+            if self.table is None or not self.table.custom_auth:
+                await self.custom_auth.wait()
+            try:
+                reader, writer = await asyncio.open_unix_connection(self.options.auth_path)
+            except OSError:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            try:
+                self.gateway.judge_by(lambda *question: feed.send(writer, "auth", *question))  # noqa: B023
+                while (message := await feed.receive(reader)) is not None:
+                    self.gateway.judged(*message[1:])
+            except ValueError:
+                log.exception("what custom_auth answers is damaged")
+            finally:
+                self.gateway.judge_by(None)
                 writer.close()
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -138,6 +164,7 @@ class Worker:
             return
         self.gateway.swap(table)
         self.table = table
+        self.custom_auth.set()
         if not self.listening:
             self._listen()
         feed.send(writer, "applied", table.version)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastproxy.config import custom_auth
 from fastproxy.config.slop import boolean, listing
 from fastproxy.config.source import Document, Path_
 
@@ -154,8 +155,9 @@ def _is_empty(hook: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 def _general(document: Document) -> Iterator[Protection]:
     general = _section(document, "general_settings")
+    if (why := custom_auth.problem(document, general.get("custom_auth"))) is not None:
+        yield _at(document, ("general_settings", "custom_auth"), "custom_auth", why)
     for name, why in (
-        ("custom_auth", "requests would not be authenticated by it"),
         ("enable_jwt_auth", "JWTs are not checked"),
         ("enforced_params", "required request parameters are not enforced"),
         ("enable_oauth2_auth", "OAuth2 tokens are not checked"),

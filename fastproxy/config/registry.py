@@ -102,7 +102,7 @@ GENERAL = {
         "max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
-    **_protects("requests would not be authenticated by it", "custom_auth"),
+    **_all(HONOURED, "custom_auth"),
     **_protects(
         "its tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
     ),

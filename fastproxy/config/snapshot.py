@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from fastproxy import durations
-from fastproxy.config import budgets
+from fastproxy.config import budgets, custom_auth
 from fastproxy.config.bridge import make_bridge
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
@@ -34,12 +34,14 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
     aliases = _aliases(config, deployments, groups)
     patterns = by_precision([name for name in groups if "*" in name])
     routing = router(config)
+    function = custom_auth.function(config.document, config.general.custom_auth)
     judge_fallbacks(config, {**groups, **{alias["name"]: alias for alias in aliases}}, routing)
     return {
         "version": version,
         "settings": _settings(config),
-        "open": config.master_key is None and not config.keys,
+        "open": config.master_key is None and not config.keys and not function,
         "keys": _keys(config),
+        "custom_auth": function,
         "budget": budgets.of_gateway(config),
         "deployments": deployments,
         "router": routing,

@@ -52,6 +52,9 @@ class Links:
         self.looker: asyncio.Task[None] | None = None
         self.writers: dict[int, asyncio.StreamWriter] = {}
         self.bridges: set[asyncio.StreamWriter] = set()
+        self.auths: set[asyncio.StreamWriter] = set()
+        self.auth: dict[str, Any] | None = None  # what custom_auth's process has to know
+        self.custom: dict[str, dict[str, Any]] = {}  # keys that it has told of, by digest
         self.bridge: dict[str, Any] = {}  # what the LiteLLM SDK's process has to know
         self.applied: dict[int, int] = {}
         self.refused: dict[int, tuple[int, str]] = {}
@@ -76,7 +79,7 @@ class Links:
     def record(self, digest: str) -> dict[str, Any] | None:
         """A stored key as the workers know it."""
         found = self.keys.get(digest)
-        return None if found is None else dict(orjson.loads(found))
+        return self.custom.get(digest) if found is None else dict(orjson.loads(found))
 
     def _send_keys(
         self, upserts: dict[str, bytes], deletes: list[str]
@@ -181,6 +184,12 @@ class Links:
         for writer in self.bridges:
             feed.send(writer, "bridge", news)
 
+    def tell_auth(self, news: dict[str, Any] | None) -> None:
+        """Say to custom_auth's process which function it is, now and when it connects."""
+        self.auth = news
+        for writer in self.auths:
+            feed.send(writer, "auth", news)
+
     async def settled(self, version: int, seconds: float) -> str | None:
         """Wait until every connected worker has answered to a snapshot; why one can't use it."""
 
@@ -214,6 +223,13 @@ class Links:
                 elif message[0] == "bridge":
                     self.bridges.add(writer)
                     feed.send(writer, "bridge", self.bridge)
+                elif message[0] == "auth":
+                    self.auths.add(writer)
+                    feed.send(writer, "auth", self.auth)
+                elif message[0] == "custom":
+                    if len(self.custom) >= KNOWN_MAX:
+                        self.custom.clear()
+                    self.custom[message[1]["digest"]] = message[1]
                 elif message[0] == "applied":
                     self.applied[index] = message[1]
                     self.refused.pop(index, None)
@@ -236,6 +252,7 @@ class Links:
             pass  # control ends; Python 3.11 would log a stream's cancelled task as a fault
         finally:
             self.bridges.discard(writer)
+            self.auths.discard(writer)
             self.reached.pop(writer, None)
             if self.writers.get(index) is writer:
                 del self.writers[index]

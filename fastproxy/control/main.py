@@ -39,7 +39,14 @@ from fastproxy.control.store.engine import Store, Unavailable
 from fastproxy.control.stored import Stored, access_groups, usable
 from fastproxy.keepsake import Keepsake
 from fastproxy.leftover import SERVED
-from fastproxy.tree import BRIDGE_UNWANTED, BRIDGE_WANTED, READY, limits_path
+from fastproxy.tree import (
+    AUTH_UNWANTED,
+    AUTH_WANTED,
+    BRIDGE_UNWANTED,
+    BRIDGE_WANTED,
+    READY,
+    limits_path,
+)
 
 if TYPE_CHECKING:
     from fastproxy.supervisor import ServeOptions
@@ -85,6 +92,7 @@ class Control:
         self.stopping = asyncio.Event()
         self.pushing = asyncio.Lock()
         self.bridge_wanted = False
+        self.auth_wanted = False
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.served = Served(Path(f"{options.shared_path}{SERVED}"))
@@ -129,6 +137,7 @@ class Control:
             loaded.general.access_log, bool(loaded.litellm.redact_user_api_key_info)
         )
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
+        self._call_for_auth(snapshot["custom_auth"])
         snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
         assign_slots(self.traffic, snapshot)
         try:
@@ -176,6 +185,16 @@ class Control:
         if wanted != self.bridge_wanted:
             self.bridge_wanted = wanted
             self._say(BRIDGE_WANTED if wanted else BRIDGE_UNWANTED)
+
+    def _call_for_auth(self, custom_auth: dict[str, Any] | None) -> None:
+        """See that custom_auth's process is there if it is needed, and knows its function."""
+        if custom_auth is not None:
+            custom_auth = {**custom_auth, "environment": dict(os.environ)}
+        self.links.tell_auth(custom_auth)
+        wanted = custom_auth is not None
+        if wanted != self.auth_wanted:
+            self.auth_wanted = wanted
+            self._say(AUTH_WANTED if wanted else AUTH_UNWANTED)
 
     def _say(self, word: int) -> None:
         """Tell the supervisor, and wake it."""

@@ -238,6 +238,8 @@ cdef void control_head(Downstream d, Exchange x, Head* head, const char* p):
         + b" HTTP/1.1\r\nx-forwarded-for: " + d.peer.encode("latin-1") + b"\r\n")
     if x.key is not None:
         x.method_line += b"x-fastproxy-key: " + x.key.digest.hex().encode() + b"\r\n"
+        if x.key.custom is not None:                  # which control can't know
+            x.method_line += b"x-fastproxy-record: " + x.key.custom + b"\r\n"
         x.key = None                                  # no usage of an LLM is to be settled
 
 
@@ -265,6 +267,8 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     if table.open:
         x.key = table.anonymous
         return True
+    if table.custom_auth and (credential == NULL or credential.value_size == 0):
+        return judge_custom(d, x, b"")
     if credential == NULL or credential.value_size == 0 and rank != 2:
         unauthorized(d, x, "Authentication Error, No api key passed in.", "auth_error", "None")
         return False
@@ -272,6 +276,8 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     size = credential.value_size
     if rank == 2 or (rank <= 1 and size > 7 and same_ci(value, b"bearer ", 7)):
         if size <= 7 or not same_ci(value, b"bearer ", 7):
+            if table.custom_auth:
+                return judge_custom(d, x, value[:size])
             unauthorized(d, x, "Authentication Error, Malformed API Key passed in. Ensure Key has `Bearer ` "
                          "prefix.", "auth_error", "None")
             return False
@@ -288,9 +294,21 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     digest = hashlib.sha256(raw).digest()
     found = table.keys.get(digest)
     if found is None:
+        if table.custom_auth:
+            return judge_custom(d, x, raw)
         miss(d, x, digest, value, size)
         return False
     x.key = <KeyRecord>found
+    if not is_in_force(d, x):
+        return False
+    d.credential = raw
+    d.record = x.key
+    d.record_table = table
+    return x.key.routes is None or route_allowed(x)
+
+
+cdef bint is_in_force(Downstream d, Exchange x):
+    """Whether the key is neither blocked nor expired. False: answered already."""
     if x.key.blocked:
         unauthorized(d, x, "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an "
                      "admin.", "auth_error", "None")
@@ -300,10 +318,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
                      + time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(x.key.expires)),
                      "expired_key", x.key.name)
         return False
-    d.credential = raw
-    d.record = x.key
-    d.record_table = table
-    return x.key.routes is None or route_allowed(x)
+    return True
 
 
 cdef void unauthorized(Downstream d, Exchange x, str message, str kind, str param):

@@ -13,6 +13,7 @@ cdef class Downstream(Link):
     cdef Py_ssize_t drained
     cdef bytes parked                 # digest of the key that the next request waits for, see misses.pxi
     cdef bint unanswered              # … which nobody could say anything about
+    cdef object verdict               # of custom_auth about the next request, None: it has not been asked
     cdef bytes credential             # the last one that was accepted, and its record
     cdef KeyRecord record
     cdef Table record_table
@@ -202,6 +203,7 @@ cdef class Downstream(Link):
         self.deadline = g.now + table.body_timeout
         size -= head.size
         result = head.size
+        g.head_at = p
         if not admit(self, x, head, p):
             if self.parked is not None:
                 self.take_back(x)

@@ -41,6 +41,7 @@ cdef class Gateway:
     cdef readonly bint retiring       # no new client; each answer ends its connection
     cdef readonly bint draining       # and idle connections close at once
     cdef Head head                    # scratch: parsing is synchronous
+    cdef const char* head_at          # … where it lies
     cdef Buffer out                   # scratch: every write to a client is composed here
     cdef Buffer lines                 # scratch: field lines of an answer
     cdef Buffer tapped                # scratch: a piece of an answer's body, rewritten
@@ -98,7 +99,19 @@ cdef class Gateway:
         self.misses.ask = ask
         if ask is not None:
             for digest in self.misses.parked:
-                ask(digest)
+                if len(digest) == DIGEST_SIZE:
+                    ask(digest)
+
+    def judge_by(self, ask):
+        """`ask(number, key, method, target, headers, client)` has custom_auth asked, which `judged` answers; None: nobody can."""
+        self.misses.ask_custom = ask
+        if ask is None:
+            for name in [name for name in self.misses.parked if len(name) != DIGEST_SIZE]:
+                self.misses.answered(name, False, True)
+
+    def judged(self, int number, record, refusal, double ttl):
+        """What custom_auth says: a key's record, or (status, type, message, param); neither: it can't say now."""
+        self.misses.judged(number, record, refusal, ttl)
 
     def found(self, bytes digest, record, bint away=False):
         """What `ask` was answered: the key's record, None for no such key; away: nobody can say now."""

@@ -20,12 +20,16 @@ cdef class Misses:
     cdef Py_ssize_t waiting           # how many of them
     cdef dict unknown                 # digest -> monotonic seconds; oldest first
     cdef dict strangers               # client address -> (end of its window, unknown keys in it)
+    cdef object ask_custom            # (number, key, method, target, headers, client) -> None, or None: nobody answers
+    cdef int number                   # of the newest question to custom_auth
+    cdef dict trusted                 # digest -> (record, monotonic seconds, table): answers that may be used again
 
     def __init__(self, Gateway gateway):
         self.gateway = gateway
         self.parked = {}
         self.unknown = {}
         self.strangers = {}
+        self.trusted = {}
 
     cdef int judge(self, Downstream d, bytes digest):
         """What is to become of a request whose key is not in the table."""
@@ -55,6 +59,51 @@ cdef class Misses:
         d.deadline = now + ASK_SECONDS
         return M_PARKED
 
+    cdef bint ask_about(self, Downstream d, bytes raw):
+        """Has custom_auth asked about the request at hand, which waits. False: nobody answers, or too many wait."""
+        cdef Head* head = &self.gateway.head
+        cdef const char* p = self.gateway.head_at
+        cdef bytes name
+        cdef int i
+        if self.ask_custom is None or self.waiting >= CUSTOM_MAX:
+            return False
+        headers = [((p + head.fields[i].name)[:head.fields[i].name_size].decode("latin-1"),
+                    (p + head.fields[i].value)[:head.fields[i].value_size].decode("latin-1"))
+                   for i in range(head.n_fields)]
+        self.number = (self.number + 1) & 0x7FFFFFFF
+        name = question(self.number)
+        self.parked[name] = [d]
+        self.waiting += 1
+        d.parked = name
+        d.deadline = self.gateway.now + CUSTOM_SECONDS
+        self.ask_custom(self.number, raw.decode("latin-1"), (p + head.method)[:head.method_size].decode("latin-1"),
+                        (p + head.target)[:head.target_size].decode("latin-1"), headers, d.peer)
+        return True
+
+    cdef void judged(self, int number, record, refusal, double ttl):
+        cdef Downstream d
+        cdef bytes name = question(number)
+        for d in self.parked.get(name, ()):
+            if refusal is not None:
+                d.verdict = tuple(refusal)
+            elif record is not None:
+                d.verdict = (record, ttl)
+        self.answered(name, False, record is None and refusal is None)
+
+    cdef KeyRecord recall(self, bytes digest, Table table):
+        found = self.trusted.get(digest)
+        if found is None:
+            return None
+        if found[1] < self.gateway.now or found[2] is not table:
+            del self.trusted[digest]
+            return None
+        return <KeyRecord>found[0]
+
+    cdef void trust(self, bytes digest, KeyRecord key, Table table, double ttl):
+        if len(self.trusted) >= UNKNOWN_MAX:
+            del self.trusted[next(iter(self.trusted))]
+        self.trusted[digest] = (key, self.gateway.now + ttl, table)
+
     cdef bint is_strange(self, str peer, double now):
         found = self.strangers.get(peer)
         return found is not None and found[0] > now and found[1] >= STRANGE_MAX
@@ -64,7 +113,7 @@ cdef class Misses:
         cdef Downstream d
         cdef double now = self.gateway.now
         others = self.parked.pop(digest, ())
-        if not known and not away:
+        if not known and not away and len(digest) == DIGEST_SIZE:
             self.forget_oldest()
             self.unknown[digest] = now + UNKNOWN_SECONDS
             if others:
@@ -114,6 +163,39 @@ cdef void miss(Downstream d, Exchange x, bytes digest, const char* value, unsign
         d.gateway.block.counters[C_KEY_LOOKUPS_FAILED] += 1
         refuse(x, 429, "throttling_error", "This address has shown too many unknown keys; keys that it has not "
                "used before are not looked up for a while", None, "", b"retry-after: 10\r\n")
+
+
+cdef bytes question(int number):
+    # Its name among what is waited for; not as long as a digest.
+    return b"custom_auth %d" % number
+
+
+cdef bint judge_custom(Downstream d, Exchange x, bytes raw):
+    """A key that is not the configuration's, by `custom_auth`. True: x.key is set. False: answered already, or d.parked."""
+    cdef Misses misses = d.gateway.misses
+    cdef bytes digest = hashlib.sha256(raw).digest()
+    cdef object verdict = d.verdict
+    d.verdict = None
+    x.key = misses.recall(digest, x.table) if verdict is None and misses.trusted else None
+    if x.key is None and verdict is None:
+        if d.unanswered or not misses.ask_about(d, raw):
+            d.unanswered = False
+            d.gateway.block.counters[C_KEY_LOOKUPS_FAILED] += 1
+            refuse(x, 503, "service_unavailable", "custom_auth can't be asked at the moment; try again shortly", None, "",
+                   b"retry-after: 1\r\n")
+        return False
+    if x.key is None and len(verdict) == 4:
+        status, kind, message, param = verdict
+        if status == 401:
+            unauthorized(d, x, message, kind, param)
+        else:
+            refuse(x, status, kind, message, param)
+        return False
+    if x.key is None:
+        x.key = x.table._key(verdict[0])
+        if verdict[1] > 0.0:
+            misses.trust(digest, x.key, x.table, verdict[1])
+    return is_in_force(d, x) and (x.key.routes is None or route_allowed(x))
 
 
 cdef bint is_key_shaped(const char* value, unsigned int size) noexcept nogil:

@@ -106,7 +106,7 @@ def test_what_was_started_anew_works(start, mock_port: int):
     restart(running)
     (directory,) = Path("/dev/shm").glob(f"fastproxy-{running.process.pid}-*")  # noqa: S108
     # limits and budgets are counted on in the same file
-    one = ["bridge-1.sock", "control-1.sock", "feed-1.sock", "limits-1", "shared-1"]
+    one = ["auth-1.sock", "bridge-1.sock", "control-1.sock", "feed-1.sock", "limits-1", "shared-1"]
     one += ["shared-1.served", "shared-1.version", "traffic-1"]
     until(lambda: sorted(p.name for p in directory.iterdir()) == one, 5, "one generation's files")
     with running.client() as client:

@@ -1,0 +1,150 @@
+"""`general_settings.custom_auth`: a file as people have it for the LiteLLM proxy, asked about every request."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from admin import CHAT, call, chat
+from harness import MASTER, Gateway, mock_config, request, until
+
+FILE = """
+import asyncio
+import os
+from datetime import datetime, timedelta, timezone
+
+from fastapi import HTTPException, Request
+from litellm.proxy._types import LitellmUserRoles, ProxyException, UserAPIKeyAuth
+
+calls = 0
+
+
+async def judge(request: Request, api_key: str) -> UserAPIKeyAuth:
+    global calls
+    calls += 1
+    if api_key == "number":
+        raise HTTPException(status_code=418, detail=f"asked {calls} times")
+    if api_key == "limited":
+        return UserAPIKeyAuth(api_key="sk-limited", rpm_limit=2, user_id="anna", key_alias="an alias")
+    if api_key == "narrow":
+        return UserAPIKeyAuth(api_key="sk-narrow", models=["claude"])
+    if api_key == "remembered":
+        auth = UserAPIKeyAuth(api_key="sk-remembered")
+        auth.ttl = 60
+        return auth
+    if api_key == "old":
+        return UserAPIKeyAuth(expires=datetime.now(timezone.utc) - timedelta(hours=1))
+    if api_key == "text":
+        return api_key
+    if api_key == "thirteen":
+        return 13
+    if api_key == "slow":
+        await asyncio.sleep(0.3)
+        return UserAPIKeyAuth(user_role=LitellmUserRoles.INTERNAL_USER)
+    if api_key == "dies":
+        os._exit(3)
+    if api_key == "" and request.headers.get("X-Secret") == "sesame" and request.method == "POST":
+        assert request.url.path == "/v1/chat/completions" and request.client.host == "127.0.0.1"
+        return UserAPIKeyAuth(api_key="sk-secret")
+    if api_key == "forbidden":
+        raise ProxyException(message="not you", type="my_type", param="api_key", code=403)
+    raise Exception("who are you?")
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("custom")
+    (folder / "my_auth.py").write_text(FILE)
+    running = Gateway(folder, mock_config(mock_port, custom_auth="my_auth.judge")).wait()
+    try:
+        yield running
+    finally:
+        code = running.stop()
+    assert code == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+def error(gateway: Gateway, key: str) -> tuple[int, str]:
+    status, answer = call(gateway, "POST", "/v1/chat/completions", CHAT, key)
+    return status, answer["error"]["message"]
+
+
+def test_it_decides(gateway: Gateway):
+    assert [chat(gateway, key) for key in ("text", "slow", "narrow")] == [200, 200, 403]
+    assert chat(gateway, "narrow", "claude") == 200
+    assert chat(gateway, "old") == 401
+    assert error(gateway, "nobody") == (401, "Authentication Error, who are you?")
+    assert error(gateway, "forbidden") == (403, "not you")
+
+
+def test_the_configurations_keys_need_no_word_of_it(gateway: Gateway):
+    assert chat(gateway, MASTER) == 200
+
+
+def test_it_is_asked_every_time_unless_it_says_otherwise(gateway: Gateway):
+    counts = [int(error(gateway, "number")[1].split()[1]) for _ in range(3)]
+    assert counts[2] == counts[1] + 1 == counts[0] + 2
+    assert [chat(gateway, "text") for _ in range(3)] == [200] * 3
+    before = int(error(gateway, "number")[1].split()[1])
+    assert before == counts[2] + 4
+    assert [chat(gateway, "remembered") for _ in range(4)] == [200] * 4
+    assert int(error(gateway, "number")[1].split()[1]) == before + 2
+
+
+def test_it_sees_the_head(gateway: Gateway):
+    with gateway.client() as client:
+        extra = "X-Secret: sesame\r\n"
+        client.send(request("/v1/chat/completions", CHAT, None, extra) * 2)
+        assert [client.answer().status for _ in range(2)] == [200, 200]
+    assert chat(gateway, "") == 401
+
+
+def test_its_limits_hold_and_its_names_stand_in_the_books(gateway: Gateway):
+    statuses = [chat(gateway, "limited") for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    text = until(
+        lambda: "an alias" in (found := str(call(gateway, "GET", "/metrics")[1])) and found,
+        what="the key's alias",
+    )
+    assert 'user="anna"' in text
+
+
+def test_other_routes_ask_it_too(gateway: Gateway):
+    status, found = call(gateway, "GET", "/v1/models", key="narrow")
+    assert status == 200
+    assert [model["id"] for model in found["data"]] == ["claude"]
+    assert call(gateway, "GET", "/v1/models", key="nobody")[0] == 401
+    assert call(gateway, "POST", "/key/generate", {}, key="text")[0] in (401, 403)
+
+
+def test_what_can_not_be_used_and_a_dead_process_are_503(gateway: Gateway):
+    assert chat(gateway, "thirteen") == 503
+    assert chat(gateway, "dies") == 503
+    assert chat(gateway, MASTER) == 200
+    until(lambda: chat(gateway, "text") == 200, what="another process")
+    assert "custom_auth: what it returned can't be used" in gateway.log
+
+
+def test_a_reload_takes_the_new_file(mock_port: int, tmp_path: Path):
+    file = tmp_path / "my_auth.py"
+    file.write_text("def judge(request, api_key):\n    raise Exception('v1')\n")
+    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge")).wait()
+    try:
+        assert error(running, "x") == (401, "Authentication Error, v1")
+        file.write_text("def judge(request, api_key):\n    return api_key\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: chat(running, "x") == 200, what="the new file")
+        file.write_text("def judge(request, api_key:\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: "my_auth.py, line 1" in running.log, what="a refusal")
+        assert chat(running, "x") == 200
+    finally:
+        assert running.stop() == 0, running.log
+
+
+def test_a_function_that_is_not_there_stops_the_start(mock_port: int, tmp_path: Path):
+    (tmp_path / "my_auth.py").write_text("def other(request, api_key): ...\n")
+    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge"))
+    assert running.process.wait(10) == 1
+    assert "my_auth.py has no judge" in running.log

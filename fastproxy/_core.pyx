@@ -73,7 +73,8 @@ from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body, websocket
 from fastproxy.routing.continuation import Continuation
-from fastproxy.routing import first_token, options, response_ids
+from fastproxy._table import ENDPOINTS
+from fastproxy.routing import first_token, options, response_ids, strict
 from fastproxy.routing.passing import google_key
 
 cdef extern from "<sys/socket.h>" nogil:

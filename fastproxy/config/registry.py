@@ -126,7 +126,8 @@ GENERAL = {
         "disable_error_logs disable_reset_budget disable_spend_updates",
     ),
     **_all(
-        HONOURED, "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output"
+        HONOURED,
+        "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output limit_mode",
     ),
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(

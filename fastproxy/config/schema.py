@@ -162,6 +162,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     disable_spend_logs: Flag | None = None
     access_log: bool | str | None = None
     unseen_output: str | None = None
+    limit_mode: str | None = None
     custom_auth: str | None = None
     pass_through_endpoints: list[PassThroughEndpoint] | None = None
 

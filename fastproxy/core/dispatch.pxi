@@ -4,7 +4,7 @@
 cdef void maybe_dispatch_early(Exchange x):
     """A large body goes upstream while it still arrives, once what is known suffices."""
     if x.plan.kind == PLAN_CONTROL or x.content_coding is not None or x.early or x.once \
-            or x.table.router.max_in_flight or x.table.router.tag_filtering:
+            or x.table.router.max_in_flight or x.table.router.tag_filtering or x.table.strict_limits:
         return
     if x.plan.kind == PLAN_PASS and x.pass_scan:
         return

@@ -28,6 +28,8 @@ cdef bint pass_gates(Exchange x):
             refuse(x, 503, "service_unavailable", f"A key may have at most {MAX_GATES} limits that concern one model")
             return False
         if gate.estimates and tokens < 0:
+            if x.table.strict_limits and not bound_request(x, gate.tpm):
+                return False
             x.input_estimate = estimate_input(x)
             tokens = x.input_estimate + expected_output(x, gate.tpm)
             money = dearest(x, x.input_estimate, tokens - x.input_estimate)
@@ -37,6 +39,34 @@ cdef bint pass_gates(Exchange x):
             refuse_limit(x, gate, why)
             return False
         x.n_holds += 1
+    return True
+
+
+cdef bint bound_request(Exchange x, long long tpm):
+    """`limit_mode: strict`: nothing of what the request costs is left open. False: answered already."""
+    cdef long long most
+    cdef object bounded = None
+    try:
+        if x.plan.kind != PLAN_LLM:
+            raise ValueError(f"path\0limit_mode is strict and this key has a limit of tokens or money: what a request to "
+                             f"{x.plan.path} costs can't be bounded")
+        x.input_estimate = estimate_input(x)
+        most = expected_output(x, tpm) // answers_asked(x)
+        bounded = strict.bound(whole_body(x), ENDPOINTS[x.plan.endpoint], max(1, most),
+                               [] if x.group is None else [(<Deployment>d).model for d in x.group.deployments])
+    except ValueError as error:
+        name, _, text = str(error).partition("\0")
+        unreserve(x)
+        refuse(x, 400, "invalid_request_error", text, name)
+        return False
+    if bounded is not None:
+        buf_clear(&x.body)
+        x.scan.reset()
+        if not keep_body(x, PyBytes_AS_STRING(bounded), PyBytes_GET_SIZE(bounded)):
+            unreserve(x)
+            return False
+        if x.path_model is None:
+            asked_model(x)                    # where it stands now
     return True
 
 

@@ -1,5 +1,6 @@
 """Limits and budgets in the real process tree, exact over all workers."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -119,3 +120,72 @@ def test_a_model_of_a_key_has_its_own_limit(limited: Gateway):
     key = make(limited, "/key/generate", {"model_rpm_limit": {"gpt-4o-mini": 1}})["key"]
     assert [ask(limited, key).status for _ in range(2)] == [200, 429]
     assert ask(limited, key, model="mock/other").status == 200
+
+
+# -- limit_mode: strict
+
+
+@pytest.fixture(scope="module")
+def strict(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    config = mock_config(mock_port, limit_mode="strict")
+    running = Gateway(tmp_path_factory.mktemp("strict"), config).wait()
+    try:
+        yield running
+    finally:
+        code = running.stop()
+    assert code == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+def sent(gateway: Gateway, path: str, body: dict[str, Any], key: str) -> dict[str, Any]:
+    """The body that the upstream got."""
+    with gateway.client() as client:
+        client.send(request(path, body, key))
+        answer = client.answer()
+    assert answer.status == 200, answer.body
+    echo = json.loads(answer.json()["choices"][0]["message"]["content"])
+    return dict(json.loads(echo["body"]))
+
+
+def test_strict_gives_a_maximum_to_who_has_none(strict: Gateway):
+    key = make(strict, "/key/generate", {"tpm_limit": 4000})["key"]
+    body = {"messages": CHAT["messages"], "model": "mock/mock-echo"}
+    got = sent(strict, "/v1/chat/completions", body, key)
+    assert (got["max_tokens"], got["model"], got["messages"]) == (
+        1000, "mock-echo", CHAT["messages"],
+    )  # fmt: skip
+    body["max_tokens"] = 7
+    assert sent(strict, "/v1/chat/completions", body, key)["max_tokens"] == 7
+    free = make(strict, "/key/generate", {"rpm_limit": 4000})["key"]
+    del body["max_tokens"]
+    assert "max_tokens" not in sent(strict, "/v1/chat/completions", body, free)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("messages[0].content[0].image_url.url",
+         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]}]}),
+        ("messages[0].content[0].file.file_id",
+         {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]}),
+        ("tools[0]", {"tools": [{"type": "web_search"}]}),
+    ],
+)  # fmt: skip
+def test_strict_refuses_what_nobody_can_bound(strict: Gateway, field: str, value: dict[str, Any]):
+    key = make(strict, "/key/generate", {"max_budget": 1})["key"]
+    answer = ask(strict, key, **value)
+    assert (answer.status, answer.json()["error"]["param"]) == (400, field)
+    free = make(strict, "/key/generate", {})["key"]
+    assert ask(strict, free, **value).status == 200
+
+
+def test_strict_lets_data_and_large_bodies_pass(strict: Gateway):
+    key = make(strict, "/key/generate", {"max_budget": 1})["key"]
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 600_000}}
+    assert ask(strict, key, messages=[{"role": "user", "content": [part]}]).status == 200
+    with strict.client() as client:
+        body = {"model": "claude", "messages": CHAT["messages"]}
+        client.send(request("/v1/messages", body, key))
+        assert client.answer().status == 200
+        client.send(request("/v1/images/generations", {"model": "gpt-4o-mini", "prompt": "x"}, key))
+        assert client.answer().status == 400

@@ -52,6 +52,8 @@ cdef class Limits:
     cdef object mapping
     cdef Counter* counters
     cdef int workers
+    cdef public bint sliding      # windows are
+    cdef unsigned long long* buckets      # … then they are counted here
     cdef long long* money         # per worker and counter: reserved nano-dollars …
     cdef int* parallel            # … and requests in flight
     cdef long long* own_money
@@ -63,14 +65,20 @@ cdef class Limits:
                      long long money)
     cdef void give_back(self, Hold* hold, long long tokens, long long money) noexcept nogil
     cdef void undo(self, Hold* hold) noexcept nogil
-    cdef long long count_now(self, unsigned long long* word, long long now) noexcept nogil
+    cdef long long count_now(self, int slot, bint tokens, long long now) noexcept nogil
     cdef long long spent(self, Gate gate) noexcept nogil
     cdef bint is_spent(self, Gate gate, long long wall)
     cdef void charge(self, Gate gate, long long wall, long long money)
     # --- private
     cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil
-    cdef int _count(self, unsigned long long* word, unsigned int* window, long long now, long long n,
-                    long long limit, bint alone) noexcept nogil
+    cdef unsigned long long* _word(self, int slot, bint tokens, unsigned int window) noexcept nogil
+    cdef int _count(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
+                    long long limit) noexcept nogil
+    cdef int _count_fixed(self, unsigned long long* word, unsigned int* window, long long now, long long n,
+                          long long limit, bint alone) noexcept nogil
+    cdef int _count_sliding(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
+                            long long limit) noexcept nogil
+    cdef long long _sum(self, int slot, bint tokens, unsigned int number, unsigned int* oldest) noexcept nogil
     cdef int _slot(self, Gate gate) noexcept
     cdef unsigned long long _current(self, Gate gate, long long wall)
     cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money)

@@ -1,10 +1,14 @@
 """Limits and budgets of one process tree, in shared memory, the same for all workers. No lock lives here.
 
 Layout of the file: a 64-byte header (magic, layout, workers), COUNTERS counters that every worker reads and
-writes, then for each worker two columns of its own: money reserved and requests in flight, by counter.
+writes, then for each worker two columns of its own: money reserved and requests in flight, by counter; then the
+buckets of sliding windows.
 
 - Requests and tokens: a window of 60 s from the first request of that limit, its beginning and its count in one
   atomic word. A request is counted and judged by one compare-and-swap: it is never admitted beyond the limit.
+- Sliding windows (`limit_window: sliding`): BUCKETS of ten seconds, of which a window is the present one and the six
+  before it: at least a minute, so that no minute has more than the limit. A request is counted first and judged by the
+  sum then, and taken out again if that is too much; two at once may both be refused.
 - Requests in flight and reserved money: a worker adds to its own column first and sums all columns then. Whoever
   adds last sees everything, so that nobody is admitted beyond the limit; two at once may both be refused.
 - Settled money is added to `spent` before the reservation is taken out of the column, and the sum reads columns
@@ -46,6 +50,8 @@ cdef extern from *:
 cdef enum:
     HEADER_SIZE = 64
     WINDOW = 960          # sixteenths of a second
+    BUCKET = 160
+    BUCKETS = 7
     PROBES = 512          # counters looked at for a name
     PATIENCE = 100000     # looks at a period that another worker begins, before that one is taken for dead
     FOR_EVER = 2          # period of a budget without duration
@@ -54,13 +60,13 @@ cdef long long COUNT_MAX = 0xFFFFFFFF
 cdef unsigned long long COUNT_BITS = 0xFFFFFFFF
 
 MAGIC = 0x46504C4D
-LAYOUT = 1
+LAYOUT = 2
 ROW = sizeof(long long) + sizeof(int)
 
 
 def create(str path, int workers):
     """Make the file (mode 0600, must not exist). Raises OSError."""
-    size = HEADER_SIZE + COUNTERS * sizeof(Counter) + workers * COUNTERS * ROW
+    size = HEADER_SIZE + COUNTERS * (sizeof(Counter) + workers * ROW + 2 * BUCKETS * 8)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)      # a full memory file system is told now, not by a signal later
@@ -142,6 +148,7 @@ cdef class Limits:
         self.counters = <Counter*>(base + HEADER_SIZE)
         self.money = <long long*>(base + HEADER_SIZE + COUNTERS * sizeof(Counter))
         self.parallel = <int*>(self.money + <Py_ssize_t>self.workers * COUNTERS)
+        self.buckets = <unsigned long long*>(self.parallel + <Py_ssize_t>self.workers * COUNTERS)
         self.own_money = NULL
         if index >= 0:
             self.own_money = self.money + <Py_ssize_t>index * COUNTERS
@@ -201,13 +208,13 @@ cdef class Limits:
         if why == ADMITTED and gate.budget >= 0:
             why = self._reserve_money(gate, c, hold, wall, money)
         if why == ADMITTED and gate.tpm >= 0:
-            why = self._count(&c.tokens, &hold.tokens_window, now, tokens, gate.tpm, True)
+            why = self._count(gate.slot, True, &hold.tokens_window, now, tokens, gate.tpm)
             if why:
                 why = OVER_TOKENS
             else:
                 hold.tokens = tokens
         if why == ADMITTED and gate.rpm >= 0:
-            why = self._count(&c.requests, &hold.requests_window, now, 1, gate.rpm, False)
+            why = self._count(gate.slot, False, &hold.requests_window, now, 1, gate.rpm)
             if why:
                 why = OVER_REQUESTS
         if why:
@@ -216,7 +223,7 @@ cdef class Limits:
 
     cdef void undo(self, Hold* hold) noexcept nogil:
         """The request is not admitted: as if it had never come."""
-        self._less(&self.counters[hold.slot].requests, hold.requests_window, -1)
+        self._less(self._word(hold.slot, False, hold.requests_window), hold.requests_window, -1)
         self.give_back(hold, 0, 0)
 
     cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil:
@@ -232,10 +239,56 @@ cdef class Limits:
             if lm_swap(word, old, <unsigned long long>window << 32 | <unsigned long long>count):
                 return
 
-    cdef int _count(self, unsigned long long* word, unsigned int* window, long long now, long long n,
-                    long long limit, bint alone) noexcept nogil:
-        # Counts n in the window of now: 0, or 1 if that would exceed the limit. alone: what is more than a whole
-        # window is admitted into an empty one.
+    cdef unsigned long long* _word(self, int slot, bint tokens, unsigned int window) noexcept nogil:
+        # Where a window is counted.
+        if self.sliding:
+            return &self.buckets[(2 * <Py_ssize_t>slot + tokens) * BUCKETS + window % BUCKETS]
+        return &self.counters[slot].tokens if tokens else &self.counters[slot].requests
+
+    cdef int _count(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
+                    long long limit) noexcept nogil:
+        # Counts n in the window of now: 0, or 1 if that would exceed the limit. Tokens of more than a whole window are
+        # admitted into an empty one.
+        if self.sliding:
+            return self._count_sliding(slot, tokens, window, now, n, limit)
+        return self._count_fixed(self._word(slot, tokens, 0), window, now, n, limit, tokens)
+
+    cdef int _count_sliding(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
+                            long long limit) noexcept nogil:
+        cdef unsigned int number = <unsigned int>(now // BUCKET) + 1, oldest
+        cdef unsigned long long* word = self._word(slot, tokens, number)
+        cdef unsigned long long old
+        cdef long long count, total
+        while True:
+            old = lm_load(word)
+            count = n + (<long long>(old & COUNT_BITS) if old >> 32 == number else 0)
+            if lm_swap(word, old, <unsigned long long>number << 32 | <unsigned long long>min(count, COUNT_MAX)):
+                break
+        window[0] = number
+        total = self._sum(slot, tokens, number, &oldest)
+        if total <= limit or tokens and total == n and limit > 0:
+            return 0
+        self._less(word, number, -n)
+        window[0] = 0
+        self.used = max(<long long>0, total - n)
+        self.resets = max(<long long>1, ((<long long>oldest + BUCKETS - 1) * BUCKET - now + 15) // 16)
+        return 1
+
+    cdef long long _sum(self, int slot, bint tokens, unsigned int number, unsigned int* oldest) noexcept nogil:
+        # Of the buckets that a window of now consists of, and the first of them that is not empty.
+        cdef unsigned long long seen
+        cdef long long total = 0
+        cdef unsigned int at
+        oldest[0] = number
+        for at in range(number, number - BUCKETS, -1):
+            seen = lm_load(self._word(slot, tokens, at))
+            if seen >> 32 == at and seen & COUNT_BITS:
+                total += <long long>(seen & COUNT_BITS)
+                oldest[0] = at
+        return total
+
+    cdef int _count_fixed(self, unsigned long long* word, unsigned int* window, long long now, long long n,
+                          long long limit, bint alone) noexcept nogil:
         cdef unsigned long long old, new
         cdef unsigned int start = <unsigned int>now, begun
         cdef long long count
@@ -336,7 +389,7 @@ cdef class Limits:
         if hold.parallel:
             lm_add_count(&self.own_parallel[hold.slot], -1)
         if hold.tokens != tokens:
-            self._less(&c.tokens, hold.tokens_window, tokens - hold.tokens)
+            self._less(self._word(hold.slot, True, hold.tokens_window), hold.tokens_window, tokens - hold.tokens)
         if hold.period:
             if money and lm_load(&c.period) == hold.period:
                 lm_add(&c.spent, money)
@@ -346,9 +399,13 @@ cdef class Limits:
         hold.period = 0
         hold.parallel = False
 
-    cdef long long count_now(self, unsigned long long* word, long long now) noexcept nogil:
+    cdef long long count_now(self, int slot, bint tokens, long long now) noexcept nogil:
         """The count of the window that `now` lies in."""
-        cdef unsigned long long seen = lm_load(word)
+        cdef unsigned long long seen
+        cdef unsigned int oldest
+        if self.sliding:
+            return self._sum(slot, tokens, <unsigned int>(now // BUCKET) + 1, &oldest)
+        seen = lm_load(self._word(slot, tokens, 0))
         if <unsigned int>now - <unsigned int>(seen >> 32) >= WINDOW:
             return 0
         return <long long>(seen & COUNT_BITS)
@@ -362,14 +419,13 @@ cdef class Limits:
     def describe(self, Gate gate):
         """The state of a gate's counter, for people."""
         cdef int slot = self.find(gate.name)
-        cdef unsigned long long now = <unsigned long long>(time.monotonic() * 16)
+        cdef long long now = <long long>(time.monotonic() * 16)
         cdef Counter* c
         if slot < 0:
             return {}
         c = &self.counters[slot]
         return {
-            "requests": (c.requests & COUNT_BITS) if now - (c.requests >> 32) < WINDOW else 0,
-            "tokens": (c.tokens & COUNT_BITS) if now - (c.tokens >> 32) < WINDOW else 0,
+            "requests": self.count_now(slot, False, now), "tokens": self.count_now(slot, True, now),
             "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
         }
 

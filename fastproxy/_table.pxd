@@ -157,6 +157,7 @@ cdef class Table:
     cdef readonly bint always_usage
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
     cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere
+    cdef readonly bint sliding_limits        # limit_window: sliding
     cdef readonly bint strict_limits         # limit_mode: strict
     cdef readonly bint unseen_reserved       # unseen_output: reserved
     cdef readonly int budget_status          # of an answer to who has spent its budget

@@ -265,6 +265,7 @@ cdef class Table:
         self.forward_client_headers = bool(settings.get("forward_client_headers"))
         self.forward_openai_organization = bool(settings.get("forward_openai_org_id"))
         self.custom_auth = bool(snapshot.get("custom_auth"))
+        self.sliding_limits = settings.get("limit_window") == "sliding"
         self.strict_limits = settings.get("limit_mode") == "strict"
         self.unseen_reserved = settings.get("unseen_output") == "reserved"
         self.budget_status = settings.get("budget_exceeded_status", 422)

@@ -127,7 +127,7 @@ GENERAL = {
     ),
     **_all(
         HONOURED,
-        "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output limit_mode",
+        "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output limit_mode limit_window",
     ),
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(

@@ -163,6 +163,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     access_log: bool | str | None = None
     unseen_output: str | None = None
     limit_mode: str | None = None
+    limit_window: str | None = None
     custom_auth: str | None = None
     pass_through_endpoints: list[PassThroughEndpoint] | None = None
 

@@ -106,6 +106,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
         "forward_openai_org_id": bool(general.forward_openai_org_id),
         "timezone": _timezone(config),
+        "limit_window": _one_of(config, "limit_window", ("fixed", "sliding")),
         "limit_mode": _one_of(config, "limit_mode", ("estimate", "strict")),
         "unseen_output": _one_of(config, "unseen_output", ("expected", "reserved")),
         "budget_exceeded_status": config.litellm.budget_exceeded_status_code or 422,

@@ -145,6 +145,7 @@ class Control:
         except OSError as error:
             log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
+        self.limits.sliding = snapshot["settings"]["limit_window"] == "sliding"
         self.served.add(snapshot["version"], snapshot["deployments"])
         self.spend.raw_rows = not loaded.general.disable_spend_logs
         period = loaded.general.maximum_spend_logs_retention_period

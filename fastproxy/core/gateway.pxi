@@ -85,6 +85,7 @@ cdef class Gateway:
     def swap(self, Table table):
         """The next request uses this table; those in flight keep theirs."""
         self.table = table
+        self.limits.sliding = table.sliding_limits
 
     def change_keys(self, list upserts, list deletes):
         """Stored keys that are new or changed, by record, and those to be forgotten, by hex digest."""

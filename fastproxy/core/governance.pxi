@@ -95,11 +95,11 @@ cdef void add_limit_lines(Exchange x, Buffer* out):
             continue
         if gate.rpm >= 0:
             add_bytes(out, gate.requests_line)
-            buf_add_uint(out, max(0, gate.rpm - limits.count_now(&limits.counters[gate.slot].requests, now)))
+            buf_add_uint(out, max(0, gate.rpm - limits.count_now(gate.slot, False, now)))
             buf_add(out, b"\r\n", 2)
         if gate.tpm >= 0:
             add_bytes(out, gate.tokens_line)
-            buf_add_uint(out, max(0, gate.tpm - limits.count_now(&limits.counters[gate.slot].tokens, now)))
+            buf_add_uint(out, max(0, gate.tpm - limits.count_now(gate.slot, True, now)))
             buf_add(out, b"\r\n", 2)
         if gate.key_lines is not None and keys_own:
             keys_own = False

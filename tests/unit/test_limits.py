@@ -198,8 +198,60 @@ def test_never_more_is_admitted_than_the_limits_say(
     os.unlink(file)
 
 
-def hammer(file: str, index: int, rounds: int, barrier: object, results: object) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.floats(0, 20), st.integers(1, 30), st.booleans()),
+        max_size=80,
+    )
+)
+def test_no_minute_has_more_than_a_sliding_limit(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, float, int, bool]]
+):
+    file = str(tmp_path_factory.mktemp("l") / "limits")
+    _limits.create(file, 3)
+    views = [Limits(file, i) for i in range(3)]
+    for view in views:
+        view.sliding = True
+    one = gate(rpm_limit=5, tpm_limit=60)
+    now, admitted = NOW, []
+    for worker, pause, tokens, refunded in steps:
+        now += pause
+        trial = Trial(views[worker])
+        if trial.enter([one], now, WALL, tokens, 0) == OK:
+            used = 0 if refunded else tokens
+            trial.leave(used, 0)
+            admitted.append((now, used))
+        else:
+            assert views[worker].resets >= 1
+            assert enter(views[worker], one, 1, now=now + views[worker].resets + 60) == OK
+            admitted.append((now + views[worker].resets + 60, 1))
+            now = admitted[-1][0]
+        recent = [used for at, used in admitted if at > now - 60]
+        assert len(recent) <= 5
+        assert sum(recent) <= 60
+    os.unlink(file)
+
+
+def test_a_sliding_window_is_free_again_after_a_minute(path: str):
+    limits, one = Limits(path, 0), gate(rpm_limit=2)
+    limits.sliding = True
+    assert [enter(limits, one, now=NOW + i) for i in (0, 30, 59)] == [OK, OK, REQUESTS]
+    assert limits.used == 2
+    assert 1 <= limits.resets <= 11
+    assert [enter(limits, one, now=NOW + i) for i in (70, 71, 90, 101)] == [
+        OK,
+        REQUESTS,
+        REQUESTS,
+        OK,
+    ]
+
+
+def hammer(
+    file: str, index: int, rounds: int, barrier: object, results: object, sliding: bool
+) -> None:
     limits = Limits(file, index)
+    limits.sliding = sliding
     requests, parallel = gate("r", rpm_limit=5000), gate("p", max_parallel_requests=2)
     barrier.wait()  # type: ignore[attr-defined]
     admitted = most = 0
@@ -212,11 +264,12 @@ def hammer(file: str, index: int, rounds: int, barrier: object, results: object)
     results.put((admitted, most))  # type: ignore[attr-defined]
 
 
-def test_processes_at_once_admit_exactly_the_limit(path: str):
+@pytest.mark.parametrize("sliding", [False, True])
+def test_processes_at_once_admit_exactly_the_limit(path: str, sliding: bool):
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(WORKERS), context.Queue()
     children = [
-        context.Process(target=hammer, args=(path, i, 3000, barrier, results))
+        context.Process(target=hammer, args=(path, i, 3000, barrier, results, sliding))
         for i in range(WORKERS)
     ]
     for child in children:

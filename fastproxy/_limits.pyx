@@ -338,16 +338,16 @@ cdef class Limits:
         return self._period(&self.counters[gate.slot], gate.ends << 1 if gate.ends else FOR_EVER, gate.spend)
 
     cdef bint is_spent(self, Gate gate, long long wall):
-        """Whether a budget that nothing is reserved of has nothing left, or can't be counted."""
+        """Whether a budget has nothing left beside what is reserved of it, or can't be counted."""
         if self._slot(gate) < 0:
             return True
         self._current(gate, wall)
-        self.used = self.spent(gate)
+        self.used = self.reserved(gate.slot) + self.spent(gate)
         self.resets = <long long>gate.ends - wall if gate.ends else 0
         return self.used >= gate.budget
 
     cdef void charge(self, Gate gate, long long wall, long long money):
-        """Counts nano-dollars of a budget that nothing is reserved of."""
+        """Counts nano-dollars beside what is reserved."""
         if self._slot(gate) >= 0:
             self._current(gate, wall)
             lm_add(&self.counters[gate.slot].spent, money)

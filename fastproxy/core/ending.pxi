@@ -45,8 +45,6 @@ cdef void settle(Exchange x):
     cdef bint estimated
     cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
-    if x.in_group:
-        finish_attempts(x, monotonic_ns())
     estimated = x.attempts and not (x.tapping and x.tap.usage.seen) and (x.status < 400 or x.status == 499) \
         and x.key is not None and x.plan.kind != PLAN_TUNNEL and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
     if estimated and x.input_estimate < 0:
@@ -54,6 +52,8 @@ cdef void settle(Exchange x):
     cost = cost_of(x, estimated)
     if cost > 0 and x.deployment.budgets is not None:
         charge_deployment(x, cost)
+    if x.in_group:
+        finish_attempts(x, monotonic_ns())     # behind the charge, so that nothing is free in between
     if x.n_holds:
         if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400:
             learn_output(x)

@@ -33,6 +33,8 @@ cdef class Exchange:
     cdef bint governed                # limits were asked …
     cdef int n_holds                  # … and these are reserved
     cdef Hold holds[MAX_GATES]
+    cdef int n_own_holds              # of budgets of the deployment that is tried
+    cdef Hold own_holds[MAX_OWN_GATES]
     cdef long long input_estimate     # tokens; -1: nobody asked
     cdef long long output_expected    # same, of an answer of which nothing is seen
     cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
@@ -132,7 +134,7 @@ cdef class Exchange:
         self.num_retries = -1
         self.timeout = self.stream_timeout = self.total_until = 0.0
         self.admitted = self.traced = self.governed = False
-        self.n_holds = 0
+        self.n_holds = self.n_own_holds = 0
         self.input_estimate = self.output_expected = -1
         self.flight = NULL
         self.lost_tokens = self.lost_cost = 0

@@ -70,6 +70,20 @@ cdef bint bound_request(Exchange x, long long tpm):
     return True
 
 
+cdef void reserve_own(Exchange x):
+    """Reserves of the budgets of the deployment that is tried. `choose` has just seen something left of each: if somebody
+    else was quicker, the request goes all the same."""
+    cdef Gate gate
+    cdef long long money
+    if x.input_estimate < 0:
+        x.input_estimate = estimate_input(x)
+    money = x.deployment.prices.of_tokens(x.input_estimate, expected_output(x, -1))
+    for gate in x.deployment.budgets:
+        if x.n_own_holds < MAX_OWN_GATES and x.gateway.limits.reserve(
+                gate, &x.own_holds[x.n_own_holds], <long long>(x.gateway.now * 16.0), wall_of(x), 0, money) == ADMITTED:
+            x.n_own_holds += 1
+
+
 cdef void unreserve(Exchange x) noexcept:
     # In reverse; the request was not admitted.
     while x.n_holds:

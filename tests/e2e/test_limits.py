@@ -4,11 +4,13 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from admin import make
 from harness import Answer, Client, Gateway, mock_config, request, until
+from spending import cost, priced_config
 
 WORKERS = 4
 
@@ -189,3 +191,37 @@ def test_strict_lets_data_and_large_bodies_pass(strict: Gateway):
         assert client.answer().status == 200
         client.send(request("/v1/images/generations", {"model": "gpt-4o-mini", "prompt": "x"}, key))
         assert client.answer().status == 400
+
+
+def test_a_provider_s_budget_is_not_passed_by_many_at_once(mock_port: int, tmp_path: Path):
+    config = priced_config(mock_port)
+    config["router_settings"] = {
+        "provider_budget_config": {"openai": {"budget_limit": 0.5, "time_period": "30d"}},
+        "disable_cooldowns": True,
+    }
+    config["model_list"] = [m for m in config["model_list"] if m["model_name"] == "priced"]
+    running = Gateway(tmp_path, config, "--num_workers", "2").wait()
+    try:
+        key = make(running, "/key/generate", {})["key"]
+        paid: list[float] = []
+
+        def run() -> None:
+            with Client(running.port) as client:
+                for _ in range(10):
+                    client.send(request("/v1/chat/completions", {**CHAT, "model": "priced"}, key))
+                    answer = client.answer()
+                    if answer.status == 200:
+                        paid.append(cost(answer))
+                    else:
+                        assert answer.json()["error"]["type"] == "budget_exceeded", answer.body
+
+        threads = [threading.Thread(target=run) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        while ask(running, key, model="priced").status == 200:  # what was reserved is free again
+            paid.append(paid[0])
+        assert 0.5 <= sum(paid) <= 0.5 + paid[0]
+    finally:
+        assert running.stop() == 0, running.log

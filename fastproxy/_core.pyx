@@ -128,6 +128,7 @@ cdef enum:
     LONGEST_TOKEN = 12            # bytes of text; longer ones are too rare to matter
     PARKED_MAX = 256              # requests of one worker that wait for a look-up of their key
     DIGEST_SIZE = 32
+    CHOICES = 8                   # of a deployment, where others take what is left of its budget
     MAX_OWN_GATES = 4             # budgets of one deployment: its own and its provider's
     CUSTOM_MAX = 4096             # requests of one worker that wait for custom_auth
     UNKNOWN_MAX = 10000           # keys that are remembered as unknown

@@ -26,20 +26,16 @@ cdef void begin_attempt(Exchange x):
         x.deployment = x.deployment.twin       # the same slot, limits and times; another way
     x.pool = x.deployment.pool
     x.in_attempt = True
-    if x.deployment.budgets is not None:
-        reserve_own(x)
     t.in_flight[slot] += 1
     if x.deployment.rpm or x.retries:
         window_add(&t.slots[slot].started, minute_of(x), 1)
 
 
 cdef void end_attempt(Exchange x):
+    release_own(x)
     if x.in_attempt:
         x.in_attempt = False
         x.gateway.traffic.in_flight[x.deployment.slot] -= 1
-        while x.n_own_holds:           # what was used of it is counted already
-            x.n_own_holds -= 1
-            x.gateway.limits.give_back(&x.own_holds[x.n_own_holds], 0, 0)
     if x.retrying:
         x.retrying = False
         x.gateway.traffic.retrying[x.group.slot] -= 1

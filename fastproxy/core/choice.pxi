@@ -172,6 +172,17 @@ cdef Deployment choose(Exchange x, bint again):
 
     again: after a failure; one that has failed this request comes only when no other is left.
     """
+    cdef Deployment d
+    release_own(x)
+    for _ in range(CHOICES):
+        d = pick(x, again)
+        if d is None or d.budgets is None or reserve_own(x, d):
+            return d
+    x.unfit = U_BUDGET                 # others were quicker, each time
+    return None
+
+
+cdef Deployment pick(Exchange x, bint again):
     cdef Group group = x.group
     cdef Deployment d
     x.probe = False

@@ -70,18 +70,27 @@ cdef bint bound_request(Exchange x, long long tpm):
     return True
 
 
-cdef void reserve_own(Exchange x):
-    """Reserves of the budgets of the deployment that is tried. `choose` has just seen something left of each: if somebody
-    else was quicker, the request goes all the same."""
+cdef bint reserve_own(Exchange x, Deployment d):
+    """Reserves of the budgets of a deployment and its provider. False: somebody else has taken what was left."""
     cdef Gate gate
     cdef long long money
     if x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
-    money = x.deployment.prices.of_tokens(x.input_estimate, expected_output(x, -1))
-    for gate in x.deployment.budgets:
-        if x.n_own_holds < MAX_OWN_GATES and x.gateway.limits.reserve(
-                gate, &x.own_holds[x.n_own_holds], <long long>(x.gateway.now * 16.0), wall_of(x), 0, money) == ADMITTED:
-            x.n_own_holds += 1
+    money = d.prices.of_tokens(x.input_estimate, expected_output(x, -1))
+    for gate in d.budgets:
+        if x.n_own_holds == MAX_OWN_GATES or x.gateway.limits.reserve(
+                gate, &x.own_holds[x.n_own_holds], <long long>(x.gateway.now * 16.0), wall_of(x), 0, money) != ADMITTED:
+            release_own(x)
+            return False
+        x.n_own_holds += 1
+    return True
+
+
+cdef void release_own(Exchange x) noexcept:
+    # What was used of it is counted by then.
+    while x.n_own_holds:
+        x.n_own_holds -= 1
+        x.gateway.limits.give_back(&x.own_holds[x.n_own_holds], 0, 0)
 
 
 cdef void unreserve(Exchange x) noexcept:

@@ -222,6 +222,7 @@ def test_a_provider_s_budget_is_not_passed_by_many_at_once(mock_port: int, tmp_p
             thread.join(30)
         while ask(running, key, model="priced").status == 200:  # what was reserved is free again
             paid.append(paid[0])
-        assert 0.5 <= sum(paid) <= 0.5 + paid[0]
+        # the last ones have shrunk to what was left: each may take a little more than that
+        assert 0.5 <= sum(paid) <= 0.5 + 4 * paid[0]
     finally:
         assert running.stop() == 0, running.log

@@ -3,12 +3,13 @@
 bridge -> control: ["bridge", pid]; control -> bridge: ["bridge", {deployments, settings, environment}]
 worker -> control: ["hello", index, pid, [digest, ...]], ["applied", version], ["refused", version, reason],
                    ["keys-applied", number], ["key", digest]
-control -> worker: ["snapshot", {...}], ["keys", number, [record, ...], [digest, ...]],
+control -> worker: ["snapshot", {...}], ["keys", number, [record, ...], [digest, ...], [digest, ...]],
                    ["key", digest, record or null, whether nobody can say]
 
 A snapshot holds the keys of the file, and of the stored ones those that workers have asked for. A key that a
 worker does not know it asks for by "key". "keys" changes the stored ones of the table that the worker has:
-records that are new or changed, digests of those to be forgotten. Messages are applied in order, so
+records that are new or changed, digests of those that may be gone, and of those that are only to be forgotten.
+Messages are applied in order, so
 "keys-applied" of a number says that all that was sent before it is in force too. The "hello" of a worker that
 control has lost names the stored keys that it knows.
 

@@ -144,6 +144,7 @@ class Worker:
         if message[0] == "keys":
             if self.table is not None:  # without one a snapshot is on its way
                 self.gateway.change_keys(message[2], message[3])
+                self.table.set_keys([], message[4])
             feed.send(writer, "keys-applied", message[1])
             return
         if message[0] == "key":

@@ -86,8 +86,9 @@ class Links:
     ) -> tuple[int, list[asyncio.StreamWriter]]:
         self.number += 1
         records = [orjson.Fragment(record) for record in upserts.values()]
+        forgotten = self._too_many()
         for writer in self.reached:
-            feed.send(writer, "keys", self.number, records, deletes)
+            feed.send(writer, "keys", self.number, records, deletes, forgotten)
         return self.number, list(self.reached)
 
     def known(self, digests: Collection[str]) -> list[str]:
@@ -110,7 +111,7 @@ class Links:
         self.keys.update(upserts)
         for digest in deletes:
             self.keys.pop(digest, None)
-        number, sent = self._send_keys(upserts, [*deletes, *self._too_many()])
+        number, sent = self._send_keys(upserts, deletes)
 
         def late() -> int:
             return sum(self.reached.get(writer, number) < number for writer in sent)
@@ -148,8 +149,8 @@ class Links:
                         self.wanted.setdefault(digest, set()).update(writers)
                     else:
                         self._answer(digest, writers, changed is None)
-                if oldest := self._too_many():
-                    self._send_keys({}, oldest)
+                if len(self.keys) > KNOWN_MAX:
+                    self._send_keys({}, [])
         finally:
             self.looker = None
 

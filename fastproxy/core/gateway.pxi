@@ -88,12 +88,13 @@ cdef class Gateway:
         self.limits.sliding = table.sliding_limits
 
     def change_keys(self, list upserts, list deletes):
-        """Stored keys that are new or changed, by record, and those to be forgotten, by hex digest."""
+        """Stored keys that are new or changed, by record, and those that may be gone, by hex digest."""
+        changed = {bytes.fromhex(digest) for digest in deletes}
+        changed.update(bytes.fromhex(record["digest"]) for record in upserts)
         self.table.set_keys(upserts, deletes)
-        for record in upserts:
-            self.misses.unknown.pop(bytes.fromhex(record["digest"]), None)
-        for digest in deletes:
-            self.misses.unknown.pop(bytes.fromhex(digest), None)
+        for digest in changed:
+            self.misses.unknown.pop(digest, None)
+        review_tunnels(self, changed)
 
     def look_up_by(self, ask):
         """`ask(digest)` has a key looked up, which `found` answers; None: nobody can."""

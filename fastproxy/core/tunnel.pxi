@@ -15,6 +15,7 @@ cdef enum:
     CLOSE_NORMAL = 1000
     CLOSE_GOING_AWAY = 1001
     CLOSE_PROTOCOL = 1002
+    CLOSE_POLICY = 1008
     CLOSE_TOO_BIG = 1009
     CLOSE_BAD_GATEWAY = 1014
 
@@ -387,6 +388,24 @@ cdef void tunnel_drain(Exchange x):
     close_client(x, CLOSE_GOING_AWAY, "the gateway is going down")
     close_server(x, CLOSE_GOING_AWAY, "")
     end_tunnel(x)
+
+
+cdef void review_tunnels(Gateway g, set changed):
+    """Sessions of keys that have changed (digests): who may not come in now may not stay."""
+    cdef Downstream d
+    cdef KeyRecord key
+    cdef Exchange x
+    for d in list(g.connections):
+        x = d.exchange
+        if x is None or x.state != S_TUNNEL or x.key is None or x.key.digest not in changed:
+            continue
+        key = <KeyRecord>g.table.keys.get(x.key.digest)
+        if key is None or key.blocked or (key.expires and key.expires < time.time()) or not key.allows(x.model):
+            close_client(x, CLOSE_POLICY, "the key is no longer valid for this session")
+            close_server(x, CLOSE_GOING_AWAY, "")
+            end_tunnel(x)
+        else:
+            x.key = key
 
 
 cdef void tunnel_lost(Exchange x):

@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from admin import make
 from aiohttp import WSCloseCode, WSMsgType, web
 from harness import MASTER, UPSTREAM_KEY, Gateway, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -348,6 +349,32 @@ def test_idle(talker: Talker, start: Callable[..., Gateway]) -> None:
     assert "websocket_idle_timeout" in caught.value.rcvd.reason
     until(lambda: talker.open == 0, what="the end upstream")
     assert talker.closed[-1] == 1001
+    rest(gateway)
+    assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("end", ["/key/delete", "/key/block"])
+def test_ends_with_its_key(talker: Talker, start: Callable[..., Gateway], end: str) -> None:
+    settings = {"master_key": MASTER}
+    gateway = start({"model_list": [entry(talker, "voice")], "general_settings": settings}).wait()
+    key, other = (make(gateway, "/key/generate", {})["key"] for _ in range(2))
+    with (
+        open_socket(gateway, "voice", headers={"Authorization": f"Bearer {key}"}) as session,
+        open_socket(gateway, "voice", headers={"Authorization": f"Bearer {other}"}) as stays,
+    ):
+        hear(session)
+        hear(stays)
+        make(gateway, "/key/update", {"key": key, "metadata": {"a": 1}})
+        session.send(json.dumps({"type": "still here"}))
+        assert hear(session)["type"] == "echo"
+        make(gateway, end, {"keys": [key]} if end == "/key/delete" else {"key": key})
+        with pytest.raises(ConnectionClosed) as caught:
+            session.recv(timeout=10)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
+        stays.send(json.dumps({"type": "and here"}))
+        assert hear(stays)["type"] == "echo"
+    until(lambda: talker.open == 0, what="the end upstream")
     rest(gateway)
     assert gateway.stop() == 0
 

@@ -173,6 +173,7 @@ cdef class Downstream(Link):
         cdef Table table = g.table
         cdef Exchange x
         cdef Plan plan
+        cdef bint admitted
         cdef int result = parse_request(p, size, head, MAX_HEAD, MAX_TARGET)
         if result == PARSE_MORE:
             if self.pending.size == 0:
@@ -204,7 +205,10 @@ cdef class Downstream(Link):
         size -= head.size
         result = head.size
         g.head_at = p
-        if not admit(self, x, head, p):
+        admitted = admit(self, x, head, p)
+        if self.verdict is not None:
+            self.verdict = None        # it was about this request, whoever has refused it since
+        if not admitted:
             if self.parked is not None:
                 self.take_back(x)
                 return 0

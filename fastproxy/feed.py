@@ -17,11 +17,35 @@ Both sides import this module; it knows neither.
 """
 
 import asyncio
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
 import orjson
 
+log = logging.getLogger("fastproxy.feed")
+
+RECONNECT_SECONDS = 0.2  # between tries to reach a process that is started again
 MAX_FRAME = 256 * 1024 * 1024  # a snapshot of a very large installation; larger is a fault
+
+
+async def follow(
+    path: str, talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+) -> NoReturn:
+    """Stay connected to a process of ours: `talk` has each connection, until it returns or the stream is damaged."""
+    while True:
+        try:
+            reader, writer = await asyncio.open_unix_connection(path)
+        except OSError:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            continue
+        try:
+            await talk(reader, writer)
+        except ValueError:
+            log.exception("the feed is damaged")
+        finally:
+            writer.close()
+        await asyncio.sleep(RECONNECT_SECONDS)
 
 
 async def receive(reader: asyncio.StreamReader) -> list[Any] | None:

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ log = logging.getLogger("fastproxy.worker")
 
 TICK_SECONDS = 0.05  # resolution of deadlines
 RETIRE_SECONDS = 5.0  # for kept-alive clients of a retiring worker to come once more
-RECONNECT_SECONDS = 0.2  # between tries to reach a restarted control process
 BACKLOG = 4096
 
 
@@ -68,7 +66,7 @@ class Worker:
         self.table: Table | None = None  # the living one
         self.tls: ssl.SSLContext | None = None
         self.stopping = asyncio.Event()
-        self.custom_auth = asyncio.Event()  # the table is new: it may want it
+        self.custom_auth = asyncio.Event()  # a table has wanted it
         self.retiring = False
 
     async def run(self) -> int:
@@ -82,7 +80,7 @@ class Worker:
                 self.options.ssl_certfile, self.options.ssl_keyfile, self.options.ciphers
             )
         self._tick()
-        follower = self.loop.create_task(self._follow())
+        follower = self.loop.create_task(feed.follow(self.options.feed_path, self._follow))
         asker = self.loop.create_task(self._ask_custom_auth())
         await self.stopping.wait()
         try:
@@ -97,48 +95,31 @@ class Worker:
         self.gateway.tick()
         self.loop.call_later(TICK_SECONDS, self._tick)
 
-    async def _follow(self) -> None:
-        """Stay connected to control and apply what it sends; without it, go on with what is there."""
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(self.options.feed_path)
-            except OSError:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            try:
-                known = [] if self.table is None else self.table.stored_keys()
-                feed.send(writer, "hello", self.options.index, os.getpid(), known)
-                self.gateway.look_up_by(asks(writer))
-                while (message := await feed.receive(reader)) is not None:
-                    await self._apply(message, writer)
-            except ValueError:
-                log.exception("the feed is damaged")
-            finally:
-                self.gateway.look_up_by(None)
-                writer.close()
-            await asyncio.sleep(RECONNECT_SECONDS)
+    async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Apply what control sends; without it, go on with what is there."""
+        known = [] if self.table is None else self.table.stored_keys()
+        feed.send(writer, "hello", self.options.index, os.getpid(), known)
+        self.gateway.look_up_by(lambda digest: feed.send(writer, "key", digest.hex()))
+        try:
+            while (message := await feed.receive(reader)) is not None:
+                await self._apply(message, writer)
+        finally:
+            self.gateway.look_up_by(None)
 
     async def _ask_custom_auth(self) -> None:
-        """Stay connected to the process of custom_auth, once a table wants it."""
-        while True:
-            self.custom_auth.clear()
-            if self.table is None or not self.table.custom_auth:
-                await self.custom_auth.wait()
-            try:
-                reader, writer = await asyncio.open_unix_connection(self.options.auth_path)
-            except OSError:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            try:
-                self.gateway.judge_by(lambda *question: feed.send(writer, "auth", *question))  # noqa: B023
-                while (message := await feed.receive(reader)) is not None:
-                    self.gateway.judged(*message[1:])
-            except ValueError:
-                log.exception("what custom_auth answers is damaged")
-            finally:
-                self.gateway.judge_by(None)
-                writer.close()
-            await asyncio.sleep(RECONNECT_SECONDS)
+        """Stay connected to the process of custom_auth, once a table has wanted it."""
+        await self.custom_auth.wait()
+        await feed.follow(self.options.auth_path, self._hear_verdicts)
+
+    async def _hear_verdicts(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.gateway.judge_by(lambda *question: feed.send(writer, "auth", *question))
+        try:
+            while (message := await feed.receive(reader)) is not None:
+                self.gateway.judged(*message[1:])
+        finally:
+            self.gateway.judge_by(None)
 
     async def _apply(self, message: list[Any], writer: asyncio.StreamWriter) -> None:
         if message[0] == "keys":
@@ -165,7 +146,8 @@ class Worker:
             return
         self.gateway.swap(table)
         self.table = table
-        self.custom_auth.set()
+        if table.custom_auth:
+            self.custom_auth.set()
         if not self.listening:
             self._listen()
         feed.send(writer, "applied", table.version)
@@ -214,11 +196,6 @@ class Worker:
         while self.gateway.drain() and self.loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
         return 0 if not self.gateway.drain() else 1
-
-
-def asks(writer: asyncio.StreamWriter) -> Callable[[bytes], None]:
-    """What has control look up a key."""
-    return lambda digest: feed.send(writer, "key", digest.hex())
 
 
 def tls_context(certificate: str, key: str | None, ciphers: str | None = None) -> ssl.SSLContext:

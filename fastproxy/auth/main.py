@@ -26,7 +26,6 @@ from fastproxy.auth import names, verdicts
 
 log = logging.getLogger("fastproxy.auth")
 
-RECONNECT_SECONDS = 0.2  # between tries to reach control
 REMEMBERED = 10000  # records that control has been told
 
 
@@ -57,7 +56,7 @@ class Process:
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)  # control says what has changed
         loop.add_reader(self.options.serving_fd, self._nobody_left)
-        follower = loop.create_task(self._follow())
+        follower = loop.create_task(feed.follow(self.options.feed_path, self._follow))
         names.provide()
         stopping = loop.create_task(self.stopping.wait())
         told = loop.create_task(self.told.wait())
@@ -69,26 +68,17 @@ class Process:
         follower.cancel()
         return 0
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(self.options.feed_path)
-            except OSError:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            self.known.clear()
-            self.control = writer
-            try:
-                feed.send(writer, "auth", os.getpid())
-                while (message := await feed.receive(reader)) is not None:
-                    if message[0] == "auth" and message[1] is not None:
-                        self._load(message[1])
-            except ValueError:
-                log.exception("the feed is damaged")
-            finally:
-                self.control = None
-                writer.close()
-            await asyncio.sleep(RECONNECT_SECONDS)
+    async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hear of the function from control; without it, go on with what is known."""
+        self.known.clear()
+        self.control = writer
+        feed.send(writer, "auth", os.getpid())
+        try:
+            while (message := await feed.receive(reader)) is not None:
+                if message[0] == "auth" and message[1] is not None:
+                    self._load(message[1])
+        finally:
+            self.control = None
 
     def _load(self, told: dict[str, Any]) -> None:
         os.environ.update(told["environment"])
@@ -167,10 +157,10 @@ def load(file: str | None, module: str, function: str) -> Callable[..., Any]:
         found = importlib.util.module_from_spec(spec)
         sys.modules[module] = found
         spec.loader.exec_module(found)
-    value = getattr(found, function)
+    value: Callable[..., Any] = getattr(found, function)
     if not callable(value):
         raise TypeError(f"{module}.{function} is no function")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def main(options: AuthOptions) -> int:

@@ -19,8 +19,6 @@ from fastproxy.providers import extra
 
 log = logging.getLogger("fastproxy.bridge")
 
-RECONNECT_SECONDS = 0.2  # between tries to reach control
-
 
 @dataclass
 class BridgeOptions:
@@ -47,7 +45,7 @@ class Process:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         loop.add_reader(self.options.serving_fd, self._nobody_left)
-        follower = loop.create_task(self._follow())
+        follower = loop.create_task(feed.follow(self.options.feed_path, self._follow))
         stopping = loop.create_task(self.stopping.wait())
         await asyncio.wait(
             [stopping, loop.create_task(self.told.wait())], return_when=asyncio.FIRST_COMPLETED
@@ -89,24 +87,12 @@ class Process:
         await runner.cleanup()
         return 0
 
-    async def _follow(self) -> None:
-        """Stay connected to control and hear of deployments; without it, go on with what is known."""
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(self.options.feed_path)
-            except OSError:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            try:
-                feed.send(writer, "bridge", os.getpid())
-                while (message := await feed.receive(reader)) is not None:
-                    if message[0] == "bridge":
-                        await self._apply(message[1])
-            except ValueError:
-                log.exception("the feed is damaged")
-            finally:
-                writer.close()
-            await asyncio.sleep(RECONNECT_SECONDS)
+    async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hear of deployments from control; without it, go on with what is known."""
+        feed.send(writer, "bridge", os.getpid())
+        while (message := await feed.receive(reader)) is not None:
+            if message[0] == "bridge":
+                await self._apply(message[1])
 
     async def _apply(self, told: dict[str, Any]) -> None:
         os.environ.update(told["environment"])  # the SDK looks for credentials and regions there

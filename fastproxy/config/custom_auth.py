@@ -21,11 +21,10 @@ def problem(document: Document, value: Any) -> str | None:
     """Why requests would not be authenticated by it; None: they will, or it is not set."""
     if value is None or value is False or value == "":
         return None
-    if not isinstance(value, str) or not all(part.isidentifier() for part in value.split(".")):
+    parts = value.split(".") if isinstance(value, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         return "file.function is expected, of a Python file beside the config, so nobody would be authenticated by it"
-    module, _, name = value.rpartition(".")
-    if not module:
-        return "file.function is expected, of a Python file beside the config, so nobody would be authenticated by it"
+    module, name = ".".join(parts[:-1]), parts[-1]
     file = _beside(document, module)
     if not file.exists():
         if _installed(module):

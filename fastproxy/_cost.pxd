@@ -1,11 +1,24 @@
 # What an answer cost, in integers: see _cost.pyx.
 from fastproxy._tap cimport Usage
 
+cdef enum:
+    TIERS = 4                # of the length of the context, the shortest first
+
+cdef struct Rates:           # pico-dollars of a token
+    long long above          # where more tokens of input than this came; 0: always
+    long long input, output, cached, cache_write, cache_write_1h, reasoning
+    long long audio_input, audio_output, image_input, image_output
+    long long dearest_input, dearest_output
+
 cdef class Prices:
-    # pico-dollars, of one token each
     cdef readonly bint known
-    cdef readonly long long input, output, cached, cache_write, reasoning
-    cdef readonly long long request, second
+    cdef Rates rates[TIERS]
+    cdef int tiers
+    # pico-dollars too
+    cdef readonly long long request, second, image, character
     # apart: cached and cache-writing tokens are not within the input's (Anthropic's own API)
-    cdef long long of_usage(self, Usage* usage, bint apart, long long nanoseconds) noexcept nogil
+    cdef long long of_usage(self, const Usage* usage, bint apart, long long nanoseconds) noexcept nogil
     cdef long long of_tokens(self, long long input_tokens, long long output_tokens) noexcept nogil
+    cdef long long at_most(self, long long input_tokens, long long output_tokens) noexcept nogil
+    cdef long long of_pieces(self, long long images, long long characters) noexcept nogil
+    cdef const Rates* of_context(self, long long input_tokens) noexcept nogil

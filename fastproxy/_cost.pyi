@@ -1,20 +1,30 @@
+from typing import Any
+
+KINDS: dict[str, str | None]
+
 class Prices:
     known: bool
-    input: int
-    output: int
-    cached: int
-    cache_write: int
-    reasoning: int
     request: int
     second: int
-    def __init__(self, record: dict[str, int] | None) -> None: ...
+    image: int
+    character: int
+    def __init__(self, record: dict[str, Any] | None) -> None: ...
     def cost(
         self,
-        input_tokens: int,
-        output_tokens: int,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
         cached: int = 0,
         cache_write: int = 0,
         reasoning: int = 0,
         apart: bool = False,
         seconds: float = 0.0,
+        *,
+        cache_write_1h: int = 0,
+        audio_input: int = 0,
+        audio_output: int = 0,
+        image_input: int = 0,
+        image_output: int = 0,
+        images: int = 0,
+        characters: int = 0,
+        heard: int = 0,
     ) -> int | None: ...

@@ -4,20 +4,51 @@ Prices are pico-dollars of a token (fastproxy.prices). Counts are bounded before
 what a provider claims can't overflow: the dearest price times the largest count fits into 63 bits.
 """
 
+from libc.string cimport memset
+
 from fastproxy._tap cimport Usage
 
 cdef enum:
-    TOKENS_MAX = 10000000     # of one answer and kind
-    LONGEST_MS = 86400000     # of one request
+    TOKENS_MAX = 10000000     # of one answer and kind; characters too
+    IMAGES_MAX = 1000
+    LONGEST_MS = 86400000     # of one request, or of what it has to be heard
+
+# The kinds of tokens that a price may be about, and whose price counts where there is none for them.
+KINDS = {
+    "input": None, "output": None, "cached": "input", "cache_write": "input", "cache_write_1h": "cache_write",
+    "reasoning": "output", "audio_input": "input", "audio_output": "output", "image_input": "input",
+    "image_output": "output",
+}
 
 
 cdef inline long long bounded(long long count) noexcept nogil:
     return 0 if count < 0 else TOKENS_MAX if count > TOKENS_MAX else count
 
 
+cdef inline long long taken(long long count, long long* rest) noexcept nogil:
+    """So many of the rest, which is less then."""
+    count = min(bounded(count), rest[0])
+    rest[0] -= count
+    return count
+
+
 cdef inline long long price(value):
     # Ten thousand dollars for a million tokens: times TOKENS_MAX it still fits, seven times.
     return min(<long long>value, 10000000000)
+
+
+cdef void set_rates(Rates* r, dict record):
+    found = {}
+    for kind, instead in KINDS.items():
+        found[kind] = price(record.get(kind, found.get(instead, 0)))
+    r.above = record.get("above", 0)
+    r.input, r.output, r.cached = found["input"], found["output"], found["cached"]
+    r.cache_write, r.cache_write_1h = found["cache_write"], found["cache_write_1h"]
+    r.reasoning = found["reasoning"]
+    r.audio_input, r.audio_output = found["audio_input"], found["audio_output"]
+    r.image_input, r.image_output = found["image_input"], found["image_output"]
+    r.dearest_input = max(r.input, r.cache_write, r.cache_write_1h, r.audio_input, r.image_input)
+    r.dearest_output = max(r.output, r.reasoning, r.audio_output, r.image_output)
 
 
 cdef class Prices:
@@ -26,47 +57,94 @@ cdef class Prices:
     def __init__(self, record):
         self.known = record is not None
         record = record or {}
-        self.input = price(record.get("input", 0))
-        self.output = price(record.get("output", 0))
-        self.cached = price(record.get("cached", self.input))
-        self.cache_write = price(record.get("cache_write", self.input))
-        self.reasoning = price(record.get("reasoning", self.output))
+        memset(self.rates, 0, sizeof(self.rates))
+        set_rates(&self.rates[0], record)
+        self.tiers = 1
+        for longer in record.get("tiers") or ():
+            if self.tiers < TIERS:
+                set_rates(&self.rates[self.tiers], longer)
+                self.tiers += 1
         self.request = min(<long long>record.get("request", 0), 10 ** 18)
         self.second = min(<long long>record.get("second", 0), 10 ** 12)
+        self.image = min(<long long>record.get("image", 0), 10 ** 15)
+        self.character = price(record.get("character", 0))
 
-    cdef long long of_usage(self, Usage* usage, bint apart, long long nanoseconds) noexcept nogil:
+    cdef const Rates* of_context(self, long long input_tokens) noexcept nogil:
+        """The rates of a request with so many tokens of input."""
+        cdef int at = self.tiers - 1
+        while at > 0 and input_tokens <= self.rates[at].above:
+            at -= 1
+        return &self.rates[at]
+
+    cdef long long of_usage(self, const Usage* usage, bint apart, long long nanoseconds) noexcept nogil:
         """Nano-dollars; -1: without a price."""
-        cdef long long cached = bounded(usage.cached_tokens), written = bounded(usage.cache_write_tokens)
-        cdef long long thought = bounded(usage.reasoning_tokens)
+        cdef const Rates* r
         cdef long long plain = bounded(usage.input_tokens), out = bounded(usage.output_tokens)
-        cdef long long pico
+        cdef long long cached, written, lasting, spoken, seen, pico
         if not self.known:
             return -1
-        if not apart:
-            cached = min(cached, plain)
-            plain -= cached
-            written = min(written, plain)
-            plain -= written
-        thought = min(thought, out)
-        pico = plain * self.input + cached * self.cached + written * self.cache_write
-        pico += (out - thought) * self.output + thought * self.reasoning + self.request
+        if apart:
+            cached, written = bounded(usage.cached_tokens), bounded(usage.cache_write_tokens)
+            r = self.of_context(plain + cached + written)
+        else:
+            r = self.of_context(plain)
+            cached = taken(usage.cached_tokens, &plain)
+            written = taken(usage.cache_write_tokens, &plain)
+        lasting = taken(usage.cache_write_1h_tokens, &written)
+        spoken = taken(usage.audio_input_tokens, &plain)
+        seen = taken(usage.image_input_tokens, &plain)
+        pico = plain * r.input + cached * r.cached + written * r.cache_write + lasting * r.cache_write_1h
+        pico += spoken * r.audio_input + seen * r.image_input + self.request
+        pico += taken(usage.reasoning_tokens, &out) * r.reasoning
+        pico += taken(usage.audio_output_tokens, &out) * r.audio_output
+        seen = taken(usage.image_output_tokens, &out)
+        if usage.images and not seen:            # who makes images and does not tell tokens apart
+            seen, out = out, 0
+        pico += seen * r.image_output + out * r.output
+        if usage.images and self.image and not (seen and r.image_output):
+            pico += min(usage.images, IMAGES_MAX) * self.image
+        pico += bounded(usage.characters) * self.character
         if self.second:
-            pico += self.second // 1000 * min(nanoseconds // 1000000, LONGEST_MS)
+            nanoseconds = usage.seconds * 1000 if usage.seconds else nanoseconds // 1000000
+            pico += self.second // 1000 * min(nanoseconds, LONGEST_MS)
         return (pico + 999) // 1000
 
     cdef long long of_tokens(self, long long input_tokens, long long output_tokens) noexcept nogil:
-        """Nano-dollars of so many tokens of the dearest kind; 0: without a price."""
+        """Nano-dollars of so many tokens of text of which nothing more is known; 0: without a price."""
+        cdef const Rates* r = self.of_context(input_tokens)
         if not self.known:
             return 0
-        return (bounded(input_tokens) * max(self.input, self.cache_write)
-                + bounded(output_tokens) * max(self.output, self.reasoning) + self.request + 999) // 1000
+        return (bounded(input_tokens) * max(r.input, r.cache_write)
+                + bounded(output_tokens) * max(r.output, r.reasoning) + self.request + 999) // 1000
 
-    def cost(self, long long input_tokens, long long output_tokens, long long cached=0, long long cache_write=0,
-             long long reasoning=0, bint apart=False, double seconds=0.0):
-        """For control and tests: `of_usage` of these counts; None: without a price."""
+    cdef long long at_most(self, long long input_tokens, long long output_tokens) noexcept nogil:
+        """Nano-dollars of so many tokens of the dearest kind; 0: without a price."""
+        cdef const Rates* r = self.of_context(input_tokens)
+        if not self.known:
+            return 0
+        return (bounded(input_tokens) * r.dearest_input + bounded(output_tokens) * r.dearest_output
+                + self.request + 999) // 1000
+
+    cdef long long of_pieces(self, long long images, long long characters) noexcept nogil:
+        """Nano-dollars of images that are made and characters that are spoken, where these have a price."""
+        if images < 0 or images > IMAGES_MAX:
+            images = IMAGES_MAX
+        return (images * self.image + bounded(characters) * self.character + 999) // 1000
+
+    def cost(self, long long input_tokens=0, long long output_tokens=0, long long cached=0, long long cache_write=0,
+             long long reasoning=0, bint apart=False, double seconds=0.0, *, long long cache_write_1h=0,
+             long long audio_input=0, long long audio_output=0, long long image_input=0, long long image_output=0,
+             long long images=0, long long characters=0, long long heard=0):
+        """For control and tests: `of_usage` of these counts; None: without a price. seconds: how long the request
+        took. heard: seconds of sound that the answer tells of."""
         cdef Usage usage
         cdef long long nano
+        memset(&usage, 0, sizeof(Usage))
         usage.input_tokens, usage.output_tokens = input_tokens, output_tokens
         usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens = cached, cache_write, reasoning
+        usage.cache_write_1h_tokens = cache_write_1h
+        usage.audio_input_tokens, usage.audio_output_tokens = audio_input, audio_output
+        usage.image_input_tokens, usage.image_output_tokens = image_input, image_output
+        usage.images, usage.characters, usage.seconds = images, characters, heard
         nano = self.of_usage(&usage, apart, <long long>(seconds * 1e9))
         return None if nano < 0 else nano

@@ -167,7 +167,7 @@ cdef class Deployment:
             for one in record.get("budgets") or ()) or None
         found = record.get("prices")
         if found is None and matched is not None:
-            found = prices.look_up(self.model)
+            found = prices.look_up(f"{self.provider}/{self.model}")
         self.prices = Prices(found)
         self.rpm = record.get("rpm", 0)
         self.tpm = record.get("tpm", 0)
@@ -270,6 +270,7 @@ cdef class Table:
         self.unseen_reserved = settings.get("unseen_output") == "reserved"
         self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
+        self.usage_cost = bool(settings.get("usage_cost", True))
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
         self.head_timeout = settings.get("head_timeout", 30.0)
         self.body_timeout = settings.get("body_timeout", 60.0)
@@ -523,10 +524,12 @@ def _shown(dict record):
 def _pass_deployment(dict record, Pool pool):
     # A deployment without a group: destination, credential and limits of time, and no head of its own,
     # as the target differs by request.
+    cost = record.get("cost_per_request")
     d = Deployment(-1, {
         "id": record.get("prefix") or record["path"], "group": record["path"], "provider": record.get("provider") or "",
         "model": "", "api_base": "", "origin": record["origin"], "headers": record["headers"], "targets": {},
-        "timeout": record["timeout"]}, pool)
+        "timeout": record["timeout"],
+        "prices": None if cost is None else {"request": round(cost * prices.PICO)}}, pool)
     (<Deployment>d).pass_head = _upstream_head(record["origin"], "", record["headers"]).partition(b"\r\n")[2] \
         + b"".join(f"{n}: {v}\r\n".encode("latin-1") for n, v in record["headers"]
                    if n in ("content-type", "anthropic-version"))

@@ -13,9 +13,20 @@ cdef struct Usage:
     long long total_tokens
     # cached: {prompt,input}_tokens_details.cached_tokens / cache_read_input_tokens
     long long cached_tokens
-    long long cache_write_tokens    # cache_creation_input_tokens
+    long long cache_write_tokens    # cache_creation_input_tokens …
+    long long cache_write_1h_tokens  # … of which cache_creation.ephemeral_1h_input_tokens
     long long reasoning_tokens      # {completion,output}_tokens_details.reasoning_tokens
-    long long audio_tokens          # *_details.audio_tokens, both sides summed
+    long long audio_input_tokens    # *_details.audio_tokens, image_tokens: all within the tokens above
+    long long audio_output_tokens
+    long long image_input_tokens
+    long long image_output_tokens
+    long long seconds               # of sound that was heard: usage of {"type": "duration"}
+    long long images                # in `data`, where they are counted
+    long long characters            # that were spoken: the tap does not know them
+    bint priced                     # it says `cost` itself
+
+# What the usage that is seen costs in nano-dollars, or -1.
+ctypedef long long (*Pricer)(void* whose, const Usage* usage) noexcept nogil
 
 cdef class AnswerTap:
     cdef Usage usage
@@ -26,6 +37,11 @@ cdef class AnswerTap:
     # drop_usage: take the chat usage chunk (choices: [], usage: {...}) out, the client did not ask.
     # mark: goes before the id of a response, and of the one before it; None: ids stay as they are.
     cdef void begin(self, int mode, bytes model, bint drop_usage, bytes mark=*) noexcept
+    # From here to the next begin(): count the images in `data`.
+    cdef bint count_images
+    # … and add `cost` to usage objects of a stream, where the pricer (NULL: never) knows one for whose it is.
+    cdef Pricer pricer
+    cdef void* whose
     # Returns 0: relay [data, data+size) as it is, nothing was added to out;
     # 1: what is to be relayed now was appended to out (possibly nothing).
     cdef int feed(self, const char* data, Py_ssize_t size, Buffer* out) noexcept nogil
@@ -33,6 +49,7 @@ cdef class AnswerTap:
     cdef void finish(self, Buffer* out) noexcept nogil
     # Whether what should be a JSON document did not end, or is not there.
     cdef bint truncated(self) noexcept nogil
+    cdef long long test_cost
     # --- private: the replacement, and where the scan stands between two feeds
     cdef bytes mark                 # None: ids stay
     cdef bytes name                 # keeps name_data alive

@@ -147,6 +147,8 @@ cdef enum:
     J_CHOICES                     # behind the '[' of choices
     J_SKIP                        # in a container that nobody reads
     J_SKIP_STRING
+    J_IMAGES                      # in data, whose objects are counted
+    J_IMAGES_STRING
     J_DONE                        # in [DONE]
 
 # Keys that matter.
@@ -157,6 +159,7 @@ cdef enum:
     K_CHOICES
     K_TYPE
     K_ID
+    K_DATA
     K_INNER                       # message, response
 
 # Where in a line of the event stream the scan stands.
@@ -276,19 +279,43 @@ cdef inline void raise_to(long long* field, long long value) noexcept nogil:
         field[0] = value
 
 
+cdef enum:
+    OF_ALL = 0                    # the numbers of the usage object itself …
+    OF_INPUT                      # … of its details of input
+    OF_OUTPUT
+
+
+cdef inline int details_of(const char* key, Py_ssize_t size) noexcept nogil:
+    """What the object under this key of a usage object details; OF_ALL: nothing that is read."""
+    if size == 14 and memcmp(key, b"cache_creation", 14) == 0:
+        return OF_INPUT
+    if size < 19 or memcmp(key + size - 8, b"_details", 8) != 0:
+        return OF_ALL
+    if memcmp(key + size - 15, b"_tokens_details", 15) != 0 and memcmp(key + size - 14, b"_token_details", 14) != 0:
+        return OF_ALL
+    if memcmp(key, b"prompt_", 7) == 0 or memcmp(key, b"input_", 6) == 0:
+        return OF_INPUT
+    return OF_OUTPUT if memcmp(key, b"completion_", 11) == 0 or memcmp(key, b"output_", 7) == 0 else OF_ALL
+
+
 cdef void set_usage(
-    Usage* usage, const char* key, Py_ssize_t size, long long value, bint details
+    Usage* usage, const char* key, Py_ssize_t size, long long value, int details, long long* thoughts
 ) noexcept nogil:
-    """One number of a usage object, or of a ..._details object in it."""
+    """One number of a usage object, or of a ..._details object in it. thoughts: tokens that are not in the output's."""
     if details:
         if size == 13 and memcmp(key, b"cached_tokens", 13) == 0:
             raise_to(&usage.cached_tokens, value)
         elif size == 16 and memcmp(key, b"reasoning_tokens", 16) == 0:
             raise_to(&usage.reasoning_tokens, value)
         elif size == 12 and memcmp(key, b"audio_tokens", 12) == 0:
-            usage.audio_tokens += value
-            if usage.audio_tokens > TOKENS_MAX:
-                usage.audio_tokens = TOKENS_MAX
+            raise_to(&usage.audio_input_tokens if details == OF_INPUT else &usage.audio_output_tokens, value)
+        elif size == 12 and memcmp(key, b"image_tokens", 12) == 0:
+            raise_to(&usage.image_input_tokens if details == OF_INPUT else &usage.image_output_tokens, value)
+        elif size == 25 and memcmp(key, b"ephemeral_1h_input_tokens", 25) == 0:
+            raise_to(&usage.cache_write_1h_tokens, value)
+    elif size == 7:
+        if memcmp(key, b"seconds", 7) == 0:
+            raise_to(&usage.seconds, value)
     elif size == 12:
         if memcmp(key, b"total_tokens", 12) == 0:
             raise_to(&usage.total_tokens, value)
@@ -308,6 +335,7 @@ cdef void set_usage(
     elif size == 18:
         if memcmp(key, b"thoughtsTokenCount", 18) == 0:
             raise_to(&usage.reasoning_tokens, value)
+            thoughts[0] = value
     elif size == 17:
         if memcmp(key, b"completion_tokens", 17) == 0:
             raise_to(&usage.output_tokens, value)
@@ -324,7 +352,8 @@ cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexce
     cdef const char* key
     cdef Py_ssize_t size
     cdef long long value = 0
-    cdef bint details = False
+    cdef long long thoughts = 0
+    cdef int details = OF_ALL
     cdef bint escape = False
     cdef bint first = True
     memset(usage, 0, sizeof(Usage))
@@ -346,12 +375,13 @@ cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexce
             p = skip_space(p + 1, end)
             if p == end:
                 return NULL
+            if size == 4 and memcmp(key, b"cost", 4) == 0:
+                usage.priced = True
             if p[0] >= c"0" and p[0] <= c"9" or p[0] == c"-":
                 p = read_number(p, end, &value)
-                set_usage(usage, key, size, value, details)
-            elif p[0] == c"{" and not details and size > 15 \
-                    and memcmp(key + size - 15, b"_tokens_details", 15) == 0:
-                details = True
+                set_usage(usage, key, size, value, details, &thoughts)
+            elif p[0] == c"{" and not details and details_of(key, size):
+                details = details_of(key, size)
                 first = True
                 p += 1
                 continue
@@ -385,8 +415,10 @@ cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexce
             p += 1
             if not details:
                 usage.seen = True
+                if thoughts:
+                    usage.output_tokens = min(TOKENS_MAX, usage.output_tokens + thoughts)
                 return p
-            details = False
+            details = OF_ALL
 
 
 cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogil:
@@ -412,8 +444,18 @@ cdef void merge_usage(Usage* into, const Usage* later) noexcept nogil:
         into.cache_write_tokens = later.cache_write_tokens
     if later.reasoning_tokens:
         into.reasoning_tokens = later.reasoning_tokens
-    if later.audio_tokens:
-        into.audio_tokens = later.audio_tokens
+    if later.cache_write_1h_tokens:
+        into.cache_write_1h_tokens = later.cache_write_1h_tokens
+    if later.audio_input_tokens:
+        into.audio_input_tokens = later.audio_input_tokens
+    if later.audio_output_tokens:
+        into.audio_output_tokens = later.audio_output_tokens
+    if later.image_input_tokens:
+        into.image_input_tokens = later.image_input_tokens
+    if later.image_output_tokens:
+        into.image_output_tokens = later.image_output_tokens
+    if later.seconds:
+        into.seconds = later.seconds
 
 
 # --- relaying -----------------------------------------------------------------------------------------------
@@ -453,6 +495,41 @@ cdef void replace_model(AnswerTap t, const char* start, const char* end) noexcep
     t.altered = True
 
 
+cdef void add_cost(AnswerTap t, const char* brace, const Usage* usage) noexcept nogil:
+    """The usage object that was read ends at this brace: what it costs goes before it."""
+    cdef char text[48]
+    cdef long long nano
+    if usage.priced or usage.input_tokens + usage.output_tokens == 0:
+        return
+    nano = t.pricer(t.whose, usage)
+    if nano >= 0:
+        relay(t, brace)
+        buf_add(t.target, text, write_cost(text, nano))
+        t.altered = True
+
+
+cdef Py_ssize_t write_cost(char* text, long long nano) noexcept nogil:
+    """`,"cost":` and a plain decimal number of dollars."""
+    cdef char digits[20]
+    cdef Py_ssize_t size = 8
+    cdef int n = 0
+    memcpy(text, b',"cost":', 8)
+    while n < 10 or nano:
+        digits[n] = <char>(48 + nano % 10)
+        nano //= 10
+        n += 1
+    while n:
+        n -= 1
+        text[size] = digits[n]
+        size += 1
+        if n == 9:
+            text[size] = c"."
+            size += 1
+    while text[size - 1] == c"0" and text[size - 2] != c".":
+        size -= 1
+    return size
+
+
 # --- the document -------------------------------------------------------------------------------------------
 
 cdef inline int key_of(const char* key, Py_ssize_t size, int level) noexcept nogil:
@@ -477,6 +554,8 @@ cdef inline int key_of(const char* key, Py_ssize_t size, int level) noexcept nog
         elif size == 4:
             if memcmp(key, b"type", 4) == 0:
                 return K_TYPE
+            if memcmp(key, b"data", 4) == 0:
+                return K_DATA
         elif size == 8:
             if memcmp(key, b"response", 8) == 0:
                 return K_INNER
@@ -602,6 +681,8 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                         q = read_usage(p, end if end - p <= USAGE_MAX else p + USAGE_MAX, &usage)
                         if q != NULL:
                             merge_usage(&t.usage, &usage)
+                            if t.pricer != NULL:
+                                add_cost(t, q - 1, &usage)
                             p = q
                             state = J_AFTER
                             continue
@@ -616,7 +697,7 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                     continue
                 elif c == c"[":
                     deep = 1
-                    state = J_CHOICES if key == K_CHOICES else J_SKIP
+                    state = J_CHOICES if key == K_CHOICES else J_IMAGES if key == K_DATA and t.count_images else J_SKIP
                     continue
                 elif in_atom(c):
                     if key == K_CHOICES:
@@ -715,12 +796,29 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                 capture(t, start, p)
                 if t.captured_size <= USAGE_MAX and parse_usage(t.captured, t.captured_size, &usage):
                     merge_usage(&t.usage, &usage)
-        elif state == J_SKIP_STRING:
+                    if t.pricer != NULL:
+                        add_cost(t, p - 1, &usage)
+        elif state == J_IMAGES:
+            p = fp_find_bracket(p, end)
+            if p == end:
+                break
+            c = p[0]
+            p += 1
+            if c == c'"':
+                state = J_IMAGES_STRING
+            elif c == c"{" or c == c"[":
+                t.usage.images += deep == 1 and c == c"{"
+                deep += 1
+            else:
+                deep -= 1
+                if deep == 0:
+                    state = J_AFTER
+        elif state == J_SKIP_STRING or state == J_IMAGES_STRING:
             p = close_quote(p, end, &escape)
             if p == end:
                 break
             p += 1
-            state = J_SKIP
+            state = J_SKIP if state == J_SKIP_STRING else J_IMAGES
         elif state == J_ATOM:
             while p < end and in_atom(p[0]):
                 p += 1
@@ -935,6 +1033,8 @@ cdef class AnswerTap:
             self.name_size = PyBytes_GET_SIZE(model)
         self.mode = mode
         self.drop = drop_usage and mode == TAP_SSE
+        self.count_images = False
+        self.pricer = NULL
         memset(&self.usage, 0, sizeof(Usage))
         self.events = 0
         self.content_bytes = 0
@@ -1000,9 +1100,15 @@ cdef class AnswerTap:
 
     # --- test surface -----------------------------------------------------------------------------------
 
-    def py_begin(self, int mode, model: bytes | None = None, bint drop_usage=False, mark: bytes | None = None) -> None:
-        """begin()"""
+    def py_begin(self, int mode, model: bytes | None = None, bint drop_usage=False, mark: bytes | None = None,
+                 bint count_images=False, cost: int | None = None) -> None:
+        """begin(); cost: what every usage object costs."""
         self.begin(mode, model, drop_usage, mark)
+        self.count_images = count_images
+        if cost is not None:
+            self.test_cost = cost
+            self.whose = &self.test_cost
+            self.pricer = told_cost
 
     def py_feed(self, bytes data not None) -> bytes | None:
         """feed(): None stands for 'as it is'."""
@@ -1031,7 +1137,12 @@ cdef class AnswerTap:
             "events": self.events,
             "content_bytes": self.content_bytes,
             "done_seen": bool(self.done_seen),
+            "images": self.usage.images,
         }
+
+
+cdef long long told_cost(void* whose, const Usage* usage) noexcept nogil:
+    return (<long long*>whose)[0]
 
 
 cdef dict as_dict(Usage* usage):
@@ -1042,7 +1153,12 @@ cdef dict as_dict(Usage* usage):
         "cached": usage.cached_tokens,
         "cache_write": usage.cache_write_tokens,
         "reasoning": usage.reasoning_tokens,
-        "audio": usage.audio_tokens,
+        "cache_write_1h": usage.cache_write_1h_tokens,
+        "audio_input": usage.audio_input_tokens,
+        "audio_output": usage.audio_output_tokens,
+        "image_input": usage.image_input_tokens,
+        "image_output": usage.image_output_tokens,
+        "seconds": usage.seconds,
     }
 
 

@@ -207,7 +207,7 @@ LITELLM = {
         HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
         "default_team_params budget_exceeded_status_code require_auth_for_metrics_endpoint "
-        "max_budget budget_duration timezone redact_user_api_key_info",
+        "max_budget budget_duration timezone redact_user_api_key_info include_cost_in_streaming_usage",
     ),
     **_not_yet(
         "it does not bound who may make keys: roles and teams do",
@@ -421,7 +421,7 @@ def _by_value(section: str, key: str, value: Any) -> Fate | None:
 
 def _open_section(section: str, key: str) -> Fate | None:
     if is_price(key):
-        return Fate("honoured") if key in prices.FIELDS.values() else Fate("not yet", NO_PRICES)
+        return Fate("honoured") if prices.is_part(key) else Fate("not yet", NO_PRICES)
     if section == "model_info":
         return Fate("honoured", "shown by /model/info")
     if key.startswith(CLOUDS):

@@ -188,6 +188,7 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     budget_duration: DurationText | None = None
     timezone: str | None = None
     redact_user_api_key_info: Flag | None = None
+    include_cost_in_streaming_usage: Flag | None = None
     require_auth_for_metrics_endpoint: bool | None = None
     budget_exceeded_status_code: Annotated[int, Meta(ge=400, le=499)] | None = None
     default_key_generate_params: dict[str, Any] | None = None

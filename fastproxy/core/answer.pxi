@@ -272,6 +272,10 @@ cdef void start_tap(Exchange x):
         x.tap.begin(mode, None if x.group is None or x.path_model is not None or x.fallbacks else x.group.name_json,
                     x.ask_usage and not x.client_usage,
                     x.deployment.mark if x.plan.endpoint == EP_RESPONSES else None)
+        x.tap.count_images = makes_images(x)
+        if mode == TAP_SSE and x.client_usage and x.table.usage_cost and x.plan.streams_usage \
+                and priced(x):
+            x.tap.pricer, x.tap.whose = cost_now, <void*>x
 
 
 cdef void rewrite_fields(Exchange x, const char* p, Head* head):
@@ -408,7 +412,7 @@ cdef void add_own_lines(Exchange x, Buffer* out):
         add_ms(out, now - x.head_at + x.sent_at - x.started)
         buf_add(out, b"\r\n", 2)
     if x.table.header_full and x.status < 400:
-        if x.tapping and x.tap.usage.seen and not x.stream and x.deployment is not None and x.deployment.prices.known:
+        if not x.stream and told(x) and priced(x):
             add_dollars(out, b"x-litellm-response-cost: ", 25, cost_of(x, False))
         if x.n_holds:
             add_limit_lines(x, out)

@@ -45,7 +45,7 @@ cdef void settle(Exchange x):
     cdef bint estimated
     cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
-    estimated = x.attempts and not (x.tapping and x.tap.usage.seen) and (x.status < 400 or x.status == 499) \
+    estimated = x.attempts and not told(x) and (x.status < 400 or x.status == 499) \
         and x.key is not None and x.plan.kind != PLAN_TUNNEL and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
     if estimated and x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
@@ -82,6 +82,8 @@ cdef void settle(Exchange x):
         e.cached_tokens = x.tap.usage.cached_tokens
         e.cache_write_tokens = x.tap.usage.cache_write_tokens
         e.reasoning_tokens = x.tap.usage.reasoning_tokens
+        e.audio_input_tokens = x.tap.usage.audio_input_tokens
+        e.audio_output_tokens = x.tap.usage.audio_output_tokens
     else:
         e.flags |= E_NO_USAGE
         if estimated:
@@ -120,6 +122,7 @@ cdef void publish(Exchange x):
 cdef void take_off(Exchange x):
     """A try begins: what it is to be charged if nobody is left to say what became of it."""
     cdef Event* e = x.flight
+    count_pieces(x)
     if x.key is None or x.plan.kind == PLAN_TUNNEL or x.plan.kind == PLAN_CONTROL \
             or x.plan.endpoint in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS):
         return
@@ -135,8 +138,9 @@ cdef void take_off(Exchange x):
         e.input_tokens = x.body.size // 4 + 1 if x.body.size < LOOKED_INTO else estimate_input(x)
     e.output_tokens = unseen_output(x, e.input_tokens)
     e.cost = -1
-    if x.deployment is not None and x.plan.kind != PLAN_PASS and x.deployment.prices.known:
-        e.cost = x.deployment.prices.of_tokens(e.input_tokens, e.output_tokens)
+    if priced(x):
+        e.cost = x.deployment.prices.of_tokens(e.input_tokens, e.output_tokens) \
+            + x.deployment.prices.of_pieces(x.images, x.characters)
     describe_event(x, e)
     e.sequence = FLYING
 
@@ -186,7 +190,9 @@ cdef void settle_attempt(Exchange x, int status, int kind):
     if worked:
         if x.input_estimate < 0:
             x.input_estimate = estimate_input(x)
-        cost = x.deployment.prices.of_tokens(x.input_estimate, 0) if x.deployment.prices.known else -1
+        cost = -1
+        if priced(x):
+            cost = x.deployment.prices.of_tokens(x.input_estimate, 0) + x.deployment.prices.of_pieces(0, x.characters)
         x.lost_tokens += x.input_estimate
         x.lost_cost += max(0, cost)
         if cost > 0 and x.deployment.budgets is not None:
@@ -212,17 +218,78 @@ cdef long long used_tokens(Exchange x, bint estimated):
     return x.input_estimate + output_estimate(x) if estimated else 0
 
 
+cdef inline bint priced(Exchange x):
+    # what follows from a stored response was paid with it
+    return x.deployment is not None and x.deployment.prices.known \
+        and (x.plan.kind != PLAN_PASS or x.plan.deployment is not None)
+
+
+cdef inline bint makes_images(Exchange x) noexcept:
+    return x.plan.endpoint == EP_IMAGES_GENERATIONS or x.plan.endpoint == EP_IMAGES_EDITS
+
+
+cdef void count_pieces(Exchange x):
+    """How many images a try is to make, how long the text is that it is to speak: what has a price by the piece."""
+    x.images = x.characters = 0
+    if x.deployment is not None:
+        if x.deployment.prices.image and makes_images(x):
+            x.images = answers_asked(x)
+        elif x.deployment.prices.character and x.plan.endpoint == EP_AUDIO_SPEECH:
+            x.characters = spoken_characters(x)
+
+
+cdef long long spoken_characters(Exchange x):
+    # Of `input`; at most the bytes of a body that is not here yet.
+    cdef Field* f = &x.scan.fields[F_INPUT]
+    cdef Py_ssize_t at = f.start + 1
+    cdef long long count = 0
+    cdef const char* p = x.body.data
+    if not x.body_complete:
+        return x.content_length
+    if f.kind != 115:                         # 's'
+        return 0
+    while at < f.end - 1:
+        if p[at] != 92:                       # a backslash
+            count += (p[at] & 0xC0) != 0x80
+            at += 1
+        elif p[at + 1] != 117:                # 'u'
+            count += 1
+            at += 2
+        else:                                 # the second half of a pair is no character of its own
+            count += not ((p[at + 2] | 0x20) == 100 and 99 <= (p[at + 3] | 0x20) <= 102)
+            at += 6
+    return count
+
+
+cdef inline bint told(Exchange x) noexcept:
+    """Whether it is known what the last try used: by its answer, or because the price is not about what that tells."""
+    if x.tapping and x.tap.usage.seen:
+        return True
+    if x.status >= 400 and x.status != 499 or x.deployment is None:
+        return False
+    return x.characters > 0 or x.tapping and x.tap.usage.images > 0 and x.deployment.prices.image
+
+
+cdef long long cost_now(void* whose, const Usage* usage) noexcept with gil:
+    # What goes into the usage of a stream; what is settled is the same where this is its last word.
+    cdef Exchange x = <Exchange>whose
+    return x.deployment.prices.of_usage(&x.tap.usage, x.plan.endpoint == EP_MESSAGES, monotonic_ns() - x.started)
+
+
 cdef long long cost_of(Exchange x, bint estimated):
     """Nano-dollars of the last try; -1: its deployment has no price."""
     cdef Usage* usage = &x.tap.usage
     cdef Usage assumed
-    if x.deployment is None or x.plan.kind == PLAN_PASS or not x.deployment.prices.known:
+    if not priced(x):
         return -1
     if not (x.tapping and usage.seen):
-        if not estimated:
+        if not estimated and not told(x):
             return 0
         memset(&assumed, 0, sizeof(Usage))
-        assumed.input_tokens, assumed.output_tokens = x.input_estimate, output_estimate(x)
+        if estimated:
+            assumed.input_tokens, assumed.output_tokens = x.input_estimate, output_estimate(x)
+        assumed.images = x.tap.usage.images if x.tapping and not estimated else x.images
+        assumed.characters = x.characters
         usage = &assumed
     return x.deployment.prices.of_usage(usage, x.plan.endpoint == EP_MESSAGES, monotonic_ns() - x.started)
 

@@ -67,6 +67,7 @@ cdef class Exchange:
     cdef bint marked                  # previous_response_id carries our mark, which is taken off
     cdef int unfit                    # why `choose` found none
     cdef long long lost_tokens, lost_cost    # of tries that failed
+    cdef long long images, characters        # that are to be made, to be spoken, where the deployment has a price for them
     cdef list tried                   # deployments that failed this request, in this group
     cdef list pending                 # names of groups still to be tried
     cdef set visited
@@ -138,6 +139,7 @@ cdef class Exchange:
         self.input_estimate = self.output_expected = -1
         self.flight = NULL
         self.lost_tokens = self.lost_cost = 0
+        self.images = self.characters = 0
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
         self.owed = -1

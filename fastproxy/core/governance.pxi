@@ -76,7 +76,7 @@ cdef bint reserve_own(Exchange x, Deployment d):
     cdef long long money
     if x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
-    money = d.prices.of_tokens(x.input_estimate, expected_output(x, -1))
+    money = d.prices.at_most(x.input_estimate, expected_output(x, -1)) + pieces_at_most(x, d)
     for gate in d.budgets:
         if x.n_own_holds == MAX_OWN_GATES or x.gateway.limits.reserve(
                 gate, &x.own_holds[x.n_own_holds], <long long>(x.gateway.now * 16.0), wall_of(x), 0, money) != ADMITTED:
@@ -302,10 +302,19 @@ cdef long long dearest(Exchange x, long long input_tokens, long long output_toke
     cdef Deployment d
     cdef long long most = 0
     if x.group is None:
-        return 0
+        return 0 if x.plan.deployment is None else (<Deployment>x.plan.deployment).prices.at_most(input_tokens, output_tokens)
     for d in x.group.deployments:
-        most = max(most, d.prices.of_tokens(input_tokens, output_tokens))
+        most = max(most, d.prices.at_most(input_tokens, output_tokens) + pieces_at_most(x, d))
     return most
+
+
+cdef long long pieces_at_most(Exchange x, Deployment d):
+    # Nano-dollars of the images that are to be made, or of the text that is to be spoken.
+    if d.prices.image and makes_images(x):
+        return d.prices.of_pieces(answers_asked(x), 0)
+    if d.prices.character and x.plan.endpoint == EP_AUDIO_SPEECH:
+        return d.prices.of_pieces(0, spoken_characters(x))
+    return 0
 
 
 cdef void refuse_limit(Exchange x, Gate gate, int why):

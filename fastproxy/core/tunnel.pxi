@@ -292,6 +292,8 @@ cdef void read_text(Exchange x, const char* p, Py_ssize_t size):
     add_tokens(&x.tap.usage.output_tokens, found[1])
     add_tokens(&x.tap.usage.cached_tokens, found[2])
     add_tokens(&x.tap.usage.reasoning_tokens, found[3])
+    add_tokens(&x.tap.usage.audio_input_tokens, found[4])
+    add_tokens(&x.tap.usage.audio_output_tokens, found[5])
 
 
 cdef void add_tokens(long long* sum, long long count):

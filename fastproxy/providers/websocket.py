@@ -146,8 +146,9 @@ def close_frame(code: int, reason: str, mask: int | None) -> bytes:
     return bytes([0x88, 0x80 | len(payload)]) + key + masked
 
 
-def usage(message: bytes) -> tuple[int, int, int, int] | None:
-    """(input, output, cached, reasoning) tokens of a `response.done` event; None: it is none, or tells none."""
+def usage(message: bytes) -> tuple[int, int, int, int, int, int] | None:
+    """(input, output, cached, reasoning, audio input that was not cached, audio output) tokens of a `response.done`
+    event; None: it is none, or tells none."""
     try:
         event = orjson.loads(message)
     except orjson.JSONDecodeError:
@@ -163,6 +164,12 @@ def usage(message: bytes) -> tuple[int, int, int, int] | None:
         _count(found, "output_tokens"),
         _count(given, "cached_tokens"),
         _count(made, "reasoning_tokens"),
+        max(
+            0,
+            _count(given, "audio_tokens")
+            - _count(_inner(given, "cached_tokens_details"), "audio_tokens"),
+        ),
+        _count(made, "audio_tokens"),
     )
 
 

@@ -33,7 +33,12 @@ USAGE_READ = {
     "cached": 7,
     "cache_write": 0,
     "reasoning": 3,
-    "audio": 3,
+    "cache_write_1h": 0,
+    "audio_input": 1,
+    "audio_output": 2,
+    "image_input": 0,
+    "image_output": 0,
+    "seconds": 0,
 }
 
 
@@ -151,6 +156,7 @@ class TestJson:
             "events": 0,
             "content_bytes": 13,
             "done_seen": False,
+            "images": 0,
         }
         assert tap.py_finish() == b""
 
@@ -467,3 +473,86 @@ class TestProperties:
     @given(st.binary(max_size=80), cuts, st.sampled_from([JSON, SSE]))
     def test_any_bytes(self, data: bytes, where: list[int], mode: int) -> None:
         assert run(mode, *pieces(data, where))[0] == data
+
+
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        (
+            {"type": "tokens", "input_tokens": 14, "output_tokens": 45,
+             "input_token_details": {"text_tokens": 0, "audio_tokens": 14}},
+            {"input": 14, "output": 45, "audio_input": 14},
+        ),
+        ({"type": "duration", "seconds": 9}, {"seconds": 9}),
+        (
+            {"input_tokens": 50, "output_tokens": 60, "input_tokens_details": {"image_tokens": 40},
+             "output_tokens_details": {"image_tokens": 55, "text_tokens": 5}},
+            {"input": 50, "output": 60, "image_input": 40, "image_output": 55},
+        ),
+        (
+            {"input_tokens": 3, "cache_creation_input_tokens": 9, "output_tokens": 1,
+             "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5}},
+            {"input": 3, "output": 1, "cache_write": 9, "cache_write_1h": 5},
+        ),
+        # Gemini's thoughts are not among its candidates' tokens
+        (
+            {"thoughtsTokenCount": 7, "promptTokenCount": 2, "candidatesTokenCount": 5, "totalTokenCount": 14},
+            {"input": 2, "output": 12, "reasoning": 7},
+        ),
+        ({"prompt_tokens": 1, "whatever_tokens_details": {"audio_tokens": 5}}, {"input": 1}),
+    ],
+)  # fmt: skip
+def test_what_has_a_price_of_its_own_is_read(usage: dict[str, Any], read: dict[str, int]):
+    found = py_parse_usage(json.dumps(usage).encode())
+    assert found is not None
+    assert {name: value for name, value in found.items() if value and name != "total"} == read
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_the_images_of_an_answer_are_counted(size: int):
+    answer = {
+        "created": 1,
+        "x": {"data": [{}, {}, {}]},
+        "data": [
+            {"b64_json": 'A{}[]\\"' * 9, "more": [{"a": {}}]},
+            {"url": "https://images.example/[{}]"},
+        ],
+    }
+    for counting in (True, False):
+        tap = AnswerTap()
+        tap.py_begin(JSON, count_images=counting)
+        for piece in cut(json.dumps(answer).encode(), size):
+            assert tap.py_feed(piece) is None
+        assert tap.py_state()["images"] == (2 if counting else 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64, 10_000])
+@pytest.mark.parametrize("nano", [0, 1, 1_500_000_000, 12_345_678_901, -1])
+def test_usage_says_what_it_costs_where_asked(size: int, nano: int):
+    last = {**CHUNK, "choices": [], "usage": USAGE}
+    stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in (CHUNK, last))
+    stream += b"data: [DONE]\n\n"
+    tap = AnswerTap()
+    tap.py_begin(SSE, b"mine", cost=nano)
+    out = b""
+    for piece in cut(stream, size):
+        changed = tap.py_feed(piece)
+        out += piece if changed is None else changed
+    out += tap.py_finish()
+    events = [json.loads(line[6:]) for line in out.split(b"\n\n")[:2]]
+    assert events[0] == {**CHUNK, "model": "mine"}
+    told = {**USAGE, "cost": nano / 1e9} if nano >= 0 else USAGE
+    assert events[1] == {**last, "model": "mine", "usage": told}
+    assert out.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": 1, "cost": 0.5}, None])
+def test_a_cost_that_is_there_or_of_nothing_stays(usage: dict[str, Any] | None):
+    event = b"data: " + json.dumps({**CHUNK, "usage": usage}).encode() + b"\n\n"
+    tap = AnswerTap()
+    tap.py_begin(SSE, cost=7)
+    assert tap.py_feed(event) is None

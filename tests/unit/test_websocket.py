@@ -107,17 +107,30 @@ def test_close_frames(reason: str) -> None:
 @pytest.mark.parametrize(
     ("usage", "found"),
     [
-        ({"input_tokens": 3, "output_tokens": 4}, (3, 4, 0, 0)),
+        ({"input_tokens": 3, "output_tokens": 4}, (3, 4, 0, 0, 0, 0)),
         (
             {
                 "input_tokens": 3,
                 "input_token_details": {"cached_tokens": 2},
                 "output_token_details": 7,
             },
-            (3, 0, 2, 0),
+            (3, 0, 2, 0, 0, 0),
         ),
-        ({"input_tokens": True, "output_tokens": 1.5}, (0, 0, 0, 0)),
-        ({"input_tokens": -1, "output_tokens": 1 << 53}, (0, 0, 0, 0)),
+        (
+            {
+                "input_tokens": 9,
+                "output_tokens": 4,
+                "input_token_details": {
+                    "audio_tokens": 7,
+                    "cached_tokens": 5,
+                    "cached_tokens_details": {"audio_tokens": 4},
+                },
+                "output_token_details": {"audio_tokens": 3},
+            },
+            (9, 4, 5, 0, 3, 3),
+        ),
+        ({"input_tokens": True, "output_tokens": 1.5}, (0, 0, 0, 0, 0, 0)),
+        ({"input_tokens": -1, "output_tokens": 1 << 53}, (0, 0, 0, 0, 0, 0)),
         ({}, None),
         ([1], None),
         (None, None),

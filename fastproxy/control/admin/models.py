@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastproxy import config
+from fastproxy.config import registry
 from fastproxy.control.admin import shapes, values
 from fastproxy.control.admin.refused import Refused, bad
 from fastproxy.control.admin.work import Work
@@ -16,10 +17,7 @@ log = logging.getLogger("fastproxy.admin")
 
 TABLE = "models"
 SECRET_WORDS = ("key", "secret", "password", "credential", "headers", "token")
-PLAIN = (
-    "max_tokens", "max_completion_tokens", "input_cost_per_token", "output_cost_per_token",
-    "cache_read_input_token_cost", "cache_creation_input_token_cost", "output_cost_per_reasoning_token",
-)  # fmt: skip
+PLAIN = ("max_tokens", "max_completion_tokens")  # and prices
 REFERENCE = "os.environ/"
 
 
@@ -130,7 +128,9 @@ def _row(
 
 
 def _is_secret(name: str) -> bool:
-    return name not in PLAIN and any(word in name.lower() for word in SECRET_WORDS)
+    return not (name in PLAIN or registry.is_price(name)) and any(
+        word in name.lower() for word in SECRET_WORDS
+    )
 
 
 def _reference(value: Any, path: str = "litellm_params") -> str | None:

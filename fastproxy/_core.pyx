@@ -48,6 +48,7 @@ from fastproxy._scan cimport (
     F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
 )
 from fastproxy._shared cimport (
+    C_TEXTS_DROPPED,
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
     C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_KEY_LOOKUPS, C_KEY_LOOKUPS_FAILED, C_QUEUED, C_REFUSED,
     C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
@@ -119,6 +120,7 @@ cdef enum:
     USUAL_MIN = 20                # requests that are needed to know what is usual, …
     USUAL_MEMORY = 1000           # … after so many the past counts half,
     USUAL_NAMES = 10000           # … keys and models that this is known of
+    TEXT_MOST = 1048576           # bytes of a question, and of an answer, that are kept where prompts are
     PART_TOKENS = 1000            # that a part of data (an image, a sound) is taken to cost
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse
@@ -273,6 +275,7 @@ include "core/attempt.pxi"
 include "core/dispatch.pxi"
 include "core/answer.pxi"
 include "core/ending.pxi"
+include "core/texts.pxi"
 include "core/downstream.pxi"
 include "core/misses.pxi"
 include "core/passing.pxi"

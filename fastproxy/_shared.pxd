@@ -24,6 +24,7 @@ cdef enum:
     C_EVENTS_FOLDED      # the ring was nearly full: kept as sums
     C_KEY_LOOKUPS        # keys that the worker did not know and asked control for
     C_KEY_LOOKUPS_FAILED  # requests that were not answered because that could not be found out
+    C_TEXTS_DROPPED      # prompts that were to be kept and found no room
     C_COUNT
 
 cdef enum:

@@ -52,7 +52,7 @@ COUNTER_NAMES = (
     "upstream_connects", "upstream_errors", "retries", "client_gone", "events_dropped",
     "bytes_in", "bytes_out", "unauthorized", "bad_requests", "connections_refused",
     "fallbacks", "retries_refused", "cooldowns", "queued", "shed", "events_folded",
-    "key_lookups", "key_lookups_failed",
+    "key_lookups", "key_lookups_failed", "texts_dropped",
 )
 
 cdef Py_ssize_t block_size(Py_ssize_t slots) noexcept:

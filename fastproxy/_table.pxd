@@ -155,6 +155,7 @@ cdef class Table:
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
+    cdef readonly bint keep_texts           # store_prompts_in_spend_logs
     cdef readonly bint usage_cost           # streams that end with usage say what they cost
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
     cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere

@@ -270,6 +270,7 @@ cdef class Table:
         self.unseen_reserved = settings.get("unseen_output") == "reserved"
         self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
+        self.keep_texts = bool(settings.get("keep_texts"))
         self.usage_cost = bool(settings.get("usage_cost", True))
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
         self.head_timeout = settings.get("head_timeout", 30.0)

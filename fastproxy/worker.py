@@ -22,6 +22,7 @@ from fastproxy.connect import Dialer
 
 log = logging.getLogger("fastproxy.worker")
 
+TEXTS_WAITING = 8 * 1024 * 1024  # bytes on the link to control; beyond them prompts are not kept
 TICK_SECONDS = 0.05  # resolution of deadlines
 RETIRE_SECONDS = 5.0  # for kept-alive clients of a retiring worker to come once more
 BACKLOG = 4096
@@ -100,11 +101,20 @@ class Worker:
         known = [] if self.table is None else self.table.stored_keys()
         feed.send(writer, "hello", self.options.index, os.getpid(), known)
         self.gateway.look_up_by(lambda digest: feed.send(writer, "key", digest.hex()))
+
+        def tell(*text: str | int) -> bool:
+            if writer.transport.get_write_buffer_size() > TEXTS_WAITING:
+                return False
+            feed.send(writer, "text", *text)
+            return True
+
+        self.gateway.tell_by(tell)
         try:
             while (message := await feed.receive(reader)) is not None:
                 await self._apply(message, writer)
         finally:
             self.gateway.look_up_by(None)
+            self.gateway.tell_by(None)
 
     async def _ask_custom_auth(self) -> None:
         """Stay connected to the process of custom_auth, once a table has wanted it."""

@@ -1,5 +1,6 @@
 """Configuration: LiteLLM's config.yaml read, explained, validated and made into snapshots."""
 
+from fastproxy.config.budgets import wants_store
 from fastproxy.config.check import check_file
 from fastproxy.config.discover import discover
 from fastproxy.config.errors import ConfigError
@@ -21,5 +22,6 @@ __all__ = [
     "json_schema",
     "load",
     "summary",
+    "wants_store",
     "with_models",
 ]

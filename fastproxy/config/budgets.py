@@ -36,6 +36,19 @@ def of_deployment(
     return found
 
 
+def wants_store(config: Config) -> bool:
+    """Whether something is set that has to outlive the processes: budgets of the file, or that single requests are kept."""
+    general, router = config.general, config.router
+    return (
+        config.litellm.max_budget is not None
+        or any(key.max_budget is not None for key in config.keys)
+        or bool(router.provider_budget_config)
+        or any(entry.params.max_budget is not None for entry in config.entries)
+        or bool(general.store_prompts_in_spend_logs)
+        or general.maximum_spend_logs_retention_period is not None
+    )
+
+
 def limits(dollars: float, duration: str | None) -> dict[str, Any]:
     """As records carry a budget."""
     return {"max_budget": round(dollars * NANO), "budget_duration": duration}

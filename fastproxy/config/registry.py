@@ -127,9 +127,9 @@ GENERAL = {
     ),
     **_all(
         HONOURED,
-        "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output limit_mode limit_window",
+        "maximum_spend_logs_retention_period disable_spend_logs store_prompts_in_spend_logs access_log "
+        "unseen_output limit_mode limit_window",
     ),
-    **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
     **_not_yet(
         NO_LIMITS,
         "max_parallel_requests global_max_parallel_requests",
@@ -187,7 +187,7 @@ LITELLM = {
         NO_LOGGING,
         "success_callback failure_callback service_callbacks service_callback audit_log_callbacks "
         "langfuse_default_tags datadog_params s3_callback_params gcs_bucket_name store_audit_logs "
-        "redact_messages_in_exceptions turn_off_message_logging "
+        "redact_messages_in_exceptions "
         "global_disable_no_log_param",
     ),
     **_not_yet(
@@ -207,7 +207,8 @@ LITELLM = {
         HONOURED,
         "default_key_generate_params upperbound_key_generate_params default_internal_user_params "
         "default_team_params budget_exceeded_status_code require_auth_for_metrics_endpoint "
-        "max_budget budget_duration timezone redact_user_api_key_info include_cost_in_streaming_usage",
+        "max_budget budget_duration timezone redact_user_api_key_info include_cost_in_streaming_usage "
+        "turn_off_message_logging",
     ),
     **_not_yet(
         "it does not bound who may make keys: roles and teams do",

@@ -160,6 +160,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     enable_drain_endpoint: Flag | None = None
     maximum_spend_logs_retention_period: DurationText | None = None
     disable_spend_logs: Flag | None = None
+    store_prompts_in_spend_logs: Flag | None = None
     access_log: bool | str | None = None
     unseen_output: str | None = None
     limit_mode: str | None = None
@@ -189,6 +190,7 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     timezone: str | None = None
     redact_user_api_key_info: Flag | None = None
     include_cost_in_streaming_usage: Flag | None = None
+    turn_off_message_logging: Flag | None = None
     require_auth_for_metrics_endpoint: bool | None = None
     budget_exceeded_status_code: Annotated[int, Meta(ge=400, le=499)] | None = None
     default_key_generate_params: dict[str, Any] | None = None

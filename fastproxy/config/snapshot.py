@@ -111,6 +111,11 @@ def _settings(config: Config) -> dict[str, Any]:
         "unseen_output": _one_of(config, "unseen_output", ("expected", "reserved")),
         "budget_exceeded_status": config.litellm.budget_exceeded_status_code or 422,
         "always_include_stream_usage": bool(general.always_include_stream_usage),
+        "keep_texts": bool(
+            general.store_prompts_in_spend_logs
+            and not general.disable_spend_logs
+            and not config.litellm.turn_off_message_logging
+        ),
         "usage_cost": config.litellm.include_cost_in_streaming_usage is not False,
         "connect_timeout": general.connect_timeout or 10.0,
         "keepalive_timeout": general.keepalive_timeout or 75.0,

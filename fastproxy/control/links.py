@@ -45,6 +45,7 @@ class Links:
         self.find = find
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
+        self.hear: Callable[..., None] = lambda *_: None  # what was asked and said, see texts.py
         # stored keys that workers may know: digest -> record for them, as JSON; the longest known first
         self.keys: dict[str, bytes] = {}
         self.wanted: dict[str, set[asyncio.StreamWriter]] = {}  # keys to be looked up, and for whom
@@ -238,6 +239,8 @@ class Links:
                     await self._tell()
                 elif message[0] == "key":
                     self._want(message[1], writer)
+                elif message[0] == "text":
+                    self.hear(*message[1:])
                 elif message[0] == "keys-applied":
                     self.reached[writer] = message[1]
                     await self._tell()

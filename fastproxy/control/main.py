@@ -37,6 +37,7 @@ from fastproxy.control.store import directory
 from fastproxy.control.store.directory import Unusable
 from fastproxy.control.store.engine import Store, Unavailable
 from fastproxy.control.stored import Stored, access_groups, usable
+from fastproxy.control.texts import LONGEST, Texts
 from fastproxy.keepsake import Keepsake
 from fastproxy.leftover import SERVED
 from fastproxy.tree import (
@@ -102,6 +103,8 @@ class Control:
             limits_path(Path(options.shared_path).parent, options.serve.workers), -1
         )
         self.links = Links(options.serve.workers, self._all_ready, self._find_keys)
+        self.texts = Texts()
+        self.links.hear = self.texts.hear
         self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
         series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
@@ -109,6 +112,7 @@ class Control:
         self.rings.watchers += [series.take, self.access_log.take]
         self.metrics = Metrics(self.admin, series, self.limits, self._record)
         versions = Versions(Path(f"{options.shared_path}.version"))
+        self.metrics.dropped_texts = lambda: self.texts.dropped
         self.reloader = Reloader(
             lambda: load(options.serve), loaded, self._build, self._install, self.links, versions
         )
@@ -148,6 +152,7 @@ class Control:
         self.limits.sliding = snapshot["settings"]["limit_window"] == "sliding"
         self.served.add(snapshot["version"], snapshot["deployments"])
         self.spend.raw_rows = not loaded.general.disable_spend_logs
+        self.texts.longest = longest_text(loaded)
         period = loaded.general.maximum_spend_logs_retention_period
         self.spend.retention_ms = durations.seconds(period) * 1000 if period else None
         self.links.publish(snapshot)
@@ -231,6 +236,7 @@ class Control:
             task.cancel()
         self.rings.drain()
         await self.spend.flush()
+        await self.texts.flush(self.spend.store, at_once=True)
         server.close()
         await runner.cleanup()
         await self.stored.close()
@@ -309,6 +315,7 @@ class Control:
                 upper_bounds=loaded.litellm.upperbound_key_generate_params or {},
                 default_team=loaded.litellm.default_team_params or {},
                 default_user=loaded.litellm.default_internal_user_params or {},
+                max_budget=(snapshot.get("budget") or {}).get("max_budget"),
                 admin_only=frozenset(loaded.general.admin_only_routes or ()),
                 price_of=self._price_of,
                 environ=dict(os.environ),
@@ -380,6 +387,7 @@ class Control:
         while True:
             self.rings.drain()
             await self.spend.flush(at_once=False)
+            await self.texts.flush(self.spend.store)
             await self.drain.degrade(self.spend.behind)
             await asyncio.sleep(self.spend.pause)
 
@@ -411,6 +419,12 @@ def assign_slots(traffic: Traffic, snapshot: dict[str, Any]) -> None:
         raise config.ConfigError(str(error)) from None
     for (_, record), slot in zip(records, slots, strict=True):
         record["slot"] = slot
+
+
+def longest_text(loaded: config.Config) -> int:
+    """Characters of a string in a prompt that is kept; LiteLLM's variable for it."""
+    told = loaded.environ.get("MAX_STRING_LENGTH_PROMPT_IN_DB", "")
+    return int(told) if told.isdecimal() else LONGEST
 
 
 def load(options: "ServeOptions") -> config.Config:
@@ -517,7 +531,8 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
         serve = options.serve
         place = directory.choose(serve.data_dir, serve.config, os.environ)
         named = serve.data_dir or os.environ.get("FASTPROXY_DATA_DIR")
-        stored = Stored(place, bool(named), Path(options.shared_path).parent.name)
+        asked = bool(named) or config.wants_store(loaded)
+        stored = Stored(place, asked, Path(options.shared_path).parent.name)
         try:
             if stored.wanted_at_start:
                 await stored.open()

@@ -28,6 +28,7 @@ HELP = {
     "events_folded": "Usage events that were kept as sums, because their ring was nearly full",
     "key_lookups": "Keys that a worker did not know yet and had looked up",
     "key_lookups_failed": "Requests refused because their key could not be looked up",
+    "texts_dropped": "Prompts that were to be kept and found no room",
     "shed": "Requests refused because too many were in flight",
 }
 KEY = ("end_user", "hashed_api_key", "api_key_alias", "team", "team_alias", "user", "user_email")
@@ -47,6 +48,7 @@ class Metrics:
         self.limits = limits
         self.records = records
         self.auth = True
+        self.dropped_texts: Callable[[], int] = lambda: 0  # by control itself
         self.keys: dict[str, tuple[str, ...]] = {}
 
     def collect(self) -> Iterator["Metric"]:
@@ -71,6 +73,8 @@ class Metrics:
             family = kind(f"fastproxy_{name}", f"{text}, by worker", labels=["worker"])
             for worker, values in enumerate(blocks):
                 family.add_metric([str(worker)], values[name])
+            if name == "texts_dropped":
+                family.add_metric(["control"], self.dropped_texts())
             yield family
         ring = core.GaugeMetricFamily(
             "fastproxy_ring_waiting", "Usage events that are not written yet", labels=["worker"]

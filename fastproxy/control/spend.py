@@ -133,6 +133,13 @@ class Spend:
         except Unavailable as error:
             self._say(error)
             return False
+        except (
+            Exception
+        ) as error:  # a fault of ours: what waits is not lost by it, and readiness says so
+            if time.monotonic() - self.warned > WARN_SECONDS:
+                log.exception("spend can't be written")
+            self._say(error)
+            return False
         return True
 
     def _crowded(self, rings: Rings) -> bool:

@@ -99,6 +99,8 @@ cdef bint holds_stream(Exchange x):
 cdef void begin_relay(Exchange x):
     """From here on bytes of the answer reach the client: there is no other way any more."""
     x.become(S_RELAY)
+    if x.table.keep_texts:
+        keep_question(x)
     if not x.first_at:
         x.first_at = monotonic_ns()
     x.chunk_out = not x.http10 and not x.head_request
@@ -535,6 +537,10 @@ cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
              size if not x.head_request else 0)
     if x.head_request:
         size = 0
+    if x.table.keep_texts:
+        keep_question(x)
+        if x.question is not None:
+            keep_answer(x, p, size)
     settle(x)
     write_client(x, out, p, size, 0)
     conclude(x)
@@ -662,6 +668,8 @@ cdef void emit_answer(Exchange x, const char* p, Py_ssize_t size, bint first, bi
             tail = TAIL_CHUNK
         if complete:
             tail |= TAIL_LAST
+    if x.question is not None:
+        keep_answer(x, p, size)
     if complete:
         settle(x)
     if out.size or size or tail:

@@ -77,13 +77,13 @@ cdef void settle(Exchange x):
     e.status = <unsigned short>x.status
     e.flags = x.flags | (E_STREAM if x.stream else 0)
     if x.tapping and x.tap.usage.seen:
-        e.input_tokens = x.tap.usage.input_tokens
-        e.output_tokens = x.tap.usage.output_tokens
-        e.cached_tokens = x.tap.usage.cached_tokens
-        e.cache_write_tokens = x.tap.usage.cache_write_tokens
-        e.reasoning_tokens = x.tap.usage.reasoning_tokens
-        e.audio_input_tokens = x.tap.usage.audio_input_tokens
-        e.audio_output_tokens = x.tap.usage.audio_output_tokens
+        e.input_tokens = summable(x.tap.usage.input_tokens)
+        e.output_tokens = summable(x.tap.usage.output_tokens)
+        e.cached_tokens = summable(x.tap.usage.cached_tokens)
+        e.cache_write_tokens = summable(x.tap.usage.cache_write_tokens)
+        e.reasoning_tokens = summable(x.tap.usage.reasoning_tokens)
+        e.audio_input_tokens = summable(x.tap.usage.audio_input_tokens)
+        e.audio_output_tokens = summable(x.tap.usage.audio_output_tokens)
     else:
         e.flags |= E_NO_USAGE
         if estimated:
@@ -92,6 +92,13 @@ cdef void settle(Exchange x):
             e.output_tokens = output_estimate(x)
     e.cost = cost
     publish(x)
+    if x.question is not None:
+        tell_texts(x)
+
+
+cdef inline long long summable(long long tokens) noexcept nogil:
+    # What upstreams claim must not overflow the sums of a ring or of a day.
+    return min(tokens, <long long>1 << 40)
 
 
 cdef Event* begin_event(Exchange x, long long now):

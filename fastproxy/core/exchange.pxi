@@ -91,6 +91,8 @@ cdef class Exchange:
     cdef Py_ssize_t judged            # bytes of `held` whose events were looked at
     cdef bytes content_type, retry_after
     cdef unsigned char flags
+    cdef bytes question               # the body, where prompts are kept; None: they are not
+    cdef Buffer said                  # … and the answer so far
     # times, monotonic ns
     cdef long long started, sent_at, head_at, first_at
 
@@ -100,6 +102,7 @@ cdef class Exchange:
         buf_init(&self.request)
         buf_init(&self.answer_lines)
         buf_init(&self.held)
+        buf_init(&self.said)
         self.scan = JsonScan.__new__(JsonScan)
         self.tap = AnswerTap.__new__(AnswerTap)
 
@@ -109,6 +112,7 @@ cdef class Exchange:
         buf_free(&self.request)
         buf_free(&self.answer_lines)
         buf_free(&self.held)
+        buf_free(&self.said)
 
     cdef void become(self, int state):
         """The one place that assigns the state."""
@@ -174,7 +178,7 @@ cdef class Exchange:
         self.story = None
         self.tunnel = None
         self.asked_fallbacks = self.tried = self.pending = None
-        self.asked_tags = None
+        self.asked_tags = self.question = None
         self.visited = None
         forget_bytes(&self.body, keep)
         forget_bytes(&self.request, keep)

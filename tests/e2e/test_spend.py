@@ -1,14 +1,20 @@
 """Money in the real process tree: counted exactly once, kept over deaths, and the end of a budget."""
 
+import hashlib
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from admin import call, make
 from harness import MASTER, Client, Gateway, request, until
-from spending import CHAT, ask, control_pid, cost, get, priced_config, rows, spent
+from lab import Lab, mark
+from lab_acts import LAST, RAW, SSE_HEAD, STALL
+from spending import CHAT, INPUT, OUTPUT, ask, control_pid, cost, get, priced_config, rows, spent
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +85,45 @@ def test_a_budget_ends_and_a_reset_opens_it(spending: Gateway):
     assert ask(spending, key).status == 200
 
 
-def test_who_hangs_up_before_the_usage_pays_an_estimate(spending: Gateway):
-    key = make(spending, "/key/generate", {})["key"]
-    for _ in range(5):
-        with spending.client() as client:
-            body = {**CHAT, "model": "mock/mock-gap200", "stream": True, "max_tokens": 100}
+def test_who_hangs_up_just_before_the_usage_is_charged_each_time(
+    lab: Lab, start: Callable[..., Gateway], tmp_path: Path
+):
+    """A hundred times; what was seen of the answer decides what it costs."""
+    event = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": "word"}}],
+    }
+    said = 7 * (b"data: %s\n\n" % json.dumps(event).encode())
+    RAW["mute"] = [SSE_HEAD, b"%x\r\n%s\r\n" % (len(said), said), STALL, LAST]
+    prices = {"input_cost_per_token": INPUT / 1e9, "output_cost_per_token": OUTPUT / 1e9}
+    config = {
+        "model_list": [lab.deployment("cut", **prices)],
+        "general_settings": {"master_key": MASTER},
+    }
+    gateway = start(config, "--data-dir", str(tmp_path / "data")).wait()
+    key = make(gateway, "/key/generate", {"max_budget": 1000})["key"]
+    for _ in range(100):
+        word = mark("mute")
+        body = {"model": "cut", "stream": True, "messages": [{"role": "user", "content": word}]}
+        with gateway.client() as client:
             client.send(request("/v1/chat/completions", body, key))
-            client.head()
-            next(client.chunks())
+            status, _, _ = client.head()
+            assert status == 200
+            seen = b""
+            while seen.count(b"word") < 7:
+                seen += next(client.chunks())
     found = until(
-        lambda: len(r := rows(spending, f"api_key={key}")) == 5 and r, what="a row for each"
+        lambda: len(r := rows(gateway, f"api_key={key}&page_size=1000")) == 100 and r,
+        what="a row for each",
     )
-    assert all(row["estimated"] for row in found)
-    assert all(row["prompt_tokens"] > 0 for row in found)
+    for row in found:
+        assert row["estimated"] is True
+        assert row["completion_tokens"] == 7
+        assert row["prompt_tokens"] > 0
+        owed = (row["prompt_tokens"] * INPUT + 7 * OUTPUT) / 1e9
+        assert row["spend"] == pytest.approx(owed)
+    assert spent(gateway, key) == pytest.approx(sum(row["spend"] for row in found))
 
 
 def test_an_internal_user_sees_its_own_rows_only(spending: Gateway):
@@ -251,3 +283,82 @@ def test_tags_of_a_request_are_summed(spending: Gateway):
 
     until(lambda: {"blue team", "nightly"} <= sums().keys())
     assert sums()["nightly"] == pytest.approx(cost(answer))
+
+
+def test_logs_between_two_days_are_summed_unless_asked_otherwise(spending: Gateway):
+    make(spending, "/user/new", {"user_id": "daily", "auto_create_key": False})
+    key = make(spending, "/key/generate", {"user_id": "daily"})["key"]
+    owed = sum(cost(ask(spending, key)) for _ in range(3))
+    until(lambda: len(rows(spending, "user_id=daily")) == 3, what="the rows")
+    today = datetime.now(UTC).date()
+    week = f"start_date={today - timedelta(days=7)}&end_date={today + timedelta(days=2)}"
+    found = get(spending, f"/spend/logs?user_id=daily&{week}")
+    assert [row["startTime"] for row in found][-2:] == [
+        f"{today + timedelta(days=1)}", f"{today + timedelta(days=2)}",
+    ]  # fmt: skip
+    first = next(row for row in found if row["spend"])
+    assert first["users"] == {"daily": pytest.approx(owed)}
+    assert first["models"] == {"priced": pytest.approx(owed)}
+    assert first[hashlib.sha256(key.encode()).hexdigest()] == pytest.approx(owed)
+    assert len(get(spending, f"/spend/logs?user_id=daily&{week}&summarize=false")) == 3
+
+    page = get(spending, f"/spend/logs/v2?user_id=daily&{week}&page_size=2")
+    assert (page["total"], page["total_pages"], page["page"], len(page["data"])) == (3, 2, 1, 2)
+    rest = get(spending, f"/spend/logs/v2?user_id=daily&{week}&page_size=2&page=2")
+    ids = {row["request_id"] for row in page["data"] + rest["data"]}
+    assert len(ids) == 3
+    for query, count in (
+        ("status_filter=failure", 0), ("status_filter=success", 3), ("model=priced", 3), ("model=other", 0),
+        ("team_id=none", 0), (f"start_date={today}%2000:00:00&end_date={today + timedelta(days=1)}", 3),
+        (f"start_date={today + timedelta(days=1)}", 0),
+    ):  # fmt: skip
+        found = get(spending, f"/spend/logs/v2?user_id=daily&{query}")
+        assert (found["total"], len(found["data"])) == (count, count), query
+
+
+def test_sums_in_the_other_shapes(spending: Gateway):
+    make(spending, "/user/new", {"user_id": "shapes", "auto_create_key": False})
+    key = make(spending, "/key/generate", {"user_id": "shapes"})["key"]
+    owed = cost(ask(spending, key))
+    until(lambda: rows(spending, "user_id=shapes"), what="the row")
+    today = datetime.now(UTC).date()
+    days = f"start_date={today - timedelta(days=1)}&end_date={today + timedelta(days=1)}"
+    found = get(spending, f"/user/daily/activity?user_id=shapes&{days}")
+    (day,) = found["results"]
+    assert day["metrics"]["spend"] == pytest.approx(owed)
+    assert day["metrics"]["successful_requests"] == day["metrics"]["api_requests"] == 1
+    assert day["breakdown"]["models"]["priced"]["metrics"]["spend"] == pytest.approx(owed)
+    assert day["breakdown"]["providers"]["openai"]["metrics"]["api_requests"] == 1
+    assert found["metadata"]["total_spend"] == pytest.approx(owed)
+    assert found["metadata"]["has_more"] is False
+    own = call(spending, "GET", f"/user/daily/activity?{days}", key=key)
+    assert own[0] == 200
+    assert own[1]["metadata"]["total_api_requests"] == 1
+    assert call(spending, "GET", f"/user/daily/activity?user_id=payer&{days}", key=key)[0] == 403
+    (model,) = [m for m in get(spending, "/global/activity/model") if m["model"] == "priced"]
+    assert model["sum_api_requests"] >= 1
+    assert model["daily_data"][0]["spend"] > 0
+    assert get(spending, "/global/spend/logs")[-1]["spend"] >= owed
+    assert any(
+        row["user_id"] == "shapes" for row in get(spending, "/global/spend/keys?limit=10000")
+    )
+
+
+@pytest.mark.parametrize(
+    ("usage", "dollars"),
+    [
+        ({"prompt_tokens": 1000, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 400}}, 0.00012),
+        ({"input_tokens": 10, "output_tokens": 0, "cache_read_input_tokens": 1000}, 0.0000765),
+        ({"prompt_tokens": 10, "completion_tokens": 100}, 0.0000615),
+    ],
+)  # fmt: skip
+def test_calculate_knows_the_kinds_of_tokens(
+    spending: Gateway, usage: dict[str, Any], dollars: float
+):
+    found = make(spending, "/spend/calculate", {"model": "gpt-4o-mini-2024-07-18", "usage": usage})
+    assert found["cost"] == pytest.approx(dollars)
+
+
+def test_calculate_of_messages_is_an_estimate(spending: Gateway):
+    asked = {"model": "priced", "messages": [{"role": "user", "content": "x" * 400}]}
+    assert 0.1 < make(spending, "/spend/calculate", asked)["cost"] < 0.12

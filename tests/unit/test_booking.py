@@ -9,8 +9,9 @@ from sqlalchemy import Connection, text
 from fastproxy import _shared
 from fastproxy._shared import Block
 from fastproxy.control.rings import Batch
-from fastproxy.control.store import migrate, spend
+from fastproxy.control.store import keys, migrate, spend
 from fastproxy.control.store.engine import make_engine
+from fastproxy.control.store.migrations import STEPS
 
 DAY_NS = 86_400 * 10**9
 KEY = b"\x01" * 32
@@ -122,3 +123,79 @@ def test_rows_are_forgotten_in_chunks(
         assert [spend.forget(connection, 86_400_000) for _ in range(4)] == [4, 4, 2, 0]
         assert count(connection, "spend_logs") == 2
         assert total(connection) == (12, 60)
+
+
+def test_an_event_belongs_to_the_period_of_its_admission(connection: Connection, block: Block):
+    token = KEY.hex()
+    monday, day = 1_760_313_600_000, 86_400_000  # 2025-10-13
+    with connection.begin():
+        lists = {"models": [], "allowed_routes": [], "allowed_cache_controls": []}
+        maps = {"aliases": {}, "config": {}, "permissions": {}, "metadata": {}}
+        budget = {"budget_duration": "1d", "budget_reset_at": monday + day}
+        keys.insert(connection, {"token": token, "key_name": "k", **lists, **maps, **budget}, None)
+
+    def book(*moments: int) -> tuple[int, int]:
+        for moment in moments:
+            put(block, 1, started_ns=moment * 1_000_000)
+        new = batch(block)
+        with connection.begin():
+            spend.book(connection, "e", [new], served)
+            query = "SELECT spend, budget_reset_at FROM keys"
+            found = tuple(connection.execute(text(query)).one())
+        block.release(new.upto)
+        return found[0], found[1]
+
+    assert book(monday + 1, monday + 2) == (10, monday + day)
+    # the first one of the next day begins it, also if one of the day before is in the same batch
+    assert book(monday + 3, monday + day) == (5, monday + 2 * day)
+    # a request that took until the next day, heard of in a later batch
+    assert book(monday + day - 1) == (5, monday + 2 * day)
+    assert book(monday + day - 1, monday + day + 1) == (10, monday + 2 * day)
+    # nor does a clock that steps back begin an old period anew
+    assert book(monday - 5 * day) == (10, monday + 2 * day)
+    assert book(monday + 9 * day) == (5, monday + 10 * day)
+
+
+def test_what_was_spent_since_a_moment(connection: Connection, block: Block):
+    noon, day = 1_760_356_800_000, 86_400_000
+    where = {"model_id": "id-1"}
+    for moment, cost in ((noon - day, 1), (noon - 1, 20), (noon, 300), (noon + day, 4000)):
+        put(block, 1, started_ns=moment * 1_000_000, cost=cost)
+    put(block, 1, started_ns=noon * 1_000_000, cost=50_000, deployment=2)
+    with connection.begin():
+        spend.book(connection, "e", [batch(block)], served)
+        assert spend.spent(connection, where, None) == 4321
+        assert spend.spent(connection, where, noon) == 4300
+        assert spend.spent(connection, where, noon - noon % day) == 4320
+        assert spend.spent(connection, {}, noon, (KEY.hex(),)) == 0
+        assert spend.spent(connection, {"provider": "openai"}, noon) == 54_300
+        # without single rows the whole day counts: too much rather than too little
+        connection.execute(text("DELETE FROM spend_logs"))
+        assert spend.spent(connection, where, noon) == 4320
+
+
+def test_tables_of_an_older_version_keep_their_sums(tmp_path: Path):
+    engine = make_engine(str(tmp_path / "old.db"))
+    with engine.connect() as opened, opened.begin():
+        from alembic.migration import MigrationContext
+        from alembic.operations import Operations
+
+        context = MigrationContext.configure(opened)
+        with Operations.context(context) as operations:
+            for step in STEPS[:3]:
+                step.upgrade(operations)
+        opened.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        opened.execute(text("INSERT INTO alembic_version VALUES ('0003')"))
+        opened.execute(
+            text(
+                "INSERT INTO daily_spend VALUES ('2025-10-13','k','u','t','g','m','p',1,2,3,4,5,6,7)"
+            )
+        )
+        migrate.upgrade(opened)
+        found = opened.execute(text("SELECT * FROM daily_spend")).mappings().one()
+        assert dict(found) == {
+            "day": "2025-10-13", "api_key": "k", "user_id": "u", "team_id": "t", "model_group": "g",
+            "model": "m", "model_id": "", "provider": "p", "requests": 1, "failed": 2,
+            "prompt_tokens": 3, "completion_tokens": 4, "spend": 5, "unpriced": 6, "estimated": 7,
+        }  # fmt: skip
+    engine.dispose()

@@ -384,7 +384,35 @@ class SpendLogs(msgspec.Struct, kw_only=True):
     request_id: Id | None = None
     start_date: Text | None = None  # YYYY-MM-DD, as below; both days are included
     end_date: Text | None = None
+    summarize: bool = True  # with both dates: sums by day
     page_size: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class SpendLogsPage(msgspec.Struct, kw_only=True):
+    """Query of /spend/logs/v2."""
+
+    api_key: Text | None = None
+    user_id: Id | None = None
+    team_id: Id | None = None
+    request_id: Id | None = None
+    model: Text | None = None
+    status_filter: Literal["success", "failure"] | None = None
+    start_date: Text | None = None  # also YYYY-MM-DD HH:MM:SS, UTC
+    end_date: Text | None = None
+    page: Annotated[int, Meta(ge=1, le=1000)] = 1
+    page_size: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class UserDays(msgspec.Struct, kw_only=True):
+    """Query of /user/daily/activity."""
+
+    start_date: Text
+    end_date: Text
+    user_id: Id | None = None
+    model: Text | None = None
+    api_key: Text | None = None
+    page: Annotated[int, Meta(ge=1, le=1000)] = 1
+    page_size: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
 class Top(msgspec.Struct, kw_only=True):
@@ -405,6 +433,7 @@ class Calculate(msgspec.Struct, kw_only=True):
     """Body of /spend/calculate."""
 
     model: Text | None = None
+    messages: list[Mapping] | None = None
     usage: Mapping | None = None
     completion_response: Mapping | None = None
 

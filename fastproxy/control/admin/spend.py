@@ -3,36 +3,29 @@
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import orjson
+
 from fastproxy._cost import Prices
+from fastproxy._tap import py_parse_usage
 from fastproxy.control.admin import shapes, values
 from fastproxy.control.admin.keys import digest_of
 from fastproxy.control.admin.refused import bad, forbidden
 from fastproxy.control.admin.roles import READERS
 from fastproxy.control.admin.work import Work
-from fastproxy.control.store import keys, spend, users
+from fastproxy.control.store import keys, spend, texts, users
 from fastproxy.control.store.money import to_dollars
 from fastproxy.control.store.rows import Row
 
 DAYS_SHOWN = 30
+SUMMED_MAX = 100_000  # sums of one answer; beyond them the cheapest are left out
 
 
 def logs(work: Work, asked: shapes.SpendLogs) -> Any:
-    """Single requests, the newest first; who reads all may see everybody's, others their own."""
-    where: dict[str, Any] = {}
-    if asked.api_key:
-        where["api_key"] = digest_of(asked.api_key)
-    if asked.request_id:
-        where["request_id"] = asked.request_id
-    if asked.user_id:
-        where["user_id"] = asked.user_id
-    if work.caller.role not in READERS:
-        if (
-            not work.caller.user_id
-            or where.get("user_id", work.caller.user_id) != work.caller.user_id
-        ):
-            raise forbidden("You may only see your own spend logs")
-        where["user_id"] = work.caller.user_id
+    """Single requests, the newest first; between two days their sums instead, unless `summarize` is false."""
+    where = _whose(work, asked.api_key, asked.user_id, asked.request_id)
     since, until = _day(asked.start_date, "start_date"), _day(asked.end_date, "end_date")
+    if since is not None and until is not None and asked.summarize and asked.request_id is None:
+        return _by_day(work, where, since, until)
     rows = spend.logs(
         work.connection,
         where,
@@ -40,7 +33,84 @@ def logs(work: Work, asked: shapes.SpendLogs) -> Any:
         None if until is None else _ms(until + timedelta(days=1)),
         asked.page_size,
     )
-    return [_row(row) for row in rows]
+    return _rows(work, rows)
+
+
+def logs_by_page(work: Work, asked: shapes.SpendLogsPage) -> Any:
+    """Single requests by page, the newest first."""
+    where = _whose(work, asked.api_key, asked.user_id, asked.request_id)
+    for name, column in (("team_id", "team_id"), ("model", "model_group")):
+        if getattr(asked, name):
+            where[column] = getattr(asked, name)
+    failed = None if asked.status_filter is None else asked.status_filter == "failure"
+    since, until = _moment(asked.start_date, "start_date"), _moment(asked.end_date, "end_date", 1)
+    rows = spend.logs(
+        work.connection, where, since, until, asked.page_size,
+        (asked.page - 1) * asked.page_size, failed,
+    )  # fmt: skip
+    total = spend.count(work.connection, where, since, until, failed)
+    return {
+        "data": _rows(work, rows),
+        "total": total,
+        "page": asked.page,
+        "page_size": asked.page_size,
+        "total_pages": -(-total // asked.page_size),
+    }
+
+
+def _whose(
+    work: Work, api_key: str | None, user_id: str | None, request_id: str | None
+) -> dict[str, Any]:
+    # who reads all may see everybody's, others their own
+    where: dict[str, Any] = {}
+    if api_key:
+        where["api_key"] = digest_of(api_key)
+    if request_id:
+        where["request_id"] = request_id
+    if user_id:
+        where["user_id"] = user_id
+    if work.caller.role not in READERS:
+        own = work.caller.user_id
+        if not own or where.get("user_id", own) != own:
+            raise forbidden("You may only see your own spend logs")
+        where["user_id"] = own
+    return where
+
+
+def _by_day(work: Work, where: dict[str, Any], since: date, until: date) -> Any:
+    # LiteLLM's summary: of each day what it cost, by key, user and model; and the days behind the last one, empty
+    rows = spend.sums(
+        work.connection, ("day", "api_key", "user_id", "model_group"), since.isoformat(),
+        until.isoformat(), where, limit=SUMMED_MAX,
+    )  # fmt: skip
+    days: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        day = days.setdefault(row["day"], {"spend": 0, "users": {}, "models": {}})
+        for part, name in (
+            (day, "spend"), (day, row["api_key"]), (day["users"], row["user_id"]), (day["models"], row["model_group"]),
+        ):  # fmt: skip
+            part[name] = part.get(name, 0) + row["spend"]
+    if days:
+        after = date.fromisoformat(max(days)) + timedelta(days=1)
+        for number in range(min((until - after).days + 1, 366)):
+            empty: dict[str, Any] = {"spend": 0, "users": {}, "models": {}}
+            days[(after + timedelta(days=number)).isoformat()] = empty
+    return [
+        {**_dollars(days[day]), "startTime": day}
+        for day in sorted(days)
+    ]  # fmt: skip
+
+
+def _dollars(sums: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _dollars(value) if isinstance(value, dict) else to_dollars(value)
+        for name, value in sums.items()
+    }
+
+
+def _rows(work: Work, rows: list[Row]) -> list[Row]:
+    kept = texts.of(work.connection, [row["request_id"] for row in rows])
+    return [_row(row, kept.get(row["request_id"], {})) for row in rows]
 
 
 def by_key(work: Work, asked: shapes.Top) -> Any:
@@ -94,47 +164,142 @@ def by_tag(work: Work, asked: shapes.Days) -> Any:
     ]
 
 
+def by_day(work: Work, asked: shapes.Days) -> Any:
+    """What each day has cost."""
+    since, until = _days_asked(asked)
+    rows = spend.sums(work.connection, ("day",), since.isoformat(), until.isoformat(), limit=10_000)
+    return [{"date": row["day"], **_sums(row)} for row in rows]
+
+
 def total(work: Work, asked: shapes.Nothing) -> Any:
     """What all have spent."""
     (row,) = spend.sums(work.connection, ())
-    return {**_sums(row), "max_budget": None}
+    return {**_sums(row), "max_budget": to_dollars(work.around.max_budget)}
 
 
 def activity(work: Work, asked: shapes.Days) -> Any:
     """Requests, tokens and money by day."""
-    until = _day(asked.end_date, "end_date") or datetime.now(UTC).date()
-    since = _day(asked.start_date, "start_date") or until - timedelta(days=DAYS_SHOWN)
+    since, until = _days_asked(asked)
     rows = spend.sums(work.connection, ("day",), since.isoformat(), until.isoformat(), limit=10_000)
+    return _activity(rows)
+
+
+def activity_by_model(work: Work, asked: shapes.Days) -> Any:
+    """The same of each model, the dearest first."""
+    since, until = _days_asked(asked)
+    rows = spend.sums(
+        work.connection, ("day", "model_group"), since.isoformat(), until.isoformat(), limit=SUMMED_MAX
+    )  # fmt: skip
+    models: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: str(row["day"])):
+        models.setdefault(row["model_group"], []).append(row)
+    found = [{"model": model, **_activity(days)} for model, days in models.items()]
+    return sorted(found, key=lambda one: -one["sum_spend"])
+
+
+def activity_of_user(work: Work, asked: shapes.UserDays) -> Any:
+    """By day, and of each day by model, provider and key; the newest first."""
+    where = _whose(work, asked.api_key, asked.user_id, None)
+    if asked.model:
+        where["model_group"] = asked.model
+    since, until = _days_asked(asked)
+    by = ("day", "api_key", "model_group", "provider")
+    rows = spend.sums(work.connection, by, since.isoformat(), until.isoformat(), where, SUMMED_MAX)
+    days: dict[str, list[Row]] = {}
+    for row in rows:
+        days.setdefault(row["day"], []).append(row)
+    newest = sorted(days, reverse=True)
+    first = (asked.page - 1) * asked.page_size
+    shown = newest[first : first + asked.page_size]
+    pages = -(-len(newest) // asked.page_size)
+    everything = _metrics(rows)
+    return {
+        "results": [
+            {
+                "date": day,
+                "metrics": _metrics(days[day]),
+                "breakdown": {
+                    part: _parts(days[day], column)
+                    for part, column in (
+                        ("models", "model_group"), ("providers", "provider"), ("api_keys", "api_key"),
+                    )
+                },
+            }
+            for day in shown
+        ],
+        "metadata": {
+            **{f"total_{n}": everything[n] for n in ("spend", "prompt_tokens", "completion_tokens", "api_requests")},
+            "total_tokens": everything["total_tokens"],
+            "total_successful_requests": everything["successful_requests"],
+            "total_failed_requests": everything["failed_requests"],
+            "page": asked.page,
+            "total_pages": pages,
+            "has_more": asked.page < pages,
+        },
+    }  # fmt: skip
+
+
+def _activity(rows: list[Row]) -> dict[str, Any]:
     days = [{"date": row["day"], **_sums(row)} for row in rows]
     return {
         "daily_data": days,
         "sum_api_requests": sum(day["api_requests"] for day in days),
         "sum_total_tokens": sum(day["total_tokens"] for day in days),
-        "sum_spend": sum(day["spend"] for day in days),
+        "sum_spend": to_dollars(sum(row["spend"] for row in rows)),
+    }
+
+
+def _parts(rows: list[Row], column: str) -> dict[str, Any]:
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row[column], []).append(row)
+    return {name: {"metrics": _metrics(those), "metadata": {}} for name, those in parts.items()}
+
+
+def _metrics(rows: list[Row]) -> dict[str, Any]:
+    total = {name: sum(row[name] for row in rows) for name in spend.SUMS}
+    requests, failed = total["requests"], total["failed"]
+    return {
+        "spend": to_dollars(total["spend"]),
+        "prompt_tokens": total["prompt_tokens"],
+        "completion_tokens": total["completion_tokens"],
+        "total_tokens": total["prompt_tokens"] + total["completion_tokens"],
+        "successful_requests": requests - failed,
+        "failed_requests": failed,
+        "api_requests": requests,
     }
 
 
 def calculate(work: Work, asked: shapes.Calculate) -> Any:
-    """What an answer with this usage costs."""
+    """What an answer with this usage costs; of messages alone, what they are estimated to cost as input."""
     answer = asked.completion_response or {}
     usage = asked.usage or answer.get("usage") or {}
     model = asked.model or answer.get("model")
     if not isinstance(model, str) or not model:
         raise bad("model: the name of a model is expected", "model")
+    if not usage and asked.messages:
+        usage = {"prompt_tokens": len(orjson.dumps(asked.messages)) // 4 + 1}
     if not isinstance(usage, dict) or not usage:
-        raise bad("usage (or completion_response with its usage) is expected", "usage")
+        raise bad("usage, messages, or completion_response with its usage is expected", "usage")
     record = work.around.price_of(model)
     if record is None:
         raise bad(f"{model} has no price here", "model")
-    details = usage.get("prompt_tokens_details") or {}
-    counts: list[Any] = [
-        usage.get("prompt_tokens", usage.get("input_tokens", 0)),
-        usage.get("completion_tokens", usage.get("output_tokens", 0)),
-        details.get("cached_tokens", 0) if isinstance(details, dict) else 0,
-    ]
-    if not all(isinstance(n, int) and 0 <= n < 2**53 for n in counts):
+    try:
+        counts = py_parse_usage(orjson.dumps(usage))
+    except (TypeError, ValueError):  # such as integers that no JSON parser of ours would take
+        counts = None
+    if counts is None or any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 0
+        for name, n in usage.items()
+        if name.endswith("_tokens")
+    ):
         raise bad("usage: whole numbers of tokens are expected", "usage")
-    return {"cost": to_dollars(Prices(dict(record)).cost(*counts) or 0)}
+    counts.pop("total")
+    known = {"input_tokens": counts.pop("input"), "output_tokens": counts.pop("output")}
+    # Anthropic's own counts of what a cache had lie apart from its input
+    apart = "input_tokens" in usage and "cache_read_input_tokens" in usage
+    cost = Prices(dict(record)).cost(**known, apart=apart, heard=counts.pop("seconds"), **counts)
+    return {"cost": to_dollars(cost or 0)}
 
 
 def _sums(row: Row) -> Row:
@@ -151,7 +316,7 @@ def _sums(row: Row) -> Row:
     }
 
 
-def _row(row: Row) -> Row:
+def _row(row: Row, text: Row) -> Row:
     begun, first = row["started"], row["first_byte"]
     return {
         "request_id": row["request_id"],
@@ -181,6 +346,9 @@ def _row(row: Row) -> Row:
         "requester_ip_address": row["client"],
         "trace_id": row["trace_id"],
         "request_tags": row["tags"].split(",") if row["tags"] else [],
+        # nothing, unless store_prompts_in_spend_logs
+        "messages": text.get("messages") or {},
+        "response": text.get("response") or {},
     }
 
 
@@ -188,9 +356,32 @@ def _day(text: str | None, field: str) -> date | None:
     if not text:
         return None
     try:
-        return date.fromisoformat(text[:10])
+        day = date.fromisoformat(text[:10])
     except ValueError:
         raise bad(f"{field}: YYYY-MM-DD is expected", field) from None
+    if not 1970 < day.year < 9000:
+        raise bad(f"{field}: a day of our time is expected", field)
+    return day
+
+
+def _moment(text: str | None, field: str, days: int = 0) -> int | None:
+    """Milliseconds since 1970; of a day without a time so many days later, so that it is included."""
+    day = _day(text, field)
+    if text is None or day is None:
+        return None
+    if len(text) <= len("YYYY-MM-DD"):
+        return _ms(day + timedelta(days=days))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise bad(f"{field}: YYYY-MM-DD HH:MM:SS is expected", field) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def _days_asked(asked: shapes.Days | shapes.UserDays) -> tuple[date, date]:
+    until = _day(asked.end_date, "end_date") or datetime.now(UTC).date()
+    return _day(asked.start_date, "start_date") or until - timedelta(days=DAYS_SHOWN), until
 
 
 def _ms(day: date) -> int:

@@ -29,6 +29,7 @@ class Surroundings:
     upper_bounds: Mapping[str, Any]  # upperbound_key_generate_params
     default_team: Mapping[str, Any]
     default_user: Mapping[str, Any]
+    max_budget: int | None  # nano-dollars, of all keys together
     admin_only: frozenset[str]  # general_settings.admin_only_routes
     price_of: Callable[[str], Mapping[str, int] | None]  # of a model that clients ask for
     environ: Mapping[str, str]

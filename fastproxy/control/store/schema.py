@@ -175,6 +175,16 @@ spend_logs = Table(
     Column("tags", String),  # of the request, joined by commas
     Index("ix_spend_logs_started", "started"),
     Index("ix_spend_logs_key", "api_key", "started"),
+    Index("ix_spend_logs_user", "user_id", "started"),
+)
+
+spend_texts = Table(
+    "spend_texts",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("started", BigInteger, nullable=False, index=True),
+    Column("messages", JSON),  # what was asked
+    Column("response", JSON),
 )
 
 daily_spend = Table(
@@ -186,6 +196,7 @@ daily_spend = Table(
     Column("team_id", String, primary_key=True),
     Column("model_group", String, primary_key=True),
     Column("model", String, primary_key=True),
+    Column("model_id", String, primary_key=True),
     Column("provider", String, primary_key=True),
     Column("requests", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),

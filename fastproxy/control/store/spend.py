@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Dialect,
     Table,
@@ -25,6 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from fastproxy import durations
 from fastproxy._shared import fold, fold_tags, rows
 from fastproxy._table import ENDPOINTS
+from fastproxy.control.store import texts
 from fastproxy.control.store.rows import Row, fetch, now_ms
 from fastproxy.control.store.schema import (
     daily_spend,
@@ -40,7 +42,7 @@ from fastproxy.control.store.schema import (
 if TYPE_CHECKING:
     from fastproxy._shared import Sum
 
-DAY_KEY = ("day", "api_key", "user_id", "team_id", "model_group", "model", "provider")
+DAY_KEY = ("day", "api_key", "user_id", "team_id", "model_group", "model", "model_id", "provider")
 SUMS = (
     "requests", "failed", "prompt_tokens", "completion_tokens", "spend", "unpriced", "estimated",
 )  # fmt: skip
@@ -49,7 +51,8 @@ SHARED = ("api_key", "user_id", "team_id", "model", "model_group", "model_id", "
 FOLDS = 10_000  # in ring_marks: the folds of ring 0; their position is a generation
 DAY_MS = 86_400_000
 IN_QUERY = 500
-GROUPS = {"api_key", "user_id", "team_id", "model_group", "model", "provider", "day"}
+GROUPS = {"api_key", "user_id", "team_id", "model_group", "model", "model_id", "provider", "day"}
+COUNTED = 10_000  # rows that are counted, for pages of them
 CHUNK = 5000  # rows deleted in one transaction
 
 
@@ -259,18 +262,23 @@ def _charge(connection: Connection, sums: list[Row]) -> None:
 
 
 def _charged(old: Row, parts: list[Row]) -> Row:
-    # An event belongs to the period of its admission: the first one behind the end begins the next.
-    spent, ends, begun = old["spend"], old["budget_reset_at"], 0
+    # An event belongs to the period of its admission: the first one behind the end begins the next, and one that
+    # began before the period and took until now is not part of it.
+    spent, ends, duration = old["spend"], old["budget_reset_at"], old["budget_duration"]
+    begun = _begin(duration, ends) if duration and ends else 0
     for part in parts:
-        if old["budget_duration"] and ends and part["started"] >= ends:
-            begun, ends, spent = (
-                ends,
-                durations.next_reset(old["budget_duration"], part["started"]),
-                0,
-            )
+        if duration and ends and part["started"] >= ends:
+            ends, spent = durations.next_reset(duration, part["started"]), 0
+            begun = durations.period_start(duration, part["started"])
         if part["started"] >= begun:
             spent += part["spend"]
     return {"spend": spent, "budget_reset_at": ends}
+
+
+def _begin(duration: str, ends: int) -> int:
+    # when the period that ends then began; 0 where that is not known, as it does not end when such periods do
+    begun = durations.period_start(duration, ends - 1)
+    return begun if durations.next_reset(duration, begun) == ends else 0
 
 
 def logs(
@@ -279,15 +287,38 @@ def logs(
     since: int | None,
     until: int | None,
     limit: int,
+    offset: int = 0,
+    failed: bool | None = None,
 ) -> list[Row]:
     """Rows, the newest first."""
+    order = (spend_logs.c.started.desc(), spend_logs.c.id.desc())  # as the indexes have them
+    query = select(spend_logs).where(*_conditions(where, since, until, failed))
+    return list(fetch(connection, query.order_by(*order).limit(limit).offset(offset)))
+
+
+def count(
+    connection: Connection,
+    where: Mapping[str, Any],
+    since: int | None,
+    until: int | None,
+    failed: bool | None = None,
+) -> int:
+    """How many rows `logs` could give, up to COUNTED."""
+    some = select(spend_logs.c.id).where(*_conditions(where, since, until, failed)).limit(COUNTED)
+    return int(connection.execute(select(func.count()).select_from(some.subquery())).scalar_one())
+
+
+def _conditions(
+    where: Mapping[str, Any], since: int | None, until: int | None, failed: bool | None
+) -> list[ColumnElement[bool]]:
     conditions = [spend_logs.c[name] == value for name, value in where.items()]
     if since is not None:
         conditions.append(spend_logs.c.started >= since)
     if until is not None:
         conditions.append(spend_logs.c.started < until)
-    query = select(spend_logs).where(*conditions).order_by(spend_logs.c.id.desc()).limit(limit)
-    return list(fetch(connection, query))
+    if failed is not None:
+        conditions.append(spend_logs.c.status >= 400 if failed else spend_logs.c.status < 400)
+    return conditions
 
 
 def sums(
@@ -319,21 +350,24 @@ def spent(
     since: int | None,
     without: tuple[str, ...] = (),
 ) -> int:
-    """Nano-dollars since a moment (milliseconds since 1970), by whole days where that is enough; not those of
-    the keys `without`."""
-    table = daily_spend
-    conditions = []
-    if "model_id" in where or (since is not None and since % DAY_MS):
-        table = spend_logs
-        conditions.append(table.c.started >= (since or 0))
-    elif since is not None:
-        conditions.append(
-            table.c.day >= datetime.fromtimestamp(since / 1000, UTC).date().isoformat()
-        )
-    conditions += [table.c[name] == value for name, value in where.items()]
-    conditions.append(table.c.api_key.not_in(without))
-    query = select(func.coalesce(func.sum(table.c.spend), 0)).where(*conditions)
-    return int(connection.execute(query).scalar_one())
+    """Nano-dollars since a moment (milliseconds since 1970), by the sums of the days; not those of the keys `without`.
+
+    Of a day that the moment lies in, what its single rows say was before is taken off. Rows that are gone or were
+    never written count: rather too much than too little."""
+
+    def total(table: Table, *conditions: Any) -> int:
+        asked = [table.c[name] == value for name, value in where.items()]
+        query = select(func.coalesce(func.sum(table.c.spend), 0))
+        query = query.where(*conditions, *asked, table.c.api_key.not_in(without))
+        return int(connection.execute(query).scalar_one())
+
+    if since is None:
+        return total(daily_spend)
+    found = total(daily_spend, daily_spend.c.day >= _day(since))
+    if since % DAY_MS:
+        started = spend_logs.c.started
+        found -= total(spend_logs, started >= since - since % DAY_MS, started < since)
+    return max(0, found)
 
 
 def by_tag(
@@ -352,7 +386,8 @@ def by_tag(
 
 
 def forget(connection: Connection, before: int) -> int:
-    """Delete a chunk of the rows that are older; how many. The sums by day stay."""
+    """Delete a chunk of the rows that are older, and of what was asked and said; how many. The sums by day stay."""
+    gone = texts.forget(connection, before, CHUNK)
     old = select(spend_logs.c.id).where(spend_logs.c.started < before).limit(CHUNK)
     found = connection.execute(spend_logs.delete().where(spend_logs.c.id.in_(old)))
-    return int(found.rowcount)
+    return max(gone, int(found.rowcount))

@@ -29,6 +29,8 @@ cdef enum:
 
 cdef enum:
     FLYING = 1           # Event.sequence of a try under way
+    FOLD_SHIFT = 48      # … of one that is being folded: FOLDING, which fold, and that fold's sequence before
+    FOLD_MASK = 0x7FFF
 
 cdef enum:               # Event.flags
     E_STREAM = 1
@@ -111,11 +113,13 @@ cdef class Block:
     cdef unsigned long long capacity
     cdef unsigned long long brim           # 7/8: from here on events are folded
     cdef bint spilled
+    cdef Event* landing                    # the flight that the event being published settles, or NULL
     cdef Event spare
     cdef Event* claim(self) noexcept nogil
     cdef void publish(self) noexcept nogil
     cdef Event* depart(self) noexcept nogil
     cdef void land(self, Event* flight) noexcept nogil
+    cdef void settle(self, Event* flight) noexcept nogil
     cdef void vacate(self, Event* flight) noexcept nogil
     cdef void sweep(self) noexcept nogil
     cdef bint full(self) noexcept nogil

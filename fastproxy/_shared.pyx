@@ -43,6 +43,7 @@ cdef enum:
     FOLD_SLOTS = 1024        # of each half
     FLIGHTS = 4096           # tries under way that leave a trace when their worker dies
 
+cdef unsigned long long FOLDING = 1ULL << 63
 cdef long long DAY_NS = 86400 * <long long>1000000000
 MAGIC = 0x46505348
 LAYOUT = 5
@@ -120,6 +121,7 @@ cdef class Block:
         self.capacity = slots
         self.brim = slots - slots // 8
         self.spilled = False
+        self.landing = NULL
 
     cdef Event* claim(self) noexcept nogil:
         # The event to fill. Nothing is visible before publish().
@@ -148,10 +150,16 @@ cdef class Block:
 
     cdef void land(self, Event* flight) noexcept nogil:
         # The try is over; what `claim` gave says what became of it, and is published. Killed anywhere in between, it
-        # is found in the ring or here, not in both.
-        fp_store(&flight.sequence, 0 if self.spilled else FLYING + 1 + self.head[0])
-        self.publish()
+        # is found in the ring, in the folds or here, not twice.
+        self.settle(flight)
         self.vacate(flight)
+
+    cdef void settle(self, Event* flight) noexcept nogil:
+        if not self.spilled:
+            fp_store(&flight.sequence, FLYING + 1 + self.head[0])
+        self.landing = flight                   # where its event goes is said before it is there
+        self.publish()
+        self.landing = NULL
 
     cdef void vacate(self, Event* flight) noexcept nogil:
         fp_store(&flight.sequence, 0)
@@ -159,18 +167,25 @@ cdef class Block:
         self.n_free += 1
 
     cdef void sweep(self) noexcept nogil:
-        # The producer is dead: what it had under way is published as estimated.
+        # The producer is dead: what it had under way is published as estimated. While it folded nobody else has touched
+        # its folds, and we have not yet.
         cdef Event* flight
         cdef Event* e
+        cdef unsigned long long before
         cdef int i
+        for i in range(FLIGHTS):
+            flight = &self.flights[i]
+            if flight.sequence & FOLDING:
+                before = self.folds[(flight.sequence >> FOLD_SHIFT) & FOLD_MASK].sequence
+                fp_store(&flight.sequence, FLYING if before == (flight.sequence & ((1ULL << FOLD_SHIFT) - 1)) else 0)
+        fp_store(self.busy, 0)
         for i in range(FLIGHTS):
             flight = &self.flights[i]
             if flight.sequence == FLYING or flight.sequence > FLYING and self.head[0] <= flight.sequence - FLYING - 1:
                 e = self.claim()
                 memcpy(e, flight, sizeof(Event))
                 e.sequence = 0
-                fp_store(&flight.sequence, 0 if self.spilled else FLYING + 1 + self.head[0])
-                self.publish()
+                self.settle(flight)
             fp_store(&flight.sequence, 0)
 
     cdef bint full(self) noexcept nogil:
@@ -190,7 +205,12 @@ cdef class Block:
             new = &fold.totals[(fold.sequence + 1) & 1]
             new[0] = fold.totals[fold.sequence & 1]
             add(new, e)
+            if self.landing != NULL:
+                fp_store(&self.landing.sequence, FOLDING | <unsigned long long>(fold - self.folds) << FOLD_SHIFT
+                         | fold.sequence)
             fp_store(&fold.sequence, fold.sequence + 1)
+            if self.landing != NULL:            # before the consumer may take the fold away
+                fp_store(&self.landing.sequence, 0)
             fp_store(self.busy, 0)
             self.counters[C_EVENTS_FOLDED] += 1
             return True
@@ -198,6 +218,8 @@ cdef class Block:
         if head - fp_load(self.tail) >= self.capacity:
             self.counters[C_EVENTS_DROPPED] += 1
             return True
+        if self.landing != NULL:
+            fp_store(&self.landing.sequence, FLYING + 1 + head)
         memcpy(&self.slots[head % self.capacity], e, sizeof(Event))
         return False
 
@@ -252,7 +274,6 @@ cdef class Block:
         self.counters[C_IN_FLIGHT] = 0
         self.counters[C_CONNECTIONS] = 0
         self.counters[C_QUEUED] = 0
-        fp_store(self.busy, 0)
         self.sweep()
         for self.n_free in range(FLIGHTS):
             self.free[self.n_free] = <unsigned short>(FLIGHTS - 1 - self.n_free)

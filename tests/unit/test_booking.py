@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, text
 from fastproxy import _shared
 from fastproxy._shared import Block
 from fastproxy.control.rings import Batch
-from fastproxy.control.store import keys, migrate, spend
+from fastproxy.control.store import keys, migrate, spend, teams
 from fastproxy.control.store.engine import make_engine
 from fastproxy.control.store.migrations import STEPS
 
@@ -43,6 +44,13 @@ def put(block: Block, count: int, **fields: int | bytes) -> None:
 
 def batch(block: Block) -> Batch:
     return Batch(0, *block.peek(block.released, 100))
+
+
+def make_key(connection: Connection, **values: Any) -> None:
+    lists: dict[str, list[str]] = {"models": [], "allowed_routes": [], "allowed_cache_controls": []}
+    maps: dict[str, Any] = {"aliases": {}, "config": {}, "permissions": {}, "metadata": {}}
+    row = {"token": KEY.hex(), "key_name": "k", **lists, **maps, **values}
+    keys.insert(connection, row, None)
 
 
 def total(connection: Connection) -> tuple[int, int]:
@@ -126,13 +134,9 @@ def test_rows_are_forgotten_in_chunks(
 
 
 def test_an_event_belongs_to_the_period_of_its_admission(connection: Connection, block: Block):
-    token = KEY.hex()
     monday, day = 1_760_313_600_000, 86_400_000  # 2025-10-13
     with connection.begin():
-        lists = {"models": [], "allowed_routes": [], "allowed_cache_controls": []}
-        maps = {"aliases": {}, "config": {}, "permissions": {}, "metadata": {}}
-        budget = {"budget_duration": "1d", "budget_reset_at": monday + day}
-        keys.insert(connection, {"token": token, "key_name": "k", **lists, **maps, **budget}, None)
+        make_key(connection, budget_duration="1d", budget_reset_at=monday + day)
 
     def book(*moments: int) -> tuple[int, int]:
         for moment in moments:
@@ -172,6 +176,39 @@ def test_what_was_spent_since_a_moment(connection: Connection, block: Block):
         # without single rows the whole day counts: too much rather than too little
         connection.execute(text("DELETE FROM spend_logs"))
         assert spend.spent(connection, where, noon) == 4320
+
+
+def test_a_key_that_is_gone_has_an_owner_until_the_last_of_its_requests(
+    connection: Connection, block: Block
+):
+    new, last = (f"{number:064x}" for number in (7, 8))
+    with connection.begin():
+        make_key(connection, user_id="u", team_id="t")
+        maps: dict[str, Any] = {"model_aliases": {}, "metadata": {}, "default_member": {}}
+        lists: dict[str, list[str]] = {"models": [], "member_permissions": []}
+        teams.insert(connection, {"team_id": "t", **maps, **lists}, None)
+        keys.update(connection, KEY.hex(), {"token": new}, None)
+        keys.update(connection, new, {"token": last}, None)
+
+    def book() -> list[int]:
+        put(block, 1)
+        one = batch(block)
+        with connection.begin():
+            spend.book(connection, "e", [one], served)
+        block.release(one.upto)
+        query = "SELECT spend FROM keys UNION ALL SELECT spend FROM teams"
+        return [row[0] for row in connection.execute(text(query))]
+
+    # made anew twice while the request was under way: the key goes on under another name, and so does what it owes
+    assert book() == [5, 5]
+    connection.rollback()
+    with connection.begin():
+        keys.delete(connection, [last])
+    assert book() == [10]
+    connection.rollback()
+    with connection.begin():
+        (row, *_) = spend.logs(connection, {}, None, None, 1)
+        assert (row["api_key"], row["user_id"], row["team_id"]) == (KEY.hex(), "u", "t")
 
 
 def test_tables_of_an_older_version_keep_their_sums(tmp_path: Path):

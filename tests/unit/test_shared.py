@@ -136,3 +136,31 @@ def test_sums_and_rows_say_the_same(tmp_path_factory: pytest.TempPathFactory, ev
     ]
     tagged = _shared.fold_tags(taken)
     assert sum(totals[0] for totals in tagged.values()) == sum(bool(one["tags"]) for one in events)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_worker_that_dies_while_it_folds_is_counted_once(tmp_path: Path, added: bool):
+    """Whether its event is in the sums already is seen by the sums."""
+    slots = 16
+    mapping = _shared.create(str(tmp_path / "shared"), 1, slots)
+    block = Block(mapping, 0)
+    block.restart()
+    for _ in range(slots):  # from 7/8 on into one fold
+        block.put(key=b"k" * 32, model=b"m", cost=5, started_ns=1)
+    assert block.values()["events_folded"] == 2
+    # as the flight of its try would stand: to be added to that fold
+    flights = 4096
+    folds = (len(mapping) - 64 - 4096 - (slots + flights) * _shared.EVENT_BYTES) // 2048
+    base = 64 + 4096 + slots * _shared.EVENT_BYTES
+    (number,) = (
+        n for n in range(1024) if mapping[base + n * folds : base + n * folds + 8] != bytes(8)
+    )
+    flight = base + 2048 * folds
+    before = 1 if added else 2
+    mapping[flight : flight + 8] = (1 << 63 | number << 48 | before).to_bytes(8, "little")
+    mapping[flight + 8 : flight + 16] = (1).to_bytes(8, "little")
+    block.restart()
+    assert block.values()["events_folded"] == (2 if added else 3)
+    assert mapping[flight : flight + 8] == bytes(8)
+    block.restart()  # whoever follows finds nothing
+    assert block.values()["events_folded"] == (2 if added else 3)

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, or_
+from sqlalchemy import Connection, literal, or_, select
+from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.sql.elements import ColumnElement
 
 from fastproxy.control.store.rows import Row, add, change, like, one, page, remove, some
-from fastproxy.control.store.schema import keys
+from fastproxy.control.store.schema import former_keys, keys
 
 SORTED = {
     name: keys.c[name]
@@ -41,12 +42,27 @@ def insert(connection: Connection, values: Row, by: str | None) -> Row:
 
 def update(connection: Connection, token: str, values: Row, by: str | None) -> Row:
     """Change a key; a new `token` among the values moves the row."""
+    new = values.get("token", token)
+    if new != token:
+        _remember(connection, token, new)
+        moved = former_keys.update().where(former_keys.c.successor == token)
+        connection.execute(moved.values(successor=new))
     return change(connection, keys.c.token, token, values, by)
 
 
 def delete(connection: Connection, tokens: list[str]) -> int:
     """Delete keys."""
+    for token in tokens:
+        _remember(connection, token, None)
     return sum(remove(connection, keys, keys.c.token == token) for token in tokens)
+
+
+def _remember(connection: Connection, token: str, successor: str | None) -> None:
+    # whose it was, for requests that are still under way
+    whose = select(keys.c.token, literal(successor), keys.c.user_id, keys.c.team_id)
+    names = ["token", "successor", "user_id", "team_id"]
+    statement = upsert(former_keys).from_select(names, whose.where(keys.c.token == token))
+    connection.execute(statement.prefix_with("OR REPLACE"))
 
 
 def of_user(connection: Connection, user_id: str) -> list[Row]:

@@ -81,6 +81,16 @@ keys = Table(
     Index("ix_keys_created", "created_at", "token"),
 )
 
+# What is heard of late has an owner too.
+former_keys = Table(
+    "former_keys",
+    metadata,
+    Column("token", String(64), primary_key=True),
+    Column("successor", String(64), index=True),  # the same key, regenerated; NULL: it was deleted
+    Column("user_id", String),
+    Column("team_id", String),
+)
+
 users = Table(
     "users",
     metadata,

@@ -31,6 +31,7 @@ from fastproxy.control.store.rows import Row, fetch, now_ms
 from fastproxy.control.store.schema import (
     daily_spend,
     daily_tags,
+    former_keys,
     keys,
     members,
     ring_marks,
@@ -135,11 +136,12 @@ def _named(connection: Connection, found: "list[Sum]", served: Served) -> list[R
     for key, group, snapshot, index, totals in found:
         asked, token = group.decode("utf-8", "replace"), key.hex()
         model, model_id, provider = served(asked, snapshot, index)
-        user_id, team_id = owners.get(token, (None, None))
+        user_id, team_id, charged = owners.get(token, (None, None, token))
         sums.append(
             {
                 "day": _day(totals[-1]),
                 "api_key": token,
+                "charged": charged,
                 "user_id": user_id,
                 "team_id": team_id,
                 "model_group": asked,
@@ -168,11 +170,18 @@ def _day(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()
 
 
-def _owners(connection: Connection, tokens: set[str]) -> dict[str, tuple[str | None, str | None]]:
-    return {
-        row["token"]: (row["user_id"], row["team_id"])
+def _owners(
+    connection: Connection, tokens: set[str]
+) -> dict[str, tuple[str | None, str | None, str]]:
+    # user, team, and the key that pays: one that was made anew meanwhile
+    found = {
+        row["token"]: (row["user_id"], row["team_id"], row["token"])
         for row in _by_id(connection, keys.c.token, tokens)
     }
+    if gone := tokens - found.keys():
+        for row in _by_id(connection, former_keys.c.token, gone):
+            found[row["token"]] = (row["user_id"], row["team_id"], row["successor"] or row["token"])
+    return found
 
 
 def _by_id(connection: Connection, column: Column[str], values: Iterable[str]) -> Iterator[Row]:
@@ -232,7 +241,7 @@ def _charge(connection: Connection, sums: list[Row]) -> None:
     for one in sorted(sums, key=lambda one: int(one["started"])):
         if not one["spend"]:
             continue
-        owed.setdefault(keys, {}).setdefault((one["api_key"],), []).append(one)
+        owed.setdefault(keys, {}).setdefault((one["charged"],), []).append(one)
         if one["user_id"]:
             owed.setdefault(users, {}).setdefault((one["user_id"],), []).append(one)
         if one["team_id"]:

@@ -1,4 +1,5 @@
-"""Sums by day know the deployment, rows are found by user, and prompts have a place, for who wants them kept."""
+"""Sums by day know the deployment, rows are found by user, prompts have a place for who wants them kept, and whose keys that
+are gone were is known."""
 
 from typing import TYPE_CHECKING
 
@@ -48,3 +49,11 @@ def upgrade(op: "Operations") -> None:
         sa.Column("response", sa.JSON),
     )
     op.create_index("ix_spend_texts_started", "spend_texts", ["started"])
+    op.create_table(
+        "former_keys",
+        sa.Column("token", sa.String(64), primary_key=True),
+        sa.Column("successor", sa.String(64)),
+        sa.Column("user_id", sa.String),
+        sa.Column("team_id", sa.String),
+    )
+    op.create_index("ix_former_keys_successor", "former_keys", ["successor"])

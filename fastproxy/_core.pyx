@@ -32,7 +32,7 @@ from fastproxy._head cimport (
     H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
 from fastproxy._limits cimport (
-    ADMITTED, MAX_GATES, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, TABLE_FULL, Gate, Hold, Limits)
+    ADMITTED, MAX_GATES, NO_COUNTER, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, Gate, Hold, Limits)
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
@@ -69,6 +69,7 @@ from time import gmtime, strftime as formatted_date
 import time
 
 from fastproxy import errors
+from fastproxy._limits import boot_seconds
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body, websocket
@@ -118,6 +119,8 @@ cdef enum:
     USUAL_MIN = 20                # requests that are needed to know what is usual, …
     USUAL_MEMORY = 1000           # … after so many the past counts half,
     USUAL_NAMES = 10000           # … keys and models that this is known of
+    RATE_MIN = 4000               # bytes of input that are needed to know how many tokens a model makes of them, …
+    RATE_MEMORY = 4000000         # … after so many the past counts half
     PART_TOKENS = 1000            # that a part of data (an image, a sound) is taken to cost
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse
@@ -149,6 +152,8 @@ cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
 cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
+cdef double TOKENS_PER_BYTE = 0.25    # of a model that is not known yet …
+cdef double LEAST_PER_BYTE = 0.02     # … and of one that counts little
 cdef double ASK_SECONDS = 2.0          # for a look-up of a key
 cdef double CUSTOM_SECONDS = 10.0      # for custom_auth
 cdef double UNKNOWN_SECONDS = 5.0      # that a key is taken for unknown without asking again

@@ -63,6 +63,7 @@ cdef class KeyRecord:
     cdef readonly str team_id          # same
     cdef readonly tuple routes         # allowed_routes, None: all
     cdef readonly bytes custom         # of custom_auth: what control has to know of it, as a header's value; else None
+    cdef readonly dict asked           # the same, what its limits are made of
     cdef readonly tuple gates          # the limits of key, member, user and team: of _limits.Gate
     cdef void retire(self) noexcept
 
@@ -140,6 +141,7 @@ cdef class Group:
     cdef readonly bint plain           # one deployment and nothing that could make it unfit
     cdef readonly bint has_fallbacks
     cdef readonly str alias_of         # the group that an alias stands for
+    cdef readonly Gate gate            # its limit, for all keys together; None: it has none
 
 cdef class Table:
     cdef readonly long long version
@@ -156,6 +158,7 @@ cdef class Table:
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
+    cdef readonly dict key_limits           # of each key, by model, where its record says nothing else; None: none
     cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere
     cdef readonly bint sliding_limits        # limit_window: sliding
     cdef readonly bint strict_limits         # limit_mode: strict

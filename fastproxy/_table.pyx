@@ -11,7 +11,7 @@ import fnmatch
 
 from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
-from fastproxy._limits import gates_of
+from fastproxy._limits import gates_of, group_gate
 from fastproxy._pool cimport Pool
 
 from fastproxy.routing.response_ids import follow_up, mark
@@ -75,7 +75,8 @@ cdef class Plan:
 cdef class KeyRecord:
     """What a virtual key may do. Holds no raw credential."""
 
-    def __init__(self, dict record):
+    def __init__(self, dict record, dict defaults=None):
+        """defaults: limits of keys for models of which the record says nothing, by model."""
         self.digest = bytes.fromhex(record["digest"])
         self.name = record.get("name") or "sk-...."
         self.alias = record.get("alias") or ""
@@ -96,8 +97,10 @@ cdef class KeyRecord:
         self.team_id = record.get("team_id")
         routes = tuple(record.get("routes") or ())
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
-        self.gates = gates_of(record)
+        self.gates = gates_of(record, defaults)
         self.custom = _shown(record) if record.get("custom") else None
+        self.asked = None if self.custom is None else {
+            name: record.get(name) for name in ("digest", "name", "user_id", "team_id", "limits")}
 
     cdef void retire(self) noexcept:
         # A connection remembers the record of the key that it showed last, unless the record can expire.
@@ -237,6 +240,7 @@ cdef class Group:
         for i, count in enumerate(record.get("policy") or [-1] * 8):
             self.policy[i] = count
         self.has_fallbacks = bool(router.named("fallbacks", self.names()))
+        self.gate = group_gate(record)
         d = deployments[0]
         self.plain = len(deployments) == 1 and not router.tag_filtering and not router.health_routing \
             and not d.max_parallel and not d.enforce_rates and not d.max_input
@@ -281,7 +285,8 @@ cdef class Table:
         self.control = control
         durations.use_zone(settings.get("timezone"))
         budget = snapshot.get("budget")
-        self.budget = None if budget is None else Gate("proxy", "", "", budget)
+        self.budget = None if budget is None else Gate("proxy", "all keys together", "", budget)
+        self.key_limits = snapshot.get("key_limits")
         self.keys = {}
         for record in snapshot["keys"]:
             key = self._key(record)
@@ -320,7 +325,7 @@ cdef class Table:
             self._forget(bytes.fromhex(digest))
 
     cdef KeyRecord _key(self, dict record):
-        cdef KeyRecord key = KeyRecord(record)
+        cdef KeyRecord key = KeyRecord(record, self.key_limits)
         if self.budget is not None and not key.master:
             key.gates += (self.budget,)
         return key

@@ -57,7 +57,6 @@ def _protects(why: str, names: str) -> Table:
 
 NO_STORE = "keys, users and teams are stored in a file of the gateway's own (--data-dir), not in this database"
 NO_SPEND = "the spend and the budgets of keys, users and teams are kept; this is not"
-NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
 HEALTH_ROUTING = (
@@ -130,9 +129,9 @@ GENERAL = {
         "maximum_spend_logs_retention_period disable_spend_logs access_log unseen_output limit_mode limit_window",
     ),
     **_switches(NO_SPEND, "store_prompts_in_spend_logs"),
-    **_not_yet(
-        NO_LIMITS,
-        "max_parallel_requests global_max_parallel_requests",
+    **_honoured("of each deployment that sets none", "max_parallel_requests"),
+    **_honoured(
+        "of all keys but the master key together, over all workers", "global_max_parallel_requests"
     ),
     **_all(
         HONOURED,
@@ -236,7 +235,7 @@ ROUTER = {
     ),
     **_honoured(
         "fastproxy's own settings",
-        "stream_idle_timeout total_timeout stream_hold stream_policy client_gone",
+        "stream_idle_timeout total_timeout stream_hold stream_policy client_gone model_group_limits",
     ),
     **_honoured(
         "a failed deployment's share goes to the others in any case", "enable_weighted_failover"
@@ -288,7 +287,7 @@ PARAMS = {
         "max_retries num_retries cooldown_time max_parallel_requests tags stream_idle_timeout",
     ),
     **_not_yet("set them for the group in router_settings", "fallbacks"),
-    **_not_yet(NO_LIMITS, "default_api_key_tpm_limit default_api_key_rpm_limit"),
+    **_all(HONOURED, "default_api_key_tpm_limit default_api_key_rpm_limit"),
     **_all(HONOURED, "max_budget budget_duration"),
     **_not_yet("max_budget and budget_duration set one", "budget_limits"),
     **_not_yet("tags are compared as they stand", "tag_regex"),

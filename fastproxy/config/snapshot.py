@@ -14,7 +14,7 @@ from fastproxy.config.patterns import by_precision, catch_all, reach_through_pat
 from fastproxy.config.schema import KeyEntry
 from fastproxy.config.secret import Secret
 from fastproxy.config.slop import boolean
-from fastproxy.config.traffic import group_policy, judge_fallbacks, router
+from fastproxy.config.traffic import group_policy, judge_fallbacks, judge_limits, key_limits, router
 from fastproxy.config.upstream import make_deployment
 
 DEFAULT_BODY_MB = 100.0
@@ -34,6 +34,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
     aliases = _aliases(config, deployments, groups)
     patterns = by_precision([name for name in groups if "*" in name])
     routing = router(config)
+    judge_limits(config, groups)
     function = custom_auth.function(config.document, config.general.custom_auth)
     judge_fallbacks(config, {**groups, **{alias["name"]: alias for alias in aliases}}, routing)
     return {
@@ -43,6 +44,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
         "keys": _keys(config),
         "custom_auth": function,
         "budget": budgets.of_gateway(config),
+        "key_limits": key_limits(config),
         "deployments": deployments,
         "router": routing,
         "groups": [

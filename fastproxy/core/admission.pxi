@@ -289,7 +289,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     if d.credential is not None and d.record_table is table \
             and same_secret(d.credential, value, size) and not d.record.expires:
         x.key = d.record
-        return x.key.routes is None or route_allowed(x)
+        return may_go_on(d, x)
     raw = value[:size]
     digest = hashlib.sha256(raw).digest()
     found = table.keys.get(digest)
@@ -304,7 +304,12 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     d.credential = raw
     d.record = x.key
     d.record_table = table
-    return x.key.routes is None or route_allowed(x)
+    return may_go_on(d, x)
+
+
+cdef inline bint may_go_on(Downstream d, Exchange x):
+    """Whether the key may call the route, and its limits can be kept. False: answered already, or d.parked."""
+    return (x.key.routes is None or route_allowed(x)) and (PyTuple_GET_SIZE(x.key.gates) == 0 or has_counters(d, x))
 
 
 cdef bint is_in_force(Downstream d, Exchange x):

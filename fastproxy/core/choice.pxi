@@ -155,6 +155,8 @@ cdef bint reach_unknown(Exchange x):
             enter_group(x, group)
             x.pending, x.visited = [n for n in names if n != name], {text, name}
             x.fallbacks = 1
+            if not govern(x):
+                return True
             x.deployment = choose(x, False)
             if x.deployment is None:
                 return fall_back(x, X_INTERNAL)

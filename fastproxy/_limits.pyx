@@ -26,6 +26,7 @@ goes backwards. At the bound no new entity gets a counter, nor its requests in: 
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from posix.unistd cimport close
 
 import fcntl
 import hashlib
@@ -188,7 +189,7 @@ cdef class Limits:
 
     def __dealloc__(self):
         if self.alone >= 0:
-            os.close(self.alone)
+            close(self.alone)          # not Python's, which may be gone by now
 
     def sweep(self, int index):
         """What a dead worker held: its reservations count as spent, its requests in flight are free."""
@@ -594,6 +595,16 @@ cdef class Limits:
     cdef bint _owes(self, Counter* c, long long wall) noexcept nogil:
         # Whether a period is under way (or none, for ever) of which something is spent.
         return c.period != 0 and c.spent > 0 and (c.period == FOR_EVER or <long long>(c.period >> 1) > wall)
+
+    def keep_only(self, gates):
+        """No others are kept: the configuration does not have them any more."""
+        cdef Gate gate
+        cdef int at
+        names = {gate.name for gate in gates}
+        with self._lock():
+            for at in range(COUNTERS):
+                if self.counters[at].ties & KEPT and self.counters[at].name not in names:
+                    self.counters[at].ties &= ~<unsigned long long>KEPT
 
     def free(self, slots):
         """Counters that were about to leave, and that nobody has asked for meanwhile, are nobody's."""

@@ -47,7 +47,9 @@ async def claim(store: Store | None, counters: Counters, snapshot: dict[str, Any
     for gate, where in found:
         if store is not None and gate.budget >= 0 and not counters.limits.has(gate):
             await _begin(store, gate, where, () if where else masters)
-    await counters.claim((gate for gate, _ in found), kept=True)
+    wanted = [gate for gate, _ in found]
+    await counters.claim(wanted, kept=True)
+    counters.limits.keep_only(wanted)
 
 
 async def claim_stored(

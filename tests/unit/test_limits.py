@@ -206,6 +206,10 @@ def test_counters_that_are_idle_leave_and_begin_anew(path: str, control: Limits)
     control.free(slot for slot, _ in left)
     assert control.taken == 1
     assert enter(limits, never) == OK
+    Limits(path, 0)
+    control.keep_only([])  # a reload without it
+    assert len(control.leave(10, 100, NOW + 400, WALL)) == 1
+    control.stay()
     again = gate("idle", rpm_limit=1, max_budget=100, spend=31)
     known(control, again)
     assert control.describe(again)["spent"] == 31

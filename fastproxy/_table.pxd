@@ -64,6 +64,7 @@ cdef class KeyRecord:
     cdef readonly tuple routes         # allowed_routes, None: all
     cdef readonly bytes custom         # of custom_auth: what control has to know of it, as a header's value; else None
     cdef readonly dict asked           # the same, what its limits are made of
+    cdef readonly bint measured        # some of them are of tokens or money: what a request asks for counts
     cdef readonly tuple gates          # the limits of key, member, user and team: of _limits.Gate
     cdef void retire(self) noexcept
 
@@ -158,6 +159,7 @@ cdef class Table:
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
+    cdef readonly bint measured              # groups or deployments have limits of tokens or money
     cdef readonly dict key_limits           # of each key, by model, where its record says nothing else; None: none
     cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere
     cdef readonly bint sliding_limits        # limit_window: sliding

@@ -72,6 +72,10 @@ cdef class Plan:
         self.streams_usage = endpoint in (EP_CHAT, EP_COMPLETIONS)
 
 
+cdef bint is_measured(tuple gates):
+    return any((<Gate>gate).estimates for gate in gates)
+
+
 cdef class KeyRecord:
     """What a virtual key may do. Holds no raw credential."""
 
@@ -98,6 +102,7 @@ cdef class KeyRecord:
         routes = tuple(record.get("routes") or ())
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
         self.gates = gates_of(record, defaults)
+        self.measured = is_measured(self.gates)
         self.custom = _shown(record) if record.get("custom") else None
         self.asked = None if self.custom is None else {
             name: record.get(name) for name in ("digest", "name", "user_id", "team_id", "limits")}
@@ -328,6 +333,7 @@ cdef class Table:
         cdef KeyRecord key = KeyRecord(record, self.key_limits)
         if self.budget is not None and not key.master:
             key.gates += (self.budget,)
+            key.measured = is_measured(key.gates)
         return key
 
     cdef bint _forget(self, bytes digest):
@@ -366,6 +372,9 @@ cdef class Table:
                 self.groups[name] = Group(
                     name, (<Group>target).deployments, records[alias["group"]], self.router, alias["group"])
         self.wildcards = [(w["pattern"], w) for w in snapshot.get("wildcards", ())]
+        limits = [group.get("limits") or {} for group in (*snapshot["groups"], *snapshot.get("wildcards", ()))]
+        self.measured = any("tpm_limit" in limit for limit in limits) \
+            or any((<Deployment>d).budgets is not None for d in self.deployments)
 
     def _make_routes(self, list control_routes):
         root = self.root_path.decode()

@@ -3,7 +3,7 @@
 
 cdef inline bint govern(Exchange x):
     """Reserves what the request needs of the limits of its key. False: answered already."""
-    if x.governed or PyTuple_GET_SIZE(x.key.gates) == 0 and (x.group is None or x.group.gate is None):
+    if x.governed or PyTuple_GET_SIZE(x.key.gates) == 0 and (x.group is None or x.group.gate is None or x.key.master):
         return True
     return pass_gates(x)
 

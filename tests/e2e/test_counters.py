@@ -1,6 +1,7 @@
 """Limits in front of groups that fail, limits that the file sets for all, and counters that leave and come back."""
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -92,6 +93,17 @@ def test_a_dearer_fallback_is_reserved_at_its_price(gateway: Gateway, lab: Lab):
         state = limits_of(gateway).describe(_gate(POOR))
         assert state["reserved"] == 100_000_000
     until(lambda: limits_of(gateway).describe(_gate(POOR))["reserved"] == 0, what="the end")
+
+
+def test_a_maximum_at_the_end_of_a_large_body_is_reserved(gateway: Gateway, lab: Lab):
+    hang = mark("hang")
+    text = [{"role": "user", "content": hang}, {"role": "user", "content": "x" * 1_000_000}]
+    body = json.dumps({"model": "dear", "messages": text, "max_tokens": 80}).encode()
+    with gateway.client() as client:
+        client.send(request("/v1/chat/completions", body, OTHER))
+        until(lambda: lab.of(hang), what="the request")
+        assert limits_of(gateway).describe(_gate(OTHER))["reserved"] == 800_000_000
+    until(lambda: limits_of(gateway).describe(_gate(OTHER))["reserved"] == 0, what="the end")
 
 
 def test_every_key_has_the_model_s_default_limit(gateway: Gateway):

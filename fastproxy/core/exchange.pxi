@@ -37,6 +37,7 @@ cdef class Exchange:
     cdef int n_own_holds              # of budgets of the deployment that is tried
     cdef Hold own_holds[MAX_OWN_GATES]
     cdef long long input_estimate     # tokens; -1: nobody asked
+    cdef object usual, rate           # what is known of such requests: Usual and Rate, or None
     cdef long long text_size          # bytes that it was estimated from; -1: there were parts of data
     cdef long long output_expected    # same, of an answer of which nothing is seen
     cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
@@ -176,7 +177,7 @@ cdef class Exchange:
         self.story = None
         self.tunnel = None
         self.asked_fallbacks = self.tried = self.pending = None
-        self.asked_tags = None
+        self.asked_tags = self.usual = self.rate = None
         self.visited = None
         forget_bytes(&self.body, keep)
         forget_bytes(&self.request, keep)

@@ -13,7 +13,9 @@ from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
 from fastproxy._limits import gates_of
 from fastproxy._pool cimport Pool
+from fastproxy._scan import FIELD_NAMES
 
+from fastproxy.routing import required
 from fastproxy.routing.response_ids import follow_up, mark
 
 ENDPOINTS = (
@@ -75,7 +77,8 @@ cdef class Plan:
 cdef class KeyRecord:
     """What a virtual key may do. Holds no raw credential."""
 
-    def __init__(self, dict record):
+    def __init__(self, dict record, enforced=()):
+        """enforced: what the configuration has every request bring."""
         self.digest = bytes.fromhex(record["digest"])
         self.name = record.get("name") or "sk-...."
         self.alias = record.get("alias") or ""
@@ -96,6 +99,7 @@ cdef class KeyRecord:
         self.team_id = record.get("team_id")
         routes = tuple(record.get("routes") or ())
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
+        self.required = required.compiled([*enforced, *(record.get("required") or ())], FIELD_NAMES)
         self.gates = gates_of(record)
         self.custom = _shown(record) if record.get("custom") else None
 
@@ -282,11 +286,12 @@ cdef class Table:
         durations.use_zone(settings.get("timezone"))
         budget = snapshot.get("budget")
         self.budget = None if budget is None else Gate("proxy", "", "", budget)
+        self.enforced_params = tuple(settings.get("enforced_params") or ())
         self.keys = {}
         for record in snapshot["keys"]:
             key = self._key(record)
             self.keys[key.digest] = key
-        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
+        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True}, self.enforced_params)
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
             deployment = Deployment(
@@ -320,7 +325,7 @@ cdef class Table:
             self._forget(bytes.fromhex(digest))
 
     cdef KeyRecord _key(self, dict record):
-        cdef KeyRecord key = KeyRecord(record)
+        cdef KeyRecord key = KeyRecord(record, self.enforced_params)
         if self.budget is not None and not key.master:
             key.gates += (self.budget,)
         return key

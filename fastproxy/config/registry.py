@@ -102,11 +102,10 @@ GENERAL = {
         "max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
-    **_all(HONOURED, "custom_auth"),
+    **_all(HONOURED, "custom_auth enforced_params"),
     **_protects(
         "its tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
     ),
-    **_protects("required request parameters are not enforced", "enforced_params"),
     **_not_yet(
         NO_STORE,
         "database_url database_connection_pool_limit database_connection_timeout database_type "
@@ -334,10 +333,10 @@ INFO = {
 KEY = {
     **_all(
         HONOURED,
-        "key key_hash alias models aliases expires blocked metadata "
+        "key key_hash alias models aliases expires blocked metadata enforced_params "
         "rpm_limit tpm_limit max_parallel_requests max_budget budget_duration",
     ),
-    **_protects("not applied to the key's requests", "guardrails enforced_params policies"),
+    **_protects("not applied to the key's requests", "guardrails policies"),
     **_not_yet("it is not recorded", "team_id user_id tags"),
 }
 PASS_THROUGH = {

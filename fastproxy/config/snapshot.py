@@ -13,7 +13,7 @@ from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.schema import KeyEntry
 from fastproxy.config.secret import Secret
-from fastproxy.config.slop import boolean
+from fastproxy.config.slop import boolean, listing
 from fastproxy.config.traffic import group_policy, judge_fallbacks, router
 from fastproxy.config.upstream import make_deployment
 
@@ -102,6 +102,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "allowed_ips": general.allowed_ips or None,
         "use_x_forwarded_for": bool(general.use_x_forwarded_for),
         "trusted_proxy_ranges": general.trusted_proxy_ranges or [],
+        "enforced_params": general.enforced_params or [],
         "key_header": header.lower() if header else None,
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
         "forward_openai_org_id": bool(general.forward_openai_org_id),
@@ -224,6 +225,10 @@ def _keys(config: Config) -> list[dict[str, Any]]:
                 "expires": entry.expires,
                 "aliases": entry.aliases or {},
                 "metadata": entry.metadata or {},
+                "required": [
+                    *(entry.enforced_params or ()),
+                    *listing((entry.metadata or {}).get("enforced_params")),
+                ],
                 "limits": _limits(entry),
             }
         )

@@ -364,13 +364,7 @@ def _upper_bounds(work: Work, wanted: dict[str, Any], fill: bool) -> None:
 
 def _configured(params: Mapping[str, Any], setting: str) -> dict[str, Any]:
     """Fields of /key/generate as the file has them. Raises Refused where one has another type."""
-    try:
-        shape = msgspec.convert(dict(params), shapes.GenerateKey, strict=False)
-    except msgspec.ValidationError as error:
-        message = f"litellm_settings.{setting} can't be used: {error}"
-        raise Refused(500, message, "internal_server_error") from None
-    found = values.given(shape, "key", "key_type", *shapes.UNAPPLIED)
-    return {name: value for name, value in found.items() if value is not None}
+    return values.configured(params, shapes.KeyFields, setting)
 
 
 def _as_written(value: Any, name: str) -> str:

@@ -62,6 +62,7 @@ class Records:
             "team_id": key["team_id"],
             "routes": routes or None,
             "limits": self._limits(key, user, team, member) or None,
+            "required": _required(key, user, team),
             "metadata": {"disable_fallbacks": True} if metadata.get("disable_fallbacks") else None,
         }
         return {name: value for name, value in record.items() if value is not None}
@@ -132,6 +133,12 @@ def tokens_of(
     """The keys whose records a change of a user or a team changes."""
     rows = keys.of_user(connection, user_id) if user_id else keys.of_team(connection, team_id or "")
     return {row["token"] for row in rows}
+
+
+def _required(*rows: Row | None) -> list[str] | None:
+    """What a request has to bring for the key, its user and its team."""
+    found = [n for r in rows if r is not None for n in roles.field_of(r, "enforced_params") or ()]
+    return list(dict.fromkeys(map(str, found))) or None
 
 
 def _set(row: Row) -> Row:

@@ -288,6 +288,9 @@ def exceeded(values: Row, ceiling: Row, enforced: bool = False) -> str | None:
     routes, wanted = ceiling.get("allowed_routes"), values.get("allowed_routes")
     if routes and "allowed_routes" in values and not (wanted and routes_within(wanted, routes)):
         return "allowed_routes"
+    required, wanted = field_of(ceiling, "enforced_params"), values.get("enforced_params")
+    if required and "enforced_params" in values and not set(required) <= set(wanted or ()):
+        return "enforced_params"
     for name in MAPPINGS:
         limits = field_of(ceiling, name)
         if limits and name in values:
@@ -309,6 +312,11 @@ def inherited(values: dict[str, Any], ceiling: Row) -> None:
                 values["budget_duration"] = ceiling.get("budget_duration")
     if not values.get("allowed_routes") and ceiling.get("allowed_routes"):
         values["allowed_routes"] = list(ceiling["allowed_routes"])
+    required = field_of(ceiling, "enforced_params")
+    if required:
+        values["enforced_params"] = list(
+            dict.fromkeys([*required, *(values.get("enforced_params") or ())])
+        )
     for name in MAPPINGS:
         limits = field_of(ceiling, name)
         if limits:

@@ -23,11 +23,11 @@ Number = Annotated[int, Meta(ge=1, le=10**9)]
 Size = Annotated[int, Meta(ge=1, le=100)]
 
 # Fields of LiteLLM that protect and that nothing here applies: to store them in silence would be a lie.
-UNAPPLIED = ("guardrails", "policies", "prompts", "object_permission", "enforced_params")
+UNAPPLIED = ("guardrails", "policies", "prompts", "object_permission")
 # Fields that LiteLLM keeps in `metadata`, and answers at the top level.
 IN_METADATA = (
     "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "tag_rpm_limit",
-    "throttle_on_budget_exceeded",
+    "throttle_on_budget_exceeded", "enforced_params",
 )  # fmt: skip
 
 
@@ -44,17 +44,17 @@ class Limits(msgspec.Struct, kw_only=True):
 
 
 class Shared(Limits, kw_only=True):
-    """What keys, users and teams have in common. The first five are known, and refused unless empty."""
+    """What keys, users and teams have in common. The first four are known, and refused unless empty."""
 
     guardrails: Any = None
     policies: Any = None
     prompts: Any = None
     object_permission: Any = None
-    enforced_params: Any = None
     models: Names | UnsetType | None = UNSET
     metadata: Mapping | UnsetType | None = UNSET
     blocked: bool | UnsetType | None = UNSET
     tags: Names | UnsetType | None = UNSET
+    enforced_params: Names | UnsetType | None = UNSET
     model_rpm_limit: dict[str, Count] | UnsetType | None = UNSET
     model_tpm_limit: dict[str, Count] | UnsetType | None = UNSET
     rpm_limit_type: Text | UnsetType | None = UNSET

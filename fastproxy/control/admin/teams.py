@@ -38,9 +38,10 @@ def new(work: Work, asked: shapes.NewTeam) -> Any:
     if teams.get(work.connection, team_id) is not None:
         raise bad(f"Team id = {team_id} already exists. Please use a different team id.", "team_id")
     wanted = values.given(asked, "team_id", "members_with_roles", *shapes.UNAPPLIED)
-    for name, value in work.around.default_team.items():
-        if wanted.get(name) in (None, []) and name in shapes.TeamFields.__struct_fields__:
-            wanted |= values.money({name: value})
+    defaults = values.configured(work.around.default_team, shapes.TeamFields, "default_team_params")
+    for name, value in defaults.items():
+        if wanted.get(name) in (None, []):
+            wanted[name] = value
     wanted = _tidy(work, wanted, None)
     row: Row = {
         "models": [],

@@ -22,9 +22,12 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
     refuse_unapplied(asked, shapes.UNAPPLIED)
     user_id = asked.user_id or str(uuid.uuid4())
     wanted = values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED)
-    for name, value in work.around.default_user.items():
-        if wanted.get(name) in (None, []) and name in shapes.UserFields.__struct_fields__:
-            wanted |= values.money({name: value})
+    defaults = values.configured(
+        work.around.default_user, shapes.UserFields, "default_internal_user_params"
+    )
+    for name, value in defaults.items():
+        if wanted.get(name) in (None, []):
+            wanted[name] = value
     _judge_new(work, user_id, wanted.get("user_email"))
     values.set_reset(wanted, work.now)
     values.fold(wanted, None)

@@ -111,7 +111,7 @@ cdef class KeyRecord:
         """Whether `allowed_routes` has a route of models: by its path, or by a pattern that ends in *."""
         if self.routes is None:
             return True
-        spellings = (path, "/v1" + path)
+        spellings = (path, "/v1" + path, "/v1beta" + path)
         return any(
             route in spellings or route.endswith("*") and any(p.startswith(route[:-1]) for p in spellings)
             for route in self.routes)

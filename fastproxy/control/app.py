@@ -17,8 +17,9 @@ from aiohttp import web
 from fastproxy import errors
 from fastproxy._table import ENDPOINTS
 from fastproxy._traffic import Traffic
-from fastproxy.control.admin.api import KEY_HEADER, Api, Gateway
+from fastproxy.control.admin.api import KEY_HEADER, RECORD_HEADER, Api, Gateway
 from fastproxy.control.admin.refused import Refused
+from fastproxy.control.admin.roles import route_allowed
 from fastproxy.control.rings import Rings
 
 __all__ = ["Admin", "Refused", "make_app"]
@@ -26,7 +27,6 @@ __all__ = ["Admin", "Refused", "make_app"]
 log = logging.getLogger("fastproxy.control")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-RECORD_HEADER = "x-fastproxy-record"  # of a key that only custom_auth knows
 MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
 
 
@@ -54,6 +54,19 @@ class Admin:
 
     def authenticate(self, request: web.Request) -> dict[str, Any]:
         """The record of the key that the worker has checked. Raises Refused when there was none."""
+        record = self._record(request)
+        routes = record.get("routes")
+        path = request.path.partition("/models/")[0] + "/models" * ("/models/" in request.path)
+        if routes and not route_allowed(path, routes):
+            raise Refused(
+                403,
+                "Virtual key is not allowed to call this route. Only allowed to call routes: "
+                f"{routes}. Tried to call route: {path}",
+                "auth_error",
+            )
+        return record
+
+    def _record(self, request: web.Request) -> dict[str, Any]:
         digest = request.headers.get(KEY_HEADER)
         if digest is None:
             raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")

@@ -323,18 +323,18 @@ class Control:
         self,
         touched: Collection[str],
         models: bool,
-        respent: Collection[str] = (),
+        respent: Collection[tuple[str, str]] = (),
     ) -> None:
         """Bring a committed change to every worker; returns when all have it.
 
-        touched: digests of keys whose records it has changed; respent: of those whose spend was set.
+        touched: digests of keys whose records it has changed; respent: (scope, a key of it) whose spend was set.
         """
         known = self.links.known(touched)
         if respent:
-            found, _ = await self._find_keys(respent)
-            for record in found.values():
-                for gate in gates_of(orjson.loads(record)):
-                    if gate.scope == "api_key":
+            found, _ = await self._find_keys({token for _, token in respent})
+            for scope, token in respent:
+                for gate in gates_of(orjson.loads(found[token])) if token in found else ():
+                    if gate.scope == scope:
                         self.limits.set_spent(gate, gate.spend)
         if models:
             await self.stored.read_models()

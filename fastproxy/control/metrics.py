@@ -249,7 +249,8 @@ def add_routes(app: web.Application, metrics: Metrics, gateway: Gateway) -> None
             from fastproxy.control.admin.roles import Role
 
             store = await gateway.store()
-            caller = await store.run(callers.load, digest, gateway.surroundings().configured)
+            around = gateway.surroundings()
+            caller = await store.run(callers.load, digest, around.configured, around.groups)
             if caller.role in (Role.ADMIN, Role.VIEWER):
                 return
         raise Refused(

@@ -17,18 +17,30 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=9e9)]
 Names = Annotated[list[Path], Meta(max_length=4096)]
 Mapping = dict[str, Any]
+Models = Meta(max_length=1024)  # of a mapping: each is a counter in shared memory
 Duration = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(mo|[smhdw])$")]
 Email = Annotated[str, Meta(min_length=3, max_length=320)]
 Number = Annotated[int, Meta(ge=1, le=10**9)]
 Size = Annotated[int, Meta(ge=1, le=100)]
 
 # Fields of LiteLLM that protect and that nothing here applies: to store them in silence would be a lie.
-UNAPPLIED = ("guardrails", "policies", "prompts", "object_permission")
+UNAPPLIED = (
+    "guardrails", "policies", "prompts", "object_permission", "budget_limits", "tag_rpm_limit", "auto_rotate",
+    "throttle_on_budget_exceeded",
+)  # fmt: skip
 # Fields that LiteLLM keeps in `metadata`, and answers at the top level.
 IN_METADATA = (
-    "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "tag_rpm_limit",
-    "throttle_on_budget_exceeded", "enforced_params",
+    "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "enforced_params",
 )  # fmt: skip
+
+
+class ModelBudget(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What may be spent on one model, in a time; both by LiteLLM's older name or its newer one."""
+
+    budget_limit: Dollars | None = None
+    max_budget: Dollars | None = None
+    time_period: Duration | None = None
+    budget_duration: Duration | None = None
 
 
 class Limits(msgspec.Struct, kw_only=True):
@@ -40,7 +52,7 @@ class Limits(msgspec.Struct, kw_only=True):
     tpm_limit: Count | UnsetType | None = UNSET
     rpm_limit: Count | UnsetType | None = UNSET
     max_parallel_requests: Count | UnsetType | None = UNSET
-    model_max_budget: Mapping | UnsetType | None = UNSET
+    model_max_budget: Annotated[dict[str, ModelBudget | Dollars], Models] | UnsetType | None = UNSET
 
 
 class Shared(Limits, kw_only=True):
@@ -55,8 +67,8 @@ class Shared(Limits, kw_only=True):
     blocked: bool | UnsetType | None = UNSET
     tags: Names | UnsetType | None = UNSET
     enforced_params: Names | UnsetType | None = UNSET
-    model_rpm_limit: dict[str, Count] | UnsetType | None = UNSET
-    model_tpm_limit: dict[str, Count] | UnsetType | None = UNSET
+    model_rpm_limit: Annotated[dict[str, Count], Models] | UnsetType | None = UNSET
+    model_tpm_limit: Annotated[dict[str, Count], Models] | UnsetType | None = UNSET
     rpm_limit_type: Text | UnsetType | None = UNSET
     tpm_limit_type: Text | UnsetType | None = UNSET
 
@@ -76,11 +88,11 @@ class KeyFields(Shared, kw_only=True):
     permissions: Mapping | UnsetType | None = UNSET
     allowed_routes: Names | UnsetType | None = UNSET
     allowed_cache_controls: Names | UnsetType | None = UNSET
-    budget_limits: list[Mapping] | UnsetType | None = UNSET
+    budget_limits: Any = None
     router_settings: Mapping | UnsetType | None = UNSET
-    tag_rpm_limit: dict[str, Count] | UnsetType | None = UNSET
-    throttle_on_budget_exceeded: bool | UnsetType | None = UNSET
-    auto_rotate: bool | UnsetType | None = UNSET
+    tag_rpm_limit: Any = None
+    throttle_on_budget_exceeded: Any = None
+    auto_rotate: bool | None = None
     rotation_interval: Duration | UnsetType | None = UNSET
 
 

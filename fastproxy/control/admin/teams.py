@@ -304,6 +304,9 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
 def _store(work: Work, old: Row, change: dict[str, Any]) -> Row:
     stored = teams.update(work.connection, old["team_id"], change, work.by)
     _touch_keys(work, old["team_id"])
+    if "spend" in change:
+        of_team = keys.of_team(work.connection, old["team_id"])
+        work.respent |= {("team", key["token"]) for key in of_team[:1]}
     blocked = bool(stored["blocked"]) and not old["blocked"]
     work.note("blocked" if blocked else "updated", TABLE, old["team_id"], old, stored)
     return stored

@@ -80,6 +80,9 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
         change["models"] = change["models"] or []
     stored = users.update(work.connection, old["user_id"], change, work.by)
     _touch_keys(work, old["user_id"])
+    if "spend" in change:
+        of_user = keys.of_user(work.connection, old["user_id"])
+        work.respent |= {("user", key["token"]) for key in of_user[:1]}
     work.note("updated", TABLE, old["user_id"], old, stored)
     return {"user_id": old["user_id"], "data": _shown(stored)}
 

@@ -24,6 +24,8 @@ def given(asked: msgspec.Struct, *without: str) -> dict[str, Any]:
         for name in asked.__struct_fields__
         if (value := getattr(asked, name)) is not UNSET and name not in without
     }
+    if values.get("model_max_budget"):
+        values["model_max_budget"] = msgspec.to_builtins(values["model_max_budget"])
     return money(values)
 
 

@@ -107,7 +107,9 @@ class Control:
         series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
         self.access_log = AccessLog(self.served.look_up, self._record)
         self.rings.watchers += [series.take, self.access_log.take]
-        self.metrics = Metrics(self.admin, series, self.limits, self._record)
+        self.metrics = Metrics(
+            self.admin, series, self.limits, self._record, self.spend.soft.crossed
+        )
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.reloader = Reloader(
             lambda: load(options.serve), loaded, self._build, self._install, self.links, versions
@@ -147,6 +149,7 @@ class Control:
         self.admin.snapshot = snapshot
         self.limits.sliding = snapshot["settings"]["limit_window"] == "sliding"
         self.served.add(snapshot["version"], snapshot["deployments"])
+        self.spend.soft.nameless = bool(loaded.litellm.redact_user_api_key_info)
         self.spend.raw_rows = not loaded.general.disable_spend_logs
         period = loaded.general.maximum_spend_logs_retention_period
         self.spend.retention_ms = durations.seconds(period) * 1000 if period else None

@@ -2,7 +2,7 @@
 
 import re
 
-from fastproxy.config import source
+from fastproxy.config import custom_auth, source
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.protect import protecting
@@ -81,7 +81,7 @@ def _judge_master_key(config: Config, host: str) -> None:
     problem = None
     text = config.master_key.reveal() if config.master_key else ""
     if config.master_key is None:
-        if config.keys:
+        if config.keys or custom_auth.function(config.document, config.general.custom_auth):
             return  # keys are asked for; there is just no master among them
         problem = "no master key is set: every request would be let in"
     elif source.PLACEHOLDER.search(text):

@@ -21,6 +21,7 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
         "allowed_ips",
         "admin_only_routes",
         "enforced_params",
+        "public_routes",
         "trusted_proxy_ranges",
         "keys",
         "pass_through_endpoints",

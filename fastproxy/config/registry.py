@@ -153,9 +153,10 @@ GENERAL = {
     **_honoured(
         "for routes of the admin API; every key may call every model route", "admin_only_routes"
     ),
+    **_honoured("for routes that read and name nobody; the others want a key", "public_routes"),
     **_not_yet(
         "every key may call every route that is served",
-        "public_routes allowed_routes role_permissions",
+        "allowed_routes role_permissions",
     ),
     **_not_yet("there is no admin UI", "ui_access_mode custom_ui_sso_sign_in_handler"),
     **_switches("there is no model hub", "enable_public_model_hub"),

@@ -134,6 +134,7 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     always_include_stream_usage: Flag | None = None
     dangerously_permit_weak_or_unset_master_key: Flag | None = None
     admin_only_routes: Names | None = None
+    public_routes: Names | None = None
     enforced_params: Names | None = None
     header_profile: str | None = None
     connect_timeout: Positive | None = None

@@ -18,6 +18,9 @@ from fastproxy.config.traffic import group_policy, judge_fallbacks, router
 from fastproxy.config.upstream import make_deployment
 
 DEFAULT_BODY_MB = 100.0
+# what `public_routes` may open: it reads, costs nobody anything and names nobody
+PUBLISHABLE = ("/models", "/v1/models", "/model/info", "/v1/model/info", "/spend/calculate")
+OPEN_ANYWAY = ("/", "/openapi.json", "/health/liveliness", "/health/liveness", "/health/readiness")
 
 
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
@@ -102,6 +105,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "allowed_ips": general.allowed_ips or None,
         "use_x_forwarded_for": bool(general.use_x_forwarded_for),
         "trusted_proxy_ranges": general.trusted_proxy_ranges or [],
+        "public_routes": _public_routes(config),
         "enforced_params": general.enforced_params or [],
         "key_header": header.lower() if header else None,
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
@@ -127,6 +131,19 @@ def _settings(config: Config) -> dict[str, Any]:
         "pool_max_connections": general.pool_max_connections or 0,
         "pool_warm": general.pool_warm or 0,
     }
+
+
+def _public_routes(config: Config) -> list[str]:
+    found = []
+    for route in config.general.public_routes or ():
+        if route in PUBLISHABLE:
+            found.append(route)
+        elif route not in (*OPEN_ANYWAY, "LiteLLMRoutes.public_routes"):
+            place = config.document.place(("general_settings", "public_routes"))
+            config.warn(
+                f"{place}: public_routes: {route} wants a key all the same; {', '.join(PUBLISHABLE)} can be public"
+            )
+    return found
 
 
 def _one_of(config: Config, name: str, values: tuple[str, ...]) -> str:

@@ -56,7 +56,7 @@ class Admin:
         """The record of the key that the worker has checked. Raises Refused when there was none."""
         record = self._record(request)
         routes = record.get("routes")
-        path = request.path.partition("/models/")[0] + "/models" * ("/models/" in request.path)
+        path = _without_model(request.path)
         if routes and not route_allowed(path, routes):
             raise Refused(
                 403,
@@ -69,6 +69,8 @@ class Admin:
     def _record(self, request: web.Request) -> dict[str, Any]:
         digest = request.headers.get(KEY_HEADER)
         if digest is None:
+            if _without_model(request.path) in self.snapshot["settings"]["public_routes"]:
+                return {"models": None}
             raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")
         if self.snapshot["open"]:
             return {"master": True, "models": None}
@@ -150,11 +152,15 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
 
     async def model_info(request: web.Request) -> web.StreamResponse:
         visible = set(admin.visible_groups(admin.authenticate(request)))
+        wanted = request.query.get("litellm_model_id")
         data = [
             {"model_name": d["group"], "litellm_params": d["params"], "model_info": d["info"]}
             for d in admin.snapshot["deployments"]
-            if d["group"] in visible
+            if d["group"] in visible and wanted in (None, "", d["id"])
         ]
+        if wanted and not data:
+            message = f"Model id = {wanted[:256]} not found on litellm proxy"
+            raise Refused(400, message, "not_found_error", "litellm_model_id")
         return web.json_response({"data": data})
 
     async def events(request: web.Request) -> web.StreamResponse:
@@ -182,6 +188,12 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
     app.router.add_get("/fastproxy/events", events)
     app.router.add_get("/fastproxy/counters", counters)
     return app
+
+
+def _without_model(path: str) -> str:
+    """A path as a route's name: /v1/models/{model} is one of /v1/models."""
+    before, found, _ = path.partition("/models/")
+    return f"{before}/models" if found else path
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -299,6 +299,11 @@ class Control:
             await self._take_in()
         return store
 
+    def public_routes(self) -> Collection[str]:
+        """Paths of the admin API that want no key."""
+        found: list[str] = self.admin.snapshot["settings"]["public_routes"]
+        return found
+
     def surroundings(self) -> Any:
         """What the admin API's handlers may know of the gateway."""
         if self.around is None:

@@ -37,6 +37,9 @@ class Gateway(Protocol):
     async def store(self) -> Store:
         """The open store. Raises NoStore, Unavailable."""
 
+    def public_routes(self) -> Collection[str]:
+        """Paths that want no key."""
+
     def surroundings(self) -> Any:
         """work.Surroundings of now."""
 
@@ -107,7 +110,7 @@ class Api:
     async def handle(self, route: Route, request: web.Request) -> web.Response:
         """Answer one request. Raises Refused."""
         digest = request.headers.get(KEY_HEADER)
-        if digest is None:
+        if digest is None and route.path not in self.gateway.public_routes():
             raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")
         if RECORD_HEADER in request.headers:
             raise Refused(403, "Keys of custom_auth may use models, not manage.", "auth_error")

@@ -141,6 +141,26 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
     return {"key": asked.key or stored["token"], **_answer(stored)}
 
 
+def update_many(work: Work, asked: shapes.UpdateKeys) -> Any:
+    """Change several keys, each for itself: one that can't be changed does not keep the others."""
+    changed, failed = [], []
+    for body in asked.keys:
+        key = body.get("key") if isinstance(body.get("key"), str) else None
+        try:
+            one = msgspec.convert(
+                values.hoist(body, shapes.UpdateKey), shapes.UpdateKey, strict=False
+            )
+            with work.connection.begin_nested():
+                changed.append({"key": key, "key_info": update(work, one)})
+        except (Refused, msgspec.ValidationError) as error:
+            failed.append({"key": key, "key_info": None, "failed_reason": str(error)})
+    return {
+        "total_requested": len(asked.keys),
+        "successful_updates": changed,
+        "failed_updates": failed,
+    }
+
+
 def delete(work: Work, asked: shapes.DeleteKeys) -> Any:
     """Delete keys, all of them or none."""
     if not asked.keys and not asked.key_aliases:
@@ -231,10 +251,12 @@ def info_of_many(work: Work, asked: shapes.DeleteKeys) -> Any:
 
 def listed(work: Work, asked: shapes.KeyList) -> Any:
     """One page of keys: digests, or whole records."""
-    names = ("user_id", "team_id", "organization_id", "key_alias")
+    names = ("user_id", "team_id", "organization_id", "project_id", "key_alias")
     filters = {n: v for n in names if (v := getattr(asked, n)) is not None}
     if asked.key_hash is not None:
         filters["token"] = digest_of(asked.key_hash)
+    if asked.status == "deleted":
+        filters["token"] = None
     seen = None
     if work.caller.role not in roles.READERS:
         led = work.caller.admin_of if asked.include_team_keys or asked.team_id else ()

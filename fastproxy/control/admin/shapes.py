@@ -117,6 +117,12 @@ class RegenerateKey(KeyFields, kw_only=True):
     new_key: Id | None = None
 
 
+class UpdateKeys(msgspec.Struct, kw_only=True):
+    """Body of /key/bulk_update: bodies of /key/update."""
+
+    keys: Annotated[list[Mapping], Meta(min_length=1, max_length=500)]
+
+
 class ResetSpend(msgspec.Struct, kw_only=True):
     """Body of /key/{key}/reset_spend."""
 
@@ -150,6 +156,7 @@ class KeyList(msgspec.Struct, kw_only=True):
     user_id: Id | None = None
     team_id: Id | None = None
     organization_id: Id | None = None
+    project_id: Id | None = None
     key_hash: Id | None = None
     key_alias: Id | None = None
     return_full_object: bool = False
@@ -157,6 +164,7 @@ class KeyList(msgspec.Struct, kw_only=True):
     include_created_by_keys: bool = False
     substring_matching: bool = False
     expires: Literal["expired", "active"] | None = None
+    status: Literal["deleted"] | None = None  # of which nothing is kept but the audit log
     sort_by: Literal[
         "created_at",
         "updated_at",
@@ -229,6 +237,7 @@ class UserList(msgspec.Struct, kw_only=True):
     page_size: Size = 25
     role: Role | None = None
     user_ids: Text | None = None  # comma separated
+    team: Id | None = None
     user_email: Text | None = None
     sort_by: Literal["user_id", "user_email", "user_alias", "user_role", "spend", "created_at"] = (
         "created_at"
@@ -296,7 +305,11 @@ class TeamPage(msgspec.Struct, kw_only=True):
     page: Number = 1
     page_size: Size = 10
     user_id: Id | None = None
+    team_id: Id | None = None
+    organization_id: Id | None = None
     team_alias: Text | None = None
+    sort_by: Literal["created_at", "team_alias", "team_id", "spend", "max_budget"] = "created_at"
+    sort_order: Literal["asc", "desc"] = "asc"
 
 
 class AddMembers(msgspec.Struct, kw_only=True):

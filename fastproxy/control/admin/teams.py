@@ -26,7 +26,9 @@ MEMBER_FIELDS = {  # of a body -> of a member's row
 PERMISSIONS = tuple(
     r.path
     for r in ROUTES
-    if r.tag == "key management" and r.path not in ("/key/block", "/key/unblock")
+    if r.tag == "key management"
+    and Role.USER in r.who
+    and r.path not in ("/key/block", "/key/unblock")
 )
 LEADERS_MAY = ("team_id", "team_alias", "metadata", "tags", "team_member_permissions")
 
@@ -119,15 +121,26 @@ def info(work: Work, asked: shapes.OneTeam) -> Any:
 def listed(work: Work, asked: shapes.TeamList) -> Any:
     """Teams that the caller may see, as a list."""
     only = _visible(work, asked.user_id)
-    rows, _ = teams.listed(work.connection, only, None, 1, 10_000)
-    wanted = [r for r in rows if asked.organization_id in (None, r["organization_id"])]
-    return [team_shown(work, row) for row in wanted]
+    filters = _given(organization_id=asked.organization_id)
+    rows, _ = teams.listed(work.connection, only, filters, 1, 10_000)
+    return [team_shown(work, row) for row in rows]
 
 
 def listed_by_page(work: Work, asked: shapes.TeamPage) -> Any:
     """One page of the teams that the caller may see."""
     only = _visible(work, asked.user_id)
-    rows, total = teams.listed(work.connection, only, asked.team_alias, asked.page, asked.page_size)
+    filters = _given(
+        team_id=asked.team_id, organization_id=asked.organization_id, team_alias=asked.team_alias
+    )
+    rows, total = teams.listed(
+        work.connection,
+        only,
+        filters,
+        asked.page,
+        asked.page_size,
+        asked.sort_by,
+        asked.sort_order == "desc",
+    )
     return {
         "teams": [team_shown(work, row) for row in rows],
         "total": total,
@@ -331,6 +344,10 @@ def _seen(work: Work, team_id: str) -> Row:
     if not roles.may_see_team(work.caller, team_id):
         raise forbidden(f"You may not see team {team_id}", "team_id")
     return _named(work, team_id)
+
+
+def _given(**filters: str | None) -> dict[str, str]:
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 def _visible(work: Work, user_id: str | None) -> list[str] | None:

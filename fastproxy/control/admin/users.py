@@ -133,6 +133,9 @@ def listed(work: Work, asked: shapes.UserList) -> Any:
         filters["user_role"] = [asked.role]
     if asked.user_ids:
         filters["user_id"] = [one.strip() for one in asked.user_ids.split(",")][:1000]
+    if asked.team is not None:
+        people = {m["user_id"] for m in teams.members_of(work.connection, asked.team)}
+        filters["user_id"] = list(people.intersection(filters.get("user_id", people)))
     if asked.user_email:
         filters["user_email"] = asked.user_email
     rows, total = users.listed(

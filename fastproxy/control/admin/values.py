@@ -78,7 +78,9 @@ def fold(values: dict[str, Any], old: Row | None) -> None:
     before = dict((old or {}).get("metadata") or {})
     if "metadata" in values:
         kept = {name: before[name] for name in IN_METADATA if name in before}
-        after = {**kept, **(values["metadata"] or {})}
+        # without those: they were hoisted, and checked
+        after = {n: v for n, v in (values["metadata"] or {}).items() if n not in IN_METADATA}
+        after |= kept
     else:
         after = before
     for name, value in named.items():

@@ -87,7 +87,7 @@ Handler = Callable[[Work, Any], Any]
 
 def perform(
     connection: Connection,
-    digest: str,
+    digest: str | None,
     around: Surroundings,
     route: Route,
     handler: Handler,
@@ -95,8 +95,10 @@ def perform(
     path: Mapping[str, str],
 ) -> Done:
     """Do a request; `asked` reads it, once the caller may try the route. Raises Refused; the transaction is the
-    caller's."""
-    caller = callers.load(connection, digest, around.configured, around.groups)
+    caller's. No digest: the route is public."""
+    caller = Caller(Role.KEY, "")
+    if digest is not None:
+        caller = callers.load(connection, digest, around.configured, around.groups)
     if route.path in around.admin_only and caller.role is not Role.ADMIN:
         raise Refused(
             403, f"Only proxy admins may call {route.path} (admin_only_routes).", "auth_error"

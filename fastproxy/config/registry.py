@@ -103,6 +103,10 @@ GENERAL = {
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
     **_all(HONOURED, "custom_auth enforced_params"),
+    **_honoured(
+        "models and limits of custom_auth's results always count", "custom_auth_run_common_checks"
+    ),
+    **_not_yet("keys of the store are not looked up beside custom_auth", "custom_auth_settings"),
     **_protects(
         "its tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
     ),

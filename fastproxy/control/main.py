@@ -528,7 +528,7 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
         stored = Stored(place, bool(named), Path(options.shared_path).parent.name)
         try:
             if stored.wanted_at_start:
-                await stored.open()
+                await stored.begin()
                 await stored.read_models()
             control = Control(options, loaded, Prober(session), stored)
             await control.begin()

@@ -398,15 +398,37 @@ def test_a_lost_salt_key_is_named_and_the_rest_is_served(
     params = {
         "model": "openai/up", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY,
     }  # fmt: skip
-    make(gateway, "/model/new", {"model_name": "salted", "litellm_params": params})
+    made = make(gateway, "/model/new", {"model_name": "salted", "litellm_params": params})
     gateway.stop()
     again = Gateway(gateway.path.parent, gateway.path.read_text(), LITELLM_SALT_KEY="two").wait()
     try:
         assert "LITELLM_SALT_KEY" in again.log
         assert UPSTREAM_KEY not in again.log
         assert (chat(again, MASTER, "salted"), chat(again, MASTER)) == (400, 200)
+        # nothing is sealed under a second key, until what the lost one sealed is gone
+        another = {"model_name": "another", "litellm_params": params}
+        status, answer = call(again, "POST", "/model/new", another)
+        assert (status, "LITELLM_SALT_KEY" in answer["error"]["message"]) == (500, True)
+        made["model_info"] |= {"a": 1}
+        assert call(again, "POST", "/model/update", {"model_info": made["model_info"]})[0] == 500
+        make(again, "/model/delete", {"id": made["model_info"]["id"]})
+        make(again, "/model/new", another)
+        assert chat(again, MASTER, "another") == 200
     finally:
         again.stop()
+
+
+def test_a_key_file_that_is_gone_is_not_made_anew(start: Callable[..., Gateway], mock_port: int):
+    gateway = start(mock_config(mock_port)).wait()
+    params = {"model": "openai/up", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": "k-1"}  # fmt: skip
+    body = {"model_name": "sealed", "litellm_params": params}
+    make(gateway, "/model/new", body)
+    salt = gateway.path.parent / "fastproxy-data" / "salt.key"
+    assert salt.stat().st_mode & 0o777 == 0o600
+    salt.unlink()
+    status, answer = call(gateway, "POST", "/model/new", body)
+    assert (status, str(salt) in answer["error"]["message"]) == (500, True)
+    assert not salt.exists()
 
 
 def test_the_audit_log_says_who_changed_what(stored: Gateway):

@@ -55,8 +55,8 @@ from fastproxy._shared cimport (
     E_ATTEMPT, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event, FLYING,
 )
 from fastproxy._table cimport (
-    Deployment, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT, EP_MESSAGES,
-    EP_MODERATIONS, EP_RERANK, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
+    Deployment, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT,
+    EP_GOOGLE_COUNT_TOKENS, EP_MESSAGES, EP_MODERATIONS, EP_RERANK, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
     Group, KeyRecord, PLAN_CONTROL, PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE, Usage
@@ -75,7 +75,7 @@ from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body, websocket
 from fastproxy.routing.continuation import Continuation
 from fastproxy._table import ENDPOINTS
-from fastproxy.routing import first_token, options, response_ids, strict
+from fastproxy.routing import first_token, options, required, response_ids, strict
 from fastproxy.routing.passing import google_key
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -270,6 +270,7 @@ include "core/gateway.pxi"
 include "core/upstream.pxi"
 include "core/exchange.pxi"
 include "core/body.pxi"
+include "core/required.pxi"
 include "core/choice.pxi"
 include "core/governance.pxi"
 include "core/queue.pxi"

@@ -65,6 +65,7 @@ cdef class KeyRecord:
     cdef readonly bytes custom         # of custom_auth: what control has to know of it, as a header's value; else None
     cdef readonly dict asked           # the same, what its limits are made of
     cdef readonly bint measured        # some of them are of tokens or money: what a request asks for counts
+    cdef readonly tuple required       # what bodies must have, as routing.required compiles it; None: nothing
     cdef readonly tuple gates          # the limits of key, member, user and team: of _limits.Gate
     cdef void retire(self) noexcept
 
@@ -174,6 +175,7 @@ cdef class Table:
     cdef readonly long long websocket_message   # bytes of one message
     cdef readonly Py_ssize_t max_connections         # of one worker
     cdef readonly Py_ssize_t max_per_address         # … from one address; 0: no limit
+    cdef readonly tuple enforced_params      # of str: what every body has to have
     cdef readonly dict keys            # digest -> KeyRecord
     cdef readonly KeyRecord anonymous  # the record of an open proxy
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan

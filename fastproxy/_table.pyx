@@ -13,7 +13,9 @@ from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
 from fastproxy._limits import gates_of, group_gate
 from fastproxy._pool cimport Pool
+from fastproxy._scan import FIELD_NAMES
 
+from fastproxy.routing import required
 from fastproxy.routing.response_ids import follow_up, mark
 
 ENDPOINTS = (
@@ -79,8 +81,9 @@ cdef bint is_measured(tuple gates):
 cdef class KeyRecord:
     """What a virtual key may do. Holds no raw credential."""
 
-    def __init__(self, dict record, dict defaults=None):
-        """defaults: limits of keys for models of which the record says nothing, by model."""
+    def __init__(self, dict record, dict defaults=None, enforced=()):
+        """defaults: limits of keys for models of which the record says nothing, by model. enforced: what the
+        configuration has every request bring."""
         self.digest = bytes.fromhex(record["digest"])
         self.name = record.get("name") or "sk-...."
         self.alias = record.get("alias") or ""
@@ -103,6 +106,7 @@ cdef class KeyRecord:
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
         self.gates = gates_of(record, defaults)
         self.measured = is_measured(self.gates)
+        self.required = required.compiled([*enforced, *(record.get("required") or ())], FIELD_NAMES)
         self.custom = _shown(record) if record.get("custom") else None
         self.asked = None if self.custom is None else {
             name: record.get(name) for name in ("digest", "name", "user_id", "team_id", "limits")}
@@ -115,7 +119,7 @@ cdef class KeyRecord:
         """Whether `allowed_routes` has a route of models: by its path, or by a pattern that ends in *."""
         if self.routes is None:
             return True
-        spellings = (path, "/v1" + path)
+        spellings = (path, "/v1" + path, "/v1beta" + path)
         return any(
             route in spellings or route.endswith("*") and any(p.startswith(route[:-1]) for p in spellings)
             for route in self.routes)
@@ -292,11 +296,12 @@ cdef class Table:
         budget = snapshot.get("budget")
         self.budget = None if budget is None else Gate("proxy", "all keys together", "", budget)
         self.key_limits = snapshot.get("key_limits")
+        self.enforced_params = tuple(settings.get("enforced_params") or ())
         self.keys = {}
         for record in snapshot["keys"]:
             key = self._key(record)
             self.keys[key.digest] = key
-        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
+        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True}, self.enforced_params)
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
             deployment = Deployment(
@@ -330,7 +335,7 @@ cdef class Table:
             self._forget(bytes.fromhex(digest))
 
     cdef KeyRecord _key(self, dict record):
-        cdef KeyRecord key = KeyRecord(record, self.key_limits)
+        cdef KeyRecord key = KeyRecord(record, self.key_limits, self.enforced_params)
         if self.budget is not None and not key.master:
             key.gates += (self.budget,)
             key.measured = is_measured(key.gates)

@@ -101,11 +101,14 @@ GENERAL = {
         "max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
-    **_all(HONOURED, "custom_auth"),
+    **_all(HONOURED, "custom_auth enforced_params"),
+    **_honoured(
+        "models and limits of custom_auth's results always count", "custom_auth_run_common_checks"
+    ),
+    **_not_yet("keys of the store are not looked up beside custom_auth", "custom_auth_settings"),
     **_protects(
         "its tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
     ),
-    **_protects("required request parameters are not enforced", "enforced_params"),
     **_not_yet(
         NO_STORE,
         "database_url database_connection_pool_limit database_connection_timeout database_type "
@@ -153,9 +156,10 @@ GENERAL = {
     **_honoured(
         "for routes of the admin API; every key may call every model route", "admin_only_routes"
     ),
+    **_honoured("for routes that read and name nobody; the others want a key", "public_routes"),
     **_not_yet(
         "every key may call every route that is served",
-        "public_routes allowed_routes role_permissions",
+        "allowed_routes role_permissions",
     ),
     **_not_yet("there is no admin UI", "ui_access_mode custom_ui_sso_sign_in_handler"),
     **_switches("there is no model hub", "enable_public_model_hub"),
@@ -333,10 +337,10 @@ INFO = {
 KEY = {
     **_all(
         HONOURED,
-        "key key_hash alias models aliases expires blocked metadata "
+        "key key_hash alias models aliases expires blocked metadata enforced_params "
         "rpm_limit tpm_limit max_parallel_requests max_budget budget_duration",
     ),
-    **_protects("not applied to the key's requests", "guardrails enforced_params policies"),
+    **_protects("not applied to the key's requests", "guardrails policies"),
     **_not_yet("it is not recorded", "team_id user_id tags"),
 }
 PASS_THROUGH = {

@@ -111,7 +111,9 @@ class Control:
         series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
         self.access_log = AccessLog(self.served.look_up, self._record)
         self.rings.watchers += [series.take, self.access_log.take]
-        self.metrics = Metrics(self.admin, series, self.limits, self._record)
+        self.metrics = Metrics(
+            self.admin, series, self.limits, self._record, self.spend.soft.crossed
+        )
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.reloader = Reloader(
             lambda: load(options.serve), loaded, self._build, self._install, self.links, versions
@@ -151,6 +153,7 @@ class Control:
         self.admin.snapshot = snapshot
         self.limits.sliding = snapshot["settings"]["limit_window"] == "sliding"
         self.served.add(snapshot["version"], snapshot["deployments"])
+        self.spend.soft.nameless = bool(loaded.litellm.redact_user_api_key_info)
         self.spend.raw_rows = not loaded.general.disable_spend_logs
         period = loaded.general.maximum_spend_logs_retention_period
         self.spend.retention_ms = durations.seconds(period) * 1000 if period else None
@@ -324,6 +327,11 @@ class Control:
             await self._take_in()
         return store
 
+    def public_routes(self) -> Collection[str]:
+        """Paths of the admin API that want no key."""
+        found: list[str] = self.admin.snapshot["settings"]["public_routes"]
+        return found
+
     def surroundings(self) -> Any:
         """What the admin API's handlers may know of the gateway."""
         if self.around is None:
@@ -351,18 +359,18 @@ class Control:
         self,
         touched: Collection[str],
         models: bool,
-        respent: Collection[str] = (),
+        respent: Collection[tuple[str, str]] = (),
     ) -> None:
         """Bring a committed change to every worker; returns when all have it.
 
-        touched: digests of keys whose records it has changed; respent: of those whose spend was set.
+        touched: digests of keys whose records it has changed; respent: (scope, a key of it) whose spend was set.
         """
         known = self.links.known(touched)
         if respent:
-            found, _ = await self._find_keys(respent)
-            for record in found.values():
-                for gate in gates_of(orjson.loads(record)):
-                    if gate.scope == "api_key":
+            found, _ = await self._find_keys({token for _, token in respent})
+            for scope, token in respent:
+                for gate in gates_of(orjson.loads(found[token])) if token in found else ():
+                    if gate.scope == scope:
                         self.limits.set_spent(gate, gate.spend)
         if models:
             await self.stored.read_models()
@@ -548,7 +556,7 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
         stored = Stored(place, bool(named), Path(options.shared_path).parent.name)
         try:
             if stored.wanted_at_start:
-                await stored.open()
+                await stored.begin()
                 await stored.read_models()
             control = Control(options, loaded, Prober(session), stored)
             await control.begin()

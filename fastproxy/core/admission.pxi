@@ -148,7 +148,7 @@ cdef bint own_header(Exchange x, bytes name, bytes value):
 
 cdef bint route_allowed(Exchange x):
     """Whether the key's allowed_routes has the route (control judges its own). False: answered already."""
-    if x.plan.kind == PLAN_CONTROL or x.key.allows_route(x.plan.path.partition("/{")[0]):
+    if x.plan.kind == PLAN_CONTROL or x.key.allows_route(x.plan.path if x.plan.google else x.plan.path.partition("/{")[0]):
         return True
     refuse(x, 403, "auth_error", "Virtual key is not allowed to call this route. Only allowed to call routes: "
            f"{list(x.key.routes)}. Tried to call route: {x.plan.path}")

@@ -14,7 +14,7 @@ cdef void maybe_dispatch_early(Exchange x):
             x.early = True
             acquire_upstream(x)
         return
-    if x.plan.google:
+    if x.plan.google or x.key.required is not None:
         return
     if x.plan.kind == PLAN_LLM:
         if x.key.measured or x.table.measured:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, insert, text
 
 from fastproxy import _shared
 from fastproxy._shared import Block
 from fastproxy.control.rings import Batch
-from fastproxy.control.store import migrate, spend
+from fastproxy.control.store import migrate, schema, spend
 from fastproxy.control.store.engine import make_engine
 
 DAY_NS = 86_400 * 10**9
@@ -122,3 +122,32 @@ def test_rows_are_forgotten_in_chunks(
         assert [spend.forget(connection, 86_400_000) for _ in range(4)] == [4, 4, 2, 0]
         assert count(connection, "spend_logs") == 2
         assert total(connection) == (12, 60)
+
+
+def test_a_soft_budget_is_crossed_once_in_a_period(connection: Connection, block: Block):
+    now = {"created_at": 0, "updated_at": 0}
+    names = ("models", "aliases", "config", "permissions", "metadata", "allowed_routes")
+    empty: dict[str, object] = {name: [] for name in (*names, "allowed_cache_controls")}
+    people = {"user_role": "internal_user", "models": [], "metadata": {}}
+    with connection.begin():
+        connection.execute(insert(schema.budgets).values(budget_id="b", soft_budget=12, **now))
+        connection.execute(insert(schema.users).values(user_id="u", soft_budget=8, **people, **now))
+        key = {"token": KEY.hex(), "key_name": "sk-...1234", "budget_id": "b", "user_id": "u"}
+        ends = {"budget_duration": "1d", "budget_reset_at": 1_500}
+        connection.execute(insert(schema.keys).values(**key, **ends, **empty, **now))
+
+    def crossed(begun: int) -> list[tuple[str, str, int, int]]:
+        put(block, 1, started_ns=begun * 1_000_000)
+        with connection.begin():
+            found = spend.book(connection, "e", [batch(block)], served)
+            assert spend.book(connection, "e", [batch(block)], served) == []  # once
+        block.release(block.peek(block.released, 100)[1])
+        return [(c["scope"], c["name"], c["spend"], c["soft_budget"]) for c in found]
+
+    assert crossed(1_000) == []
+    assert crossed(1_000) == [("user", "u", 10, 8)]
+    assert crossed(1_000) == [("key", "sk-...1234", 15, 12)]
+    assert crossed(1_000) == []
+    assert crossed(2_000) == []  # the next period of the key
+    assert crossed(2_000) == []
+    assert crossed(2_000) == [("key", "sk-...1234", 15, 12)]

@@ -32,7 +32,7 @@ from fastproxy._head cimport (
     H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
 from fastproxy._limits cimport (
-    ADMITTED, MAX_GATES, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, TABLE_FULL, Gate, Hold, Limits)
+    ADMITTED, MAX_GATES, NO_COUNTER, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, Gate, Hold, Limits)
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool
@@ -56,9 +56,9 @@ from fastproxy._shared cimport (
     E_ATTEMPT, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event, FLYING,
 )
 from fastproxy._table cimport (
-    EP_AUDIO_SPEECH, EP_IMAGES_GENERATIONS, EP_IMAGES_EDITS,
-    Deployment, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT, EP_MESSAGES,
-    EP_MODERATIONS, EP_RERANK, EP_RESPONSES, EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
+    Deployment, EP_AUDIO_SPEECH, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT,
+    EP_GOOGLE_COUNT_TOKENS, EP_IMAGES_EDITS, EP_IMAGES_GENERATIONS, EP_MESSAGES, EP_MODERATIONS, EP_RERANK, EP_RESPONSES,
+    EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
     Group, KeyRecord, PLAN_CONTROL, PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
 from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE, Usage
@@ -71,12 +71,13 @@ from time import gmtime, strftime as formatted_date
 import time
 
 from fastproxy import errors
+from fastproxy._limits import boot_seconds
 from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body, websocket
 from fastproxy.routing.continuation import Continuation
 from fastproxy._table import ENDPOINTS
-from fastproxy.routing import first_token, options, response_ids, strict
+from fastproxy.routing import first_token, options, required, response_ids, strict
 from fastproxy.routing.passing import google_key
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -121,6 +122,8 @@ cdef enum:
     USUAL_MEMORY = 1000           # … after so many the past counts half,
     USUAL_NAMES = 10000           # … keys and models that this is known of
     TEXT_MOST = 1048576           # bytes of a question, and of an answer, that are kept where prompts are
+    RATE_MIN = 4000               # bytes of input that are needed to know how many tokens a model makes of them, …
+    RATE_MEMORY = 4000000         # … after so many the past counts half
     PART_TOKENS = 1000            # that a part of data (an image, a sound) is taken to cost
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse
@@ -152,6 +155,8 @@ cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
 cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
+cdef double TOKENS_PER_BYTE = 0.25    # of a model that is not known yet …
+cdef double LEAST_PER_BYTE = 0.02     # … and of one that counts little
 cdef double ASK_SECONDS = 2.0          # for a look-up of a key
 cdef double CUSTOM_SECONDS = 10.0      # for custom_auth
 cdef double UNKNOWN_SECONDS = 5.0      # that a key is taken for unknown without asking again
@@ -268,6 +273,7 @@ include "core/gateway.pxi"
 include "core/upstream.pxi"
 include "core/exchange.pxi"
 include "core/body.pxi"
+include "core/required.pxi"
 include "core/choice.pxi"
 include "core/governance.pxi"
 include "core/queue.pxi"

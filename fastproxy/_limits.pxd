@@ -9,23 +9,26 @@ cdef enum:                # why a request is not admitted
     OVER_TOKENS
     OVER_PARALLEL
     OVER_BUDGET
-    TABLE_FULL
+    NO_COUNTER            # control has to give it one first
 
 cdef struct Counter:
-    unsigned long long name       # hash of whose it is; 0: nobody's
-    unsigned long long requests   # window's beginning (sixteenths of a second, CLOCK_MONOTONIC) << 32 | count
+    unsigned long long name       # whose it is: odd; without that bit: it is about to leave; GONE; 0: it never was anybody's
+    unsigned long long requests   # window's beginning (sixteenths of a second, CLOCK_BOOTTIME) << 32 | count
     unsigned long long tokens     # same
     unsigned long long period     # end of the budget's period, seconds since 1970, << 1 | being begun; 0: not yet
     long long spent               # nano-dollars in this period
-    unsigned long long spare[3]   # a cache line each: neighbours don't slow each other
+    unsigned long long touched    # sixteenths of a second: when a request last came
+    unsigned long long ties       # KEPT, OWED
+    unsigned long long spare      # a cache line each: neighbours don't slow each other
 
 cdef struct Hold:                 # what one request has of one gate
     int slot
-    bint parallel
+    bint held                     # it counts among those in flight
     unsigned int tokens_window
     unsigned int requests_window
     long long tokens
     long long money
+    long long budget              # nano-dollars; -1: money is not counted
     unsigned long long period
 
 cdef class Gate:
@@ -58,9 +61,11 @@ cdef class Limits:
     cdef int* parallel            # … and requests in flight
     cdef long long* own_money
     cdef int* own_parallel
+    cdef int alone                # control's: a lock on the file, so that only one process changes whose counters are
     cdef readonly long long used          # of the last refusal
     cdef readonly long long resets        # seconds until the window or period ends
     cdef int find(self, unsigned long long name) noexcept nogil
+    cdef bint knows(self, Gate gate, long long now) noexcept nogil
     cdef int reserve(self, Gate gate, Hold* hold, long long now, long long wall, long long tokens,
                      long long money)
     cdef void give_back(self, Hold* hold, long long tokens, long long money) noexcept nogil
@@ -70,6 +75,9 @@ cdef class Limits:
     cdef bint is_spent(self, Gate gate, long long wall)
     cdef void charge(self, Gate gate, long long wall, long long money)
     # --- private
+    cdef bint _settle_down(self, Gate gate, long long wall)
+    cdef bint _in_use(self, int slot) noexcept nogil
+    cdef bint _owes(self, Counter* c, long long wall) noexcept nogil
     cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil
     cdef unsigned long long* _word(self, int slot, bint tokens, unsigned int window) noexcept nogil
     cdef int _count(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
@@ -79,7 +87,8 @@ cdef class Limits:
     cdef int _count_sliding(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
                             long long limit) noexcept nogil
     cdef long long _sum(self, int slot, bint tokens, unsigned int number, unsigned int* oldest) noexcept nogil
-    cdef int _slot(self, Gate gate) noexcept
+    cdef void reprice(self, Hold* hold, long long money) noexcept nogil
+    cdef int _slot(self, Gate gate) noexcept nogil
     cdef unsigned long long _current(self, Gate gate, long long wall)
     cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money)
     cdef unsigned long long _period(self, Counter* c, unsigned long long wanted, long long seed) noexcept nogil

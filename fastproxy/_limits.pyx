@@ -4,6 +4,11 @@ Layout of the file: a 64-byte header (magic, layout, workers), COUNTERS counters
 writes, then for each worker two columns of its own: money reserved and requests in flight, by counter; then the
 buckets of sliding windows.
 
+Whose a counter is, control alone decides: it gives one to every gate of a record before a worker sees that (`claim`),
+and takes those back that nobody has used for a while when room gets short (`leave`, `free`). A worker counts a request
+in its column of those in flight first and looks at the counter's name then; control changes the name first and looks at
+the columns then. So one of the two sees the other, and no counter leaves under a request.
+
 - Requests and tokens: a window of 60 s from the first request of that limit, its beginning and its count in one
   atomic word. A request is counted and judged by one compare-and-swap: it is never admitted beyond the limit.
 - Sliding windows (`limit_window: sliding`): BUCKETS of ten seconds, of which a window is the present one and the six
@@ -17,15 +22,19 @@ buckets of sliding windows.
   flight is free.
 
 The period of a budget stands in its counter; the first request behind its end begins the next one, and it never
-goes backwards. At the bound no new entity is admitted: its limits could not be kept.
+goes backwards. At the bound no new entity gets a counter, nor its requests in: their limits could not be kept.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from posix.unistd cimport close
 
+import fcntl
 import hashlib
 import mmap
 import os
 import time
+
+from contextlib import contextmanager
 
 from fastproxy.durations import next_reset
 
@@ -33,6 +42,7 @@ cdef extern from *:
     """
     #define lm_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
     #define lm_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+    #define lm_note(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
     #define lm_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_SEQ_CST)
     static inline int lm_swap(unsigned long long *p, unsigned long long old, unsigned long long new_) {
         return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
@@ -42,6 +52,7 @@ cdef extern from *:
     long long lm_load_money "lm_load"(long long*) noexcept nogil
     int lm_load_count "lm_load"(int*) noexcept nogil
     void lm_store(unsigned long long*, unsigned long long) noexcept nogil
+    void lm_note(unsigned long long*, unsigned long long) noexcept nogil
     void lm_store_money "lm_store"(long long*, long long) noexcept nogil
     long long lm_add(long long*, long long) noexcept nogil
     int lm_add_count "lm_add"(int*, int) noexcept nogil
@@ -55,12 +66,16 @@ cdef enum:
     PROBES = 512          # counters looked at for a name
     PATIENCE = 100000     # looks at a period that another worker begins, before that one is taken for dead
     FOR_EVER = 2          # period of a budget without duration
+    GONE = 2              # a counter whose owner has left: looking for a name goes on behind it
+    KEPT = 1              # ties of a counter: it never leaves …
+    OWED = 2              # … or not before its period ends, since its sum stands nowhere else
 
 cdef long long COUNT_MAX = 0xFFFFFFFF
 cdef unsigned long long COUNT_BITS = 0xFFFFFFFF
 
 MAGIC = 0x46504C4D
-LAYOUT = 2
+LAYOUT = 3
+CAPACITY = COUNTERS
 ROW = sizeof(long long) + sizeof(int)
 
 
@@ -78,9 +93,14 @@ def create(str path, int workers):
 
 
 def counter_name(str kind, str owner, str model, str duration):
-    """Which counter is whose: 64 bits of a hash, never 0."""
+    """Which counter is whose: 62 bits of a hash between two ones."""
     text = "\0".join((kind, owner, model or "", duration or ""))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") | 1
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") | 1 << 63 | 1
+
+
+def boot_seconds():
+    """What windows are counted in: it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 cdef long long limit_of(value):
@@ -118,6 +138,12 @@ cdef class Gate:
         return f"x-ratelimit-{self.scope}-limit-{what}: {limit}\r\n" \
             f"x-ratelimit-{self.scope}-remaining-{what}: ".encode()
 
+    def begin(self, long long wall, long long spent):
+        """`spent` has been spent in the period that `wall` lies in, when its counter begins."""
+        if self.duration is not None and wall >= <long long>self.ends:
+            self.move_on(wall)
+        self.spend = spent
+
     cdef void move_on(self, long long wall):
         # The period that `wall` lies in.
         self.ends = next_reset(self.duration, wall * 1000) // 1000
@@ -130,10 +156,16 @@ cdef class Limits:
     def __cinit__(self, str path, int index):
         cdef Py_buffer view
         cdef char* base
+        self.alone = -1
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             mapping = mmap.mmap(fd, 0)
-        finally:
+        except BaseException:
+            os.close(fd)
+            raise
+        if index < 0:
+            self.alone = fd
+        else:
             os.close(fd)
         if int.from_bytes(mapping[0:8], "little") != MAGIC \
                 or int.from_bytes(mapping[8:16], "little") != LAYOUT:
@@ -155,6 +187,10 @@ cdef class Limits:
             self.own_parallel = self.parallel + <Py_ssize_t>index * COUNTERS
             self.sweep(index)
 
+    def __dealloc__(self):
+        if self.alone >= 0:
+            close(self.alone)          # not Python's, which may be gone by now
+
     def sweep(self, int index):
         """What a dead worker held: its reservations count as spent, its requests in flight are free."""
         cdef long long* money = self.money + <Py_ssize_t>index * COUNTERS
@@ -168,7 +204,7 @@ cdef class Limits:
                 parallel[slot] = 0
 
     cdef int find(self, unsigned long long name) noexcept nogil:
-        # The counter of this name, claimed if it is new; -1: there is no room.
+        # The counter of this name; -1: it has none.
         cdef unsigned long long seen
         cdef int at = <int>(name % COUNTERS)
         for _ in range(PROBES):
@@ -176,30 +212,39 @@ cdef class Limits:
             if seen == name:
                 return at
             if seen == 0:
-                if lm_swap(&self.counters[at].name, 0, name) or lm_load(&self.counters[at].name) == name:
-                    return at
+                return -1
             at = (at + 1) % COUNTERS
         return -1
+
+    cdef bint knows(self, Gate gate, long long now) noexcept nogil:
+        """Whether a gate has a counter, which then does not leave soon."""
+        if self._slot(gate) < 0:
+            return False
+        lm_note(&self.counters[gate.slot].touched, <unsigned long long>now)
+        return True
 
     cdef int reserve(self, Gate gate, Hold* hold, long long now, long long wall, long long tokens,
                      long long money):
         """Takes what a request needs of one gate, or nothing: ADMITTED or why not.
 
-        now: monotonic sixteenths of a second; wall: seconds since 1970.
+        now: sixteenths of a second since the machine's start; wall: seconds since 1970.
         """
         cdef Counter* c
         cdef int why = ADMITTED
-        if self._slot(gate) < 0:
-            return TABLE_FULL
+        if not self.knows(gate, now):
+            return NO_COUNTER
         c = &self.counters[gate.slot]
         hold.slot = gate.slot
-        hold.parallel = False
+        hold.held = True
         hold.tokens = hold.money = 0
         hold.tokens_window = hold.requests_window = 0
         hold.period = 0
+        hold.budget = gate.budget
+        lm_add_count(&self.own_parallel[gate.slot], 1)
+        if lm_load(&c.name) != gate.name:
+            lm_add_count(&self.own_parallel[gate.slot], -1)
+            return NO_COUNTER
         if gate.parallel >= 0:
-            hold.parallel = True
-            lm_add_count(&self.own_parallel[gate.slot], 1)
             self.used = self.in_flight(gate.slot)
             if self.used > gate.parallel:
                 self.resets = 1
@@ -276,15 +321,19 @@ cdef class Limits:
 
     cdef long long _sum(self, int slot, bint tokens, unsigned int number, unsigned int* oldest) noexcept nogil:
         # Of the buckets that a window of now consists of, and the first of them that is not empty.
+        # One more than now's counts too: another worker's clock may be a tick ahead.
         cdef unsigned long long seen
         cdef long long total = 0
         cdef unsigned int at
+        cdef int age
         oldest[0] = number
-        for at in range(number, number - BUCKETS, -1):
+        for at in range(BUCKETS):
             seen = lm_load(self._word(slot, tokens, at))
-            if seen >> 32 == at and seen & COUNT_BITS:
+            age = <int>(number - <unsigned int>(seen >> 32))
+            if seen & COUNT_BITS and -1 <= age < BUCKETS:
                 total += <long long>(seen & COUNT_BITS)
-                oldest[0] = at
+                if <int>(oldest[0] - <unsigned int>(seen >> 32)) > 0:
+                    oldest[0] = <unsigned int>(seen >> 32)
         return total
 
     cdef int _count_fixed(self, unsigned long long* word, unsigned int* window, long long now, long long n,
@@ -296,11 +345,11 @@ cdef class Limits:
             old = lm_load(word)
             begun = <unsigned int>(old >> 32)
             count = <long long>(old & COUNT_BITS)
-            if old == 0 or start - begun >= WINDOW:
+            if old == 0 or <int>(start - begun) >= WINDOW:        # less than 0: another worker's clock is a tick ahead
                 begun, count = start, 0
             if count + n > limit and not (alone and count == 0 and limit > 0):
                 self.used = count
-                self.resets = (WINDOW - <long long>(start - begun) + 15) // 16
+                self.resets = (WINDOW - <int>(start - begun) + 15) // 16
                 return 1
             count += n
             count = min(count, COUNT_MAX)
@@ -325,9 +374,22 @@ cdef class Limits:
             hold.money += gate.budget - total
         return ADMITTED
 
-    cdef int _slot(self, Gate gate) noexcept:
-        # -1: there is no room.
-        if gate.slot < 0:
+    cdef void reprice(self, Hold* hold, long long money) noexcept nogil:
+        """What is reserved becomes `money`, or what is left of the budget: it goes on for another price."""
+        cdef long long more = money - hold.money, left
+        if hold.budget < 0 or hold.period == 0 or more <= 0:
+            return
+        lm_add(&self.own_money[hold.slot], more)
+        hold.money = money
+        left = hold.budget - self.reserved(hold.slot) - lm_load_money(&self.counters[hold.slot].spent)
+        if left < 0:
+            left = max(left, -more)
+            lm_add(&self.own_money[hold.slot], left)
+            hold.money += left
+
+    cdef int _slot(self, Gate gate) noexcept nogil:
+        # -1: it has no counter.
+        if gate.slot < 0 or lm_load(&self.counters[gate.slot].name) != gate.name:
             gate.slot = self.find(gate.name)
         return gate.slot
 
@@ -386,18 +448,18 @@ cdef class Limits:
     cdef void give_back(self, Hold* hold, long long tokens, long long money) noexcept nogil:
         """Settles a hold with what was really used; 0 and 0: nothing was."""
         cdef Counter* c = &self.counters[hold.slot]
-        if hold.parallel:
-            lm_add_count(&self.own_parallel[hold.slot], -1)
         if hold.tokens != tokens:
             self._less(self._word(hold.slot, True, hold.tokens_window), hold.tokens_window, tokens - hold.tokens)
         if hold.period:
             if money and lm_load(&c.period) == hold.period:
                 lm_add(&c.spent, money)
             lm_add(&self.own_money[hold.slot], -hold.money)
+        if hold.held:
+            lm_add_count(&self.own_parallel[hold.slot], -1)     # last: the counter may leave now
         hold.tokens = hold.money = 0
         hold.tokens_window = hold.requests_window = 0
         hold.period = 0
-        hold.parallel = False
+        hold.held = False
 
     cdef long long count_now(self, int slot, bint tokens, long long now) noexcept nogil:
         """The count of the window that `now` lies in."""
@@ -406,7 +468,7 @@ cdef class Limits:
         if self.sliding:
             return self._sum(slot, tokens, <unsigned int>(now // BUCKET) + 1, &oldest)
         seen = lm_load(self._word(slot, tokens, 0))
-        if <unsigned int>now - <unsigned int>(seen >> 32) >= WINDOW:
+        if <int>(<unsigned int>now - <unsigned int>(seen >> 32)) >= WINDOW:
             return 0
         return <long long>(seen & COUNT_BITS)
 
@@ -419,7 +481,7 @@ cdef class Limits:
     def describe(self, Gate gate):
         """The state of a gate's counter, for people."""
         cdef int slot = self.find(gate.name)
-        cdef long long now = <long long>(time.monotonic() * 16)
+        cdef long long now = <long long>(boot_seconds() * 16)
         cdef Counter* c
         if slot < 0:
             return {}
@@ -429,19 +491,139 @@ cdef class Limits:
             "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
         }
 
-    def begin(self, Gate gate, long long wall, long long spent):
-        """What was spent before the first request, unless requests have come already."""
-        if self._slot(gate) >= 0 and lm_load(&self.counters[gate.slot].period) == 0:
-            if gate.duration is not None and wall >= <long long>gate.ends:
-                gate.move_on(wall)
-            gate.spend = spent
-            self._current(gate, wall)
-
     def set_spent(self, Gate gate, long long spent):
         """An administrator set what an entity has spent."""
         cdef int slot = self.find(gate.name)
         if slot >= 0 and lm_load(&self.counters[slot].period):
             lm_store_money(&self.counters[slot].spent, spent)
+
+    # -- whose a counter is: for control
+
+    def has(self, Gate gate):
+        """Whether a gate has a counter."""
+        return self._slot(gate) >= 0
+
+    @contextmanager
+    def _lock(self):
+        # During a restart there are two control processes. The kernel lets go when one dies.
+        fcntl.flock(self.alone, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.alone, fcntl.LOCK_UN)
+
+    def claim(self, gates, long long wall, bint kept=False, bint owed=False):
+        """Gives every gate that has none a counter, which begins with the gate's `spend`; those without room.
+
+        wall: seconds since 1970. kept: it never leaves; owed: it does not leave within its period."""
+        cdef Gate gate
+        cdef int ties = (KEPT if kept else 0) | (OWED if owed else 0)
+        without = []
+        with self._lock():
+            for gate in gates:
+                if self._slot(gate) < 0 and not self._settle_down(gate, wall):
+                    without.append(gate)
+                else:
+                    lm_note(&self.counters[gate.slot].touched, <unsigned long long>(boot_seconds() * 16))
+                    self.counters[gate.slot].ties |= ties
+        return without
+
+    cdef bint _settle_down(self, Gate gate, long long wall):
+        # One of its own again that was about to leave, or the first one free.
+        cdef Counter* c
+        cdef int at = <int>(gate.name % COUNTERS), free = -1, i
+        for _ in range(PROBES):
+            c = &self.counters[at]
+            if c.name == gate.name - 1:
+                lm_store(&c.name, gate.name)
+                gate.slot = at
+                return True
+            if free < 0 and (c.name == 0 or c.name == GONE):
+                free = at
+            if c.name == 0:
+                break
+            at = (at + 1) % COUNTERS
+        if free < 0:
+            return False
+        gate.slot = free
+        c = &self.counters[free]
+        c.requests = c.tokens = c.period = c.ties = 0
+        c.spent = 0
+        for i in range(2 * BUCKETS):
+            self.buckets[2 * BUCKETS * <Py_ssize_t>free + i] = 0
+        if gate.budget >= 0:
+            self._current(gate, wall)
+        lm_store(&c.name, gate.name)           # last: whoever finds it finds it whole
+        return True
+
+    @property
+    def taken(self):
+        """How many counters are somebody's."""
+        cdef int at, found = 0
+        for at in range(COUNTERS):
+            found += self.counters[at].name > GONE
+        return found
+
+    def leave(self, int most, double idle, double now, long long wall):
+        """Up to `most` counters that nobody has used for `idle` seconds are about to leave, those first that were used
+        longest ago: [(slot, whether money was counted)]. `free` or `stay` has to follow. now: `boot_seconds`."""
+        cdef Counter* c
+        cdef int at
+        cdef unsigned long long until = <unsigned long long>(max(0.0, now - idle) * 16), name
+        found = []
+        with self._lock():
+            for at in range(COUNTERS):
+                c = &self.counters[at]
+                if c.name & 1 and c.touched <= until and not c.ties & KEPT \
+                        and not (c.ties & OWED and self._owes(c, wall)) and not self._in_use(at):
+                    found.append((c.touched, at * 40503 & 0xFFFF, at))     # among equals from all over the table
+            found.sort()
+            gone = []
+            for _, _, at in found[:most]:
+                c = &self.counters[at]
+                name = c.name
+                lm_store(&c.name, name - 1)
+                if self._in_use(at) or lm_load(&c.touched) > until:
+                    lm_store(&c.name, name)    # a request was quicker
+                else:
+                    gone.append((at, c.period != 0))
+        return gone
+
+    cdef bint _in_use(self, int slot) noexcept nogil:
+        return self.in_flight(slot) != 0 or self.reserved(slot) != 0
+
+    cdef bint _owes(self, Counter* c, long long wall) noexcept nogil:
+        # Whether a period is under way (or none, for ever) of which something is spent.
+        return c.period != 0 and c.spent > 0 and (c.period == FOR_EVER or <long long>(c.period >> 1) > wall)
+
+    def keep_only(self, gates):
+        """No others are kept: the configuration does not have them any more."""
+        cdef Gate gate
+        cdef int at
+        names = {gate.name for gate in gates}
+        with self._lock():
+            for at in range(COUNTERS):
+                if self.counters[at].ties & KEPT and self.counters[at].name not in names:
+                    self.counters[at].ties &= ~<unsigned long long>KEPT
+
+    def free(self, slots):
+        """Counters that were about to leave, and that nobody has asked for meanwhile, are nobody's."""
+        cdef int at
+        with self._lock():
+            for at in slots:
+                if self.counters[at].name > GONE and not self.counters[at].name & 1:
+                    lm_store(&self.counters[at].name, GONE)
+            for at in range(COUNTERS - 1, -1, -1):      # what has nothing behind it ends a search again
+                if self.counters[at].name == GONE and self.counters[(at + 1) % COUNTERS].name == 0:
+                    lm_store(&self.counters[at].name, 0)
+
+    def stay(self, slots=None):
+        """Counters that were about to leave don't; None: all of them, whoever has wanted it."""
+        cdef int at
+        with self._lock():
+            for at in range(COUNTERS) if slots is None else slots:
+                if self.counters[at].name > GONE and not self.counters[at].name & 1:
+                    lm_store(&self.counters[at].name, self.counters[at].name + 1)
 
 
 cdef class Trial:
@@ -477,8 +659,10 @@ cdef class Trial:
             self.limits.give_back(&self.holds[self.count], tokens, money)
 
 
-def gates_of(dict record):
-    """The gates of a key's record, in the order in which they are passed; () without limits."""
+def gates_of(dict record, dict defaults=None):
+    """The gates of a key's record, in the order in which they are passed; () without limits.
+
+    defaults: {model: {"rpm_limit": …, "tpm_limit": …}} of each key that says nothing of these models itself."""
     found = []
     owners = (("key", "api_key", record["digest"], record.get("name") or ""),
               ("member", "team_member", f"{record.get('team_id')}\0{record.get('user_id')}",
@@ -486,9 +670,7 @@ def gates_of(dict record):
               ("user", "user", record.get("user_id") or "", record.get("user_id") or ""),
               ("team", "team", record.get("team_id") or "", record.get("team_id") or ""))
     for part, scope, owner, value in owners:
-        limits = (record.get("limits") or {}).get(part)
-        if not limits:
-            continue
+        limits = (record.get("limits") or {}).get(part) or {}
         if any(limits.get(name) is not None
                for name in ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget")):
             found.append(Gate(scope, value, owner, limits))
@@ -496,12 +678,24 @@ def gates_of(dict record):
         for name, limit in (("model_rpm_limit", "rpm_limit"), ("model_tpm_limit", "tpm_limit")):
             for model, number in (limits.get(name) or {}).items():
                 models.setdefault(model, {})[limit] = number
+        if defaults is not None and part == "key" and not record.get("master"):
+            for model, own in defaults.items():
+                models.setdefault(model, own)
         for model, budget in (limits.get("model_max_budget") or {}).items():
-            models.setdefault(model, {}).update(_budget(budget))
-            models[model]["spend"] = (limits.get("model_spend") or {}).get(model, 0)
+            models[model] = {**models.get(model, {}), **_budget(budget),
+                             "spend": (limits.get("model_spend") or {}).get(model, 0)}
         found += [Gate("model_per_" + part, f"{value}:{model}", owner, limit, model)
                   for model, limit in models.items()]
     return tuple(found)
+
+
+def group_gate(dict group):
+    """The gate of a snapshot's model group, for all keys together; None: it has no limit."""
+    limits = group.get("limits")
+    if not limits:
+        return None
+    name = group.get("name") or group["pattern"]
+    return Gate("model_group", name, name, limits)
 
 
 def _budget(budget):

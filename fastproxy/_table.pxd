@@ -63,6 +63,9 @@ cdef class KeyRecord:
     cdef readonly str team_id          # same
     cdef readonly tuple routes         # allowed_routes, None: all
     cdef readonly bytes custom         # of custom_auth: what control has to know of it, as a header's value; else None
+    cdef readonly dict asked           # the same, what its limits are made of
+    cdef readonly bint measured        # some of them are of tokens or money: what a request asks for counts
+    cdef readonly tuple required       # what bodies must have, as routing.required compiles it; None: nothing
     cdef readonly tuple gates          # the limits of key, member, user and team: of _limits.Gate
     cdef void retire(self) noexcept
 
@@ -140,6 +143,7 @@ cdef class Group:
     cdef readonly bint plain           # one deployment and nothing that could make it unfit
     cdef readonly bint has_fallbacks
     cdef readonly str alias_of         # the group that an alias stands for
+    cdef readonly Gate gate            # its limit, for all keys together; None: it has none
 
 cdef class Table:
     cdef readonly long long version
@@ -158,6 +162,8 @@ cdef class Table:
     cdef readonly bint keep_texts           # store_prompts_in_spend_logs
     cdef readonly bint usage_cost           # streams that end with usage say what they cost
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
+    cdef readonly bint measured              # groups or deployments have limits of tokens or money
+    cdef readonly dict key_limits           # of each key, by model, where its record says nothing else; None: none
     cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere
     cdef readonly bint sliding_limits        # limit_window: sliding
     cdef readonly bint strict_limits         # limit_mode: strict
@@ -171,6 +177,7 @@ cdef class Table:
     cdef readonly long long websocket_message   # bytes of one message
     cdef readonly Py_ssize_t max_connections         # of one worker
     cdef readonly Py_ssize_t max_per_address         # … from one address; 0: no limit
+    cdef readonly tuple enforced_params      # of str: what every body has to have
     cdef readonly dict keys            # digest -> KeyRecord
     cdef readonly KeyRecord anonymous  # the record of an open proxy
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan

@@ -11,9 +11,11 @@ import fnmatch
 
 from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
-from fastproxy._limits import gates_of
+from fastproxy._limits import gates_of, group_gate
 from fastproxy._pool cimport Pool
+from fastproxy._scan import FIELD_NAMES
 
+from fastproxy.routing import required
 from fastproxy.routing.response_ids import follow_up, mark
 
 ENDPOINTS = (
@@ -72,10 +74,16 @@ cdef class Plan:
         self.streams_usage = endpoint in (EP_CHAT, EP_COMPLETIONS)
 
 
+cdef bint is_measured(tuple gates):
+    return any((<Gate>gate).estimates for gate in gates)
+
+
 cdef class KeyRecord:
     """What a virtual key may do. Holds no raw credential."""
 
-    def __init__(self, dict record):
+    def __init__(self, dict record, dict defaults=None, enforced=()):
+        """defaults: limits of keys for models of which the record says nothing, by model. enforced: what the
+        configuration has every request bring."""
         self.digest = bytes.fromhex(record["digest"])
         self.name = record.get("name") or "sk-...."
         self.alias = record.get("alias") or ""
@@ -96,8 +104,12 @@ cdef class KeyRecord:
         self.team_id = record.get("team_id")
         routes = tuple(record.get("routes") or ())
         self.routes = None if not routes or ALL_ROUTES.intersection(routes) else routes
-        self.gates = gates_of(record)
+        self.gates = gates_of(record, defaults)
+        self.measured = is_measured(self.gates)
+        self.required = required.compiled([*enforced, *(record.get("required") or ())], FIELD_NAMES)
         self.custom = _shown(record) if record.get("custom") else None
+        self.asked = None if self.custom is None else {
+            name: record.get(name) for name in ("digest", "name", "user_id", "team_id", "limits")}
 
     cdef void retire(self) noexcept:
         # A connection remembers the record of the key that it showed last, unless the record can expire.
@@ -107,7 +119,7 @@ cdef class KeyRecord:
         """Whether `allowed_routes` has a route of models: by its path, or by a pattern that ends in *."""
         if self.routes is None:
             return True
-        spellings = (path, "/v1" + path)
+        spellings = (path, "/v1" + path, "/v1beta" + path)
         return any(
             route in spellings or route.endswith("*") and any(p.startswith(route[:-1]) for p in spellings)
             for route in self.routes)
@@ -237,6 +249,7 @@ cdef class Group:
         for i, count in enumerate(record.get("policy") or [-1] * 8):
             self.policy[i] = count
         self.has_fallbacks = bool(router.named("fallbacks", self.names()))
+        self.gate = group_gate(record)
         d = deployments[0]
         self.plain = len(deployments) == 1 and not router.tag_filtering and not router.health_routing \
             and not d.max_parallel and not d.enforce_rates and not d.max_input
@@ -283,12 +296,14 @@ cdef class Table:
         self.control = control
         durations.use_zone(settings.get("timezone"))
         budget = snapshot.get("budget")
-        self.budget = None if budget is None else Gate("proxy", "", "", budget)
+        self.budget = None if budget is None else Gate("proxy", "all keys together", "", budget)
+        self.key_limits = snapshot.get("key_limits")
+        self.enforced_params = tuple(settings.get("enforced_params") or ())
         self.keys = {}
         for record in snapshot["keys"]:
             key = self._key(record)
             self.keys[key.digest] = key
-        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True})
+        self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True}, None, self.enforced_params)
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
             deployment = Deployment(
@@ -322,9 +337,10 @@ cdef class Table:
             self._forget(bytes.fromhex(digest))
 
     cdef KeyRecord _key(self, dict record):
-        cdef KeyRecord key = KeyRecord(record)
+        cdef KeyRecord key = KeyRecord(record, self.key_limits, self.enforced_params)
         if self.budget is not None and not key.master:
             key.gates += (self.budget,)
+            key.measured = is_measured(key.gates)
         return key
 
     cdef bint _forget(self, bytes digest):
@@ -363,6 +379,9 @@ cdef class Table:
                 self.groups[name] = Group(
                     name, (<Group>target).deployments, records[alias["group"]], self.router, alias["group"])
         self.wildcards = [(w["pattern"], w) for w in snapshot.get("wildcards", ())]
+        limits = [group.get("limits") or {} for group in (*snapshot["groups"], *snapshot.get("wildcards", ()))]
+        self.measured = any("tpm_limit" in limit for limit in limits) \
+            or any((<Deployment>d).budgets is not None for d in self.deployments)
 
     def _make_routes(self, list control_routes):
         root = self.root_path.decode()

@@ -32,5 +32,13 @@ from fastproxy import (
     prices,
 )
 from fastproxy.providers import body, websocket
-from fastproxy.routing import continuation, first_token, options, passing, response_ids, strict
+from fastproxy.routing import (
+    continuation,
+    first_token,
+    options,
+    passing,
+    required,
+    response_ids,
+    strict,
+)
 from fastproxy.stages import addresses, cors

@@ -254,13 +254,27 @@ class Supervisor:
             shared_path=generation.shared_path,
             traffic_path=generation.traffic_path,
             limits_path=limits_path(self.runtime.path, len(self.sockets)),
-            limits_index=index + generation.number % GENERATIONS * len(self.sockets),
+            limits_index=self._column(generation, index),
             alive_fd=self.alive_read,
             ssl_certfile=self.options.ssl_certfile,
             ssl_keyfile=self.options.ssl_keyfile,
             ciphers=self.options.ciphers,
             drain_seconds=self.options.drain_seconds,
         )
+
+    def _column(self, generation: Generation, index: int) -> int:
+        # of a worker in the file of limits
+        return index + generation.number % GENERATIONS * len(self.sockets)
+
+    def _sweep(self, generation: Generation, index: int) -> None:
+        """What a worker that is gone had in flight is free at once, whenever it gets a successor, if ever."""
+        from fastproxy._limits import Limits
+
+        try:
+            limits = Limits(limits_path(self.runtime.path, len(self.sockets)), -1)
+            limits.sweep(self._column(generation, index))
+        except (OSError, ValueError) as error:
+            log.error("what worker-%d had in flight stays counted: %s", index, error)
 
     def _run_control(self, generation: Generation) -> int:
         from fastproxy.control.main import ControlOptions, main
@@ -453,6 +467,8 @@ class Supervisor:
             self._rehearsed(code, how)
             return
         generation = next((g for g in self._generations() if child in g.children), None)
+        if generation is not None and child.serves:
+            self._sweep(generation, int(child.name.removeprefix("worker-")))
         if generation in self.leaving:
             if code:
                 log.warning("%s (pid %s) of before the restart ended by %s", child.name, pid, how)

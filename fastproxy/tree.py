@@ -36,8 +36,10 @@ class StartError(Exception):
 
 
 def limits_path(directory: Path, workers: int) -> str:
-    """The file of limits and budgets: it outlives a generation, as long as the number of workers stays."""
-    return str(directory / f"limits-{workers}")
+    """The file of limits and budgets: it outlives a generation, as long as its layout and the number of workers stay."""
+    from fastproxy._limits import LAYOUT
+
+    return str(directory / f"limits-{LAYOUT}-{workers}")
 
 
 @dataclass

@@ -100,7 +100,6 @@ class Worker:
         """Apply what control sends; without it, go on with what is there."""
         known = [] if self.table is None else self.table.stored_keys()
         feed.send(writer, "hello", self.options.index, os.getpid(), known)
-        self.gateway.look_up_by(lambda digest: feed.send(writer, "key", digest.hex()))
 
         def tell(*text: str | int) -> bool:
             if writer.transport.get_write_buffer_size() > TEXTS_WAITING:
@@ -109,6 +108,10 @@ class Worker:
             return True
 
         self.gateway.tell_by(tell)
+        self.gateway.look_up_by(
+            lambda digest: feed.send(writer, "key", digest.hex()),
+            lambda digest, record: feed.send(writer, "counters", digest.hex(), record),
+        )
         try:
             while (message := await feed.receive(reader)) is not None:
                 await self._apply(message, writer)
@@ -140,6 +143,9 @@ class Worker:
             return
         if message[0] == "key":
             self.gateway.found(bytes.fromhex(message[1]), message[2], message[3])
+            return
+        if message[0] == "counted":
+            self.gateway.counted(bytes.fromhex(message[1]))
             return
         if message[0] != "snapshot":
             return

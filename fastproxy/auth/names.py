@@ -8,9 +8,15 @@ import importlib.util
 import logging
 import sys
 from enum import StrEnum
+from http import HTTPStatus
 from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+EMPTY = {
+    "models": list, "team_models": list, "metadata": dict, "team_metadata": dict, "aliases": dict, "permissions": dict,
+    "config": dict, "allowed_routes": list,
+}  # fmt: skip
 
 
 class UserAPIKeyAuth:
@@ -22,6 +28,9 @@ class UserAPIKeyAuth:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in EMPTY:  # what a function may put something into
+            self.__dict__[name] = EMPTY[name]()
+            return self.__dict__[name]
         return None
 
     def model_dump(self, **_: Any) -> dict[str, Any]:
@@ -60,6 +69,40 @@ class LitellmUserRoles(StrEnum):
     INTERNAL_USER_VIEW_ONLY = "internal_user_viewer"
     TEAM = "team"
     CUSTOMER = "customer"
+
+
+class ProxyErrorTypes(StrEnum):
+    """Kinds of refusal by LiteLLM's names."""
+
+    auth_error = "auth_error"
+    internal_server_error = "internal_server_error"
+    bad_request_error = "bad_request_error"
+    not_found_error = "not_found_error"
+    budget_exceeded = "budget_exceeded"
+    key_model_access_denied = "key_model_access_denied"
+    team_model_access_denied = "team_model_access_denied"
+    user_model_access_denied = "user_model_access_denied"
+    expired_key = "expired_key"
+    token_not_found_in_db = "token_not_found_in_db"  # noqa: S105  # a kind of error
+
+
+class Fields:
+    """A body or a row that a file names in its signatures: whatever it is given."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+class GenerateKeyRequest(Fields):
+    """What custom_key_generate, often in the same file, is given."""
+
+
+class LiteLLM_UserTable(Fields):
+    """A user."""
+
+
+class LiteLLM_TeamTable(Fields):
+    """A team."""
 
 
 class Headers(dict[str, str]):
@@ -137,6 +180,9 @@ class Request:
         await self.body()
 
 
+STATUSES = {f"HTTP_{status.value}_{status.name}": status.value for status in HTTPStatus}
+
+
 def provide() -> None:
     """Put stand-ins where the real modules are not installed; LiteLLM's proxy types are always ours."""
     _module(
@@ -144,7 +190,12 @@ def provide() -> None:
         UserAPIKeyAuth=UserAPIKeyAuth,
         ProxyException=ProxyException,
         LitellmUserRoles=LitellmUserRoles,
+        ProxyErrorTypes=ProxyErrorTypes,
+        GenerateKeyRequest=GenerateKeyRequest,
+        LiteLLM_UserTable=LiteLLM_UserTable,
+        LiteLLM_TeamTable=LiteLLM_TeamTable,
     )
+    _module("litellm.proxy.proxy_server", UserAPIKeyAuth=UserAPIKeyAuth)
     _module("litellm.proxy")
     if importlib.util.find_spec("litellm") is None:
         log = logging.getLogger("fastproxy.auth.custom")
@@ -152,10 +203,12 @@ def provide() -> None:
         _module("litellm")
     if importlib.util.find_spec("fastapi") is None:
         names = {"Request": Request, "HTTPException": HTTPException}
+        _module("fastapi.status", **STATUSES)
         _module("fastapi.requests", Request=Request)
         _module("fastapi.exceptions", HTTPException=HTTPException)
         _module("fastapi", **names)
     if importlib.util.find_spec("starlette") is None:
+        _module("starlette.status", **STATUSES)
         _module("starlette.requests", Request=Request)
         _module("starlette.exceptions", HTTPException=HTTPException)
         _module("starlette")

@@ -44,6 +44,7 @@ def record_of(result: Any, presented: str) -> dict[str, Any]:
         "team_id": _text(fields.get("team_id")),
         "routes": [str(route) for route in fields.get("allowed_routes") or ()] or None,
         "limits": {part: found for part in PARTS if (found := _limits(fields, part))} or None,
+        "required": _required(fields) or None,
         "metadata": {"disable_fallbacks": True}
         if (fields.get("metadata") or {}).get("disable_fallbacks")
         else None,
@@ -95,6 +96,15 @@ def _models(fields: Mapping[str, Any]) -> list[str] | None:
     if own and teams and "all-proxy-models" not in teams:
         own = [name for name in own if name in teams] or ["no-default-models"]
     return own or teams or None
+
+
+def _required(fields: Mapping[str, Any]) -> list[str]:
+    """What requests have to bring: the key's and the team's."""
+    found = []
+    for name in ("metadata", "team_metadata"):
+        value = (fields.get(name) or {}).get("enforced_params") or ()
+        found += [value] if isinstance(value, str) else list(map(str, value))
+    return found
 
 
 def _limits(fields: Mapping[str, Any], part: str) -> dict[str, Any]:

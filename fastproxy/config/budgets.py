@@ -10,16 +10,20 @@ NANO = 1_000_000_000  # money is kept in billionths of a dollar
 
 
 def of_gateway(config: Config) -> dict[str, Any] | None:
-    """`litellm_settings.max_budget` and `budget_duration`, for all keys but the master key together."""
-    settings = config.litellm
-    if settings.max_budget is None:
+    """What all keys but the master key share: `litellm_settings.max_budget` and `budget_duration`,
+    `general_settings.global_max_parallel_requests`."""
+    settings, parallel = config.litellm, config.general.global_max_parallel_requests
+    if settings.max_budget is None and parallel is None:
         return None
     if config.master_key is None:
-        place = config.document.place(("litellm_settings", "max_budget"))
-        config.warn(
-            f"{place}: max_budget without master_key: there are no keys whose spend it could bound"
-        )
-    return limits(settings.max_budget, settings.budget_duration)
+        name = "max_budget" if parallel is None else "global_max_parallel_requests"
+        section = "litellm_settings" if parallel is None else "general_settings"
+        place = config.document.place((section, name))
+        config.warn(f"{place}: {name} without master_key: there are no keys that it could bound")
+    shared = {"max_parallel_requests": parallel}
+    if settings.max_budget is not None:
+        shared |= limits(settings.max_budget, settings.budget_duration)
+    return shared
 
 
 def of_deployment(

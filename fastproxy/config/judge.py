@@ -2,7 +2,7 @@
 
 import re
 
-from fastproxy.config import source
+from fastproxy.config import custom_auth, source
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.protect import protecting
@@ -28,6 +28,7 @@ WEAK_KEYS = frozenset(
     ]
 )
 WEAK_LENGTH = 8
+MEANT = re.compile(r"<[^<>]+>|^(?:sk-)?your[-_ ]", re.IGNORECASE)  # as in tutorials
 PERMIT_WEAK = "dangerously_permit_weak_or_unset_master_key"
 LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|::1|\[::1\]|localhost)$")
 
@@ -81,10 +82,10 @@ def _judge_master_key(config: Config, host: str) -> None:
     problem = None
     text = config.master_key.reveal() if config.master_key else ""
     if config.master_key is None:
-        if config.keys:
+        if config.keys or custom_auth.function(config.document, config.general.custom_auth):
             return  # keys are asked for; there is just no master among them
         problem = "no master key is set: every request would be let in"
-    elif source.PLACEHOLDER.search(text):
+    elif source.PLACEHOLDER.search(text) or MEANT.search(text):
         problem = "the master key is a placeholder that nothing replaces (write os.environ/NAME)"
     elif text in WEAK_KEYS or len(text) < WEAK_LENGTH:
         problem = "the master key is a well-known or very short one"

@@ -20,6 +20,8 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("general_settings",): (
         "allowed_ips",
         "admin_only_routes",
+        "enforced_params",
+        "public_routes",
         "trusted_proxy_ranges",
         "keys",
         "pass_through_endpoints",
@@ -28,7 +30,7 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("router_settings",): ("optional_pre_call_checks",),
     ("litellm_params",): ("additional_drop_params", "tags"),
     ("model_info",): ("supported_environments",),
-    ("key",): ("models",),
+    ("key",): ("models", "enforced_params"),
 }
 FOREIGN = 1_000_000_000  # index in model_list of what does not stand in the file
 Section = TypeVar("Section", bound=msgspec.Struct)

@@ -18,7 +18,7 @@ HOOKS = {  # methods of LiteLLM's CustomLogger that can stop or change something
     "async_post_call_streaming_hook": "answers before they reach the client",
     "async_post_call_streaming_iterator_hook": "answers before they reach the client",
 }
-KEY_PROTECTIONS = ("guardrails", "enforced_params", "policies")
+KEY_PROTECTIONS = ("guardrails", "policies")
 CALLBACK_KEYS = ("callbacks", "success_callback", "failure_callback")
 NAMED_PROTECTION = frozenset(  # built-in callbacks of the LiteLLM proxy that look at requests first
     [
@@ -159,7 +159,6 @@ def _general(document: Document) -> Iterator[Protection]:
         yield _at(document, ("general_settings", "custom_auth"), "custom_auth", why)
     for name, why in (
         ("enable_jwt_auth", "JWTs are not checked"),
-        ("enforced_params", "required request parameters are not enforced"),
         ("enable_oauth2_auth", "OAuth2 tokens are not checked"),
         ("enable_oauth2_proxy_auth", "OAuth2 proxy headers are not checked"),
     ):

@@ -57,7 +57,6 @@ def _protects(why: str, names: str) -> Table:
 
 NO_STORE = "keys, users and teams are stored in a file of the gateway's own (--data-dir), not in this database"
 NO_SPEND = "the spend and the budgets of keys, users and teams are kept; this is not"
-NO_LIMITS = "no rate or concurrency limit is enforced"
 NO_LOGGING = "no callback is called, nothing is logged to it"
 NO_CACHE = "answers are not cached"
 HEALTH_ROUTING = (
@@ -102,11 +101,14 @@ GENERAL = {
         "max_in_flight_requests_per_worker max_queued_requests_per_worker admission_queue_timeout_seconds",
     ),
     **_honoured("virtual keys of the file (fastproxy's own setting)", "keys"),
-    **_all(HONOURED, "custom_auth"),
+    **_all(HONOURED, "custom_auth enforced_params"),
+    **_honoured(
+        "models and limits of custom_auth's results always count", "custom_auth_run_common_checks"
+    ),
+    **_not_yet("keys of the store are not looked up beside custom_auth", "custom_auth_settings"),
     **_protects(
         "its tokens are not checked", "enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth"
     ),
-    **_protects("required request parameters are not enforced", "enforced_params"),
     **_not_yet(
         NO_STORE,
         "database_url database_connection_pool_limit database_connection_timeout database_type "
@@ -130,9 +132,9 @@ GENERAL = {
         "maximum_spend_logs_retention_period disable_spend_logs store_prompts_in_spend_logs access_log "
         "unseen_output limit_mode limit_window",
     ),
-    **_not_yet(
-        NO_LIMITS,
-        "max_parallel_requests global_max_parallel_requests",
+    **_honoured("of each deployment that sets none", "max_parallel_requests"),
+    **_honoured(
+        "of all keys but the master key together, over all workers", "global_max_parallel_requests"
     ),
     **_all(
         HONOURED,
@@ -154,9 +156,10 @@ GENERAL = {
     **_honoured(
         "for routes of the admin API; every key may call every model route", "admin_only_routes"
     ),
+    **_honoured("for routes that read and name nobody; the others want a key", "public_routes"),
     **_not_yet(
         "every key may call every route that is served",
-        "public_routes allowed_routes role_permissions",
+        "allowed_routes role_permissions",
     ),
     **_not_yet("there is no admin UI", "ui_access_mode custom_ui_sso_sign_in_handler"),
     **_switches("there is no model hub", "enable_public_model_hub"),
@@ -237,7 +240,7 @@ ROUTER = {
     ),
     **_honoured(
         "fastproxy's own settings",
-        "stream_idle_timeout total_timeout stream_hold stream_policy client_gone",
+        "stream_idle_timeout total_timeout stream_hold stream_policy client_gone model_group_limits",
     ),
     **_honoured(
         "a failed deployment's share goes to the others in any case", "enable_weighted_failover"
@@ -289,7 +292,7 @@ PARAMS = {
         "max_retries num_retries cooldown_time max_parallel_requests tags stream_idle_timeout",
     ),
     **_not_yet("set them for the group in router_settings", "fallbacks"),
-    **_not_yet(NO_LIMITS, "default_api_key_tpm_limit default_api_key_rpm_limit"),
+    **_all(HONOURED, "default_api_key_tpm_limit default_api_key_rpm_limit"),
     **_all(HONOURED, "max_budget budget_duration"),
     **_not_yet("max_budget and budget_duration set one", "budget_limits"),
     **_not_yet("tags are compared as they stand", "tag_regex"),
@@ -335,10 +338,10 @@ INFO = {
 KEY = {
     **_all(
         HONOURED,
-        "key key_hash alias models aliases expires blocked metadata "
+        "key key_hash alias models aliases expires blocked metadata enforced_params "
         "rpm_limit tpm_limit max_parallel_requests max_budget budget_duration",
     ),
-    **_protects("not applied to the key's requests", "guardrails enforced_params policies"),
+    **_protects("not applied to the key's requests", "guardrails policies"),
     **_not_yet("it is not recorded", "team_id user_id tags"),
 }
 PASS_THROUGH = {

@@ -53,6 +53,8 @@ class LitellmParams(msgspec.Struct, kw_only=True):
     max_parallel_requests: Count | None = None
     max_budget: Dollars | None = None
     budget_duration: DurationText | None = None
+    default_api_key_rpm_limit: Limit | None = None
+    default_api_key_tpm_limit: Limit | None = None
     tags: Names | None = None
     stream_idle_timeout: Positive | None = None
 
@@ -94,6 +96,7 @@ class KeyEntry(msgspec.Struct, kw_only=True):
     expires: Positive | None = None
     blocked: Flag | None = None
     metadata: dict[str, Any] | None = None
+    enforced_params: Names | None = None
     rpm_limit: Limit | None = None
     tpm_limit: Limit | None = None
     max_parallel_requests: Limit | None = None
@@ -133,6 +136,8 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     always_include_stream_usage: Flag | None = None
     dangerously_permit_weak_or_unset_master_key: Flag | None = None
     admin_only_routes: Names | None = None
+    public_routes: Names | None = None
+    enforced_params: Names | None = None
     header_profile: str | None = None
     connect_timeout: Positive | None = None
     keepalive_timeout: Positive | None = None
@@ -148,6 +153,8 @@ class GeneralSettings(msgspec.Struct, kw_only=True):
     pool_max_age: Positive | None = None
     pool_max_connections: Count | None = None
     pool_warm: Count | None = None
+    max_parallel_requests: Count | None = None
+    global_max_parallel_requests: Limit | None = None
     max_in_flight_requests_per_worker: Count | None = None
     max_queued_requests_per_worker: Count | None = None
     admission_queue_timeout_seconds: Positive | None = None
@@ -199,6 +206,14 @@ class LitellmSettings(msgspec.Struct, kw_only=True):
     default_team_params: dict[str, Any] | None = None
 
 
+class GroupLimit(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One of `router_settings.model_group_limits`, fastproxy's own: of all keys together."""
+
+    rpm_limit: Limit | None = None
+    tpm_limit: Limit | None = None
+    max_parallel_requests: Limit | None = None
+
+
 class RouterSettings(msgspec.Struct, kw_only=True):
     """`router_settings`."""
 
@@ -234,6 +249,7 @@ class RouterSettings(msgspec.Struct, kw_only=True):
     health_check_staleness_threshold: Positive | None = None
     health_check_ignore_transient_errors: Flag | None = None
     provider_budget_config: dict[str, Any] | None = None
+    model_group_limits: dict[str, GroupLimit] | None = None
 
 
 class Credential(msgspec.Struct, kw_only=True):

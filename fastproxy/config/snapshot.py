@@ -13,11 +13,14 @@ from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.schema import KeyEntry
 from fastproxy.config.secret import Secret
-from fastproxy.config.slop import boolean
-from fastproxy.config.traffic import group_policy, judge_fallbacks, router
+from fastproxy.config.slop import boolean, listing
+from fastproxy.config.traffic import group_policy, judge_fallbacks, judge_limits, key_limits, router
 from fastproxy.config.upstream import make_deployment
 
 DEFAULT_BODY_MB = 100.0
+# what `public_routes` may open: it reads, costs nobody anything and names nobody
+PUBLISHABLE = ("/models", "/v1/models", "/model/info", "/v1/model/info", "/spend/calculate")
+OPEN_ANYWAY = ("/", "/openapi.json", "/health/liveliness", "/health/liveness", "/health/readiness")
 
 
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
@@ -34,6 +37,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
     aliases = _aliases(config, deployments, groups)
     patterns = by_precision([name for name in groups if "*" in name])
     routing = router(config)
+    judge_limits(config, groups)
     function = custom_auth.function(config.document, config.general.custom_auth)
     judge_fallbacks(config, {**groups, **{alias["name"]: alias for alias in aliases}}, routing)
     return {
@@ -43,6 +47,7 @@ def build_snapshot(config: Config, version: int) -> dict[str, Any]:
         "keys": _keys(config),
         "custom_auth": function,
         "budget": budgets.of_gateway(config),
+        "key_limits": key_limits(config),
         "deployments": deployments,
         "router": routing,
         "groups": [
@@ -102,6 +107,8 @@ def _settings(config: Config) -> dict[str, Any]:
         "allowed_ips": general.allowed_ips or None,
         "use_x_forwarded_for": bool(general.use_x_forwarded_for),
         "trusted_proxy_ranges": general.trusted_proxy_ranges or [],
+        "public_routes": _public_routes(config),
+        "enforced_params": general.enforced_params or [],
         "key_header": header.lower() if header else None,
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),
         "forward_openai_org_id": bool(general.forward_openai_org_id),
@@ -132,6 +139,19 @@ def _settings(config: Config) -> dict[str, Any]:
         "pool_max_connections": general.pool_max_connections or 0,
         "pool_warm": general.pool_warm or 0,
     }
+
+
+def _public_routes(config: Config) -> list[str]:
+    found = []
+    for route in config.general.public_routes or ():
+        if route in PUBLISHABLE:
+            found.append(route)
+        elif route not in (*OPEN_ANYWAY, "LiteLLMRoutes.public_routes"):
+            place = config.document.place(("general_settings", "public_routes"))
+            config.warn(
+                f"{place}: public_routes: {route} wants a key all the same; {', '.join(PUBLISHABLE)} can be public"
+            )
+    return found
 
 
 def _one_of(config: Config, name: str, values: tuple[str, ...]) -> str:
@@ -230,6 +250,10 @@ def _keys(config: Config) -> list[dict[str, Any]]:
                 "expires": entry.expires,
                 "aliases": entry.aliases or {},
                 "metadata": entry.metadata or {},
+                "required": [
+                    *(entry.enforced_params or ()),
+                    *listing((entry.metadata or {}).get("enforced_params")),
+                ],
                 "limits": _limits(entry),
             }
         )

@@ -74,7 +74,7 @@ def router(config: Config) -> dict[str, Any]:
 
 
 def group_policy(config: Config, name: str) -> dict[str, Any]:
-    """Retries of one group."""
+    """Retries and limits of one group."""
     settings, common = config.router, config.litellm
     own = next(
         (
@@ -90,6 +90,7 @@ def group_policy(config: Config, name: str) -> dict[str, Any]:
     policy = policies.get(name) or settings.retry_policy or {}
     retries = _first(own, settings.num_retries, common.num_retries, DEFAULT_RETRIES)
     return {
+        "limits": _group_limits(config, name),
         "retries": min(int(retries), MAX_RETRIES),
         "policy": _by_class(config, "retry_policy", policy, "Retries"),
     }
@@ -115,6 +116,7 @@ def deployment_policy(config: Config, entry: Entry) -> dict[str, Any]:
         "tags": [str(tag) for tag in entry.params.tags or []],
         "max_parallel": entry.params.max_parallel_requests
         or settings.default_max_parallel_requests
+        or config.general.max_parallel_requests
         or 0,
         "prices": cost,
         "price": UNPRICED if cost is None else (cost["input"] + cost["output"]) / prices.PICO,
@@ -124,6 +126,48 @@ def deployment_policy(config: Config, entry: Entry) -> dict[str, Any]:
         "max_input_tokens": _window(entry.info) if settings.enable_pre_call_checks else 0,
         "idle_timeout": _first(entry.params.stream_idle_timeout, settings.stream_idle_timeout, 0.0),
     }
+
+
+def key_limits(config: Config) -> dict[str, dict[str, int]]:
+    """What each key may ask of a model, if its own record does not say: `default_api_key_rpm_limit` and `_tpm_limit`."""
+    found: dict[str, dict[str, int]] = {}
+    for entry in config.entries:
+        own = {
+            "rpm_limit": entry.params.default_api_key_rpm_limit,
+            "tpm_limit": entry.params.default_api_key_tpm_limit,
+        }
+        limits = {name: value for name, value in own.items() if value is not None}
+        if limits and "*" in entry.name:
+            place = config.document.place(("model_list", entry.index, "litellm_params"))
+            config.warn(
+                f"{place}: default_api_key_…_limit: {entry.name} is a pattern: such limits are for models by name, "
+                "and there is none here"
+            )
+        elif limits:
+            found[entry.name] = {**limits, **found.get(entry.name, {})}
+    return found
+
+
+def _group_limits(config: Config, name: str) -> dict[str, int] | None:
+    own = (config.router.model_group_limits or {}).get(name)
+    if own is None:
+        return None
+    limits = {
+        "rpm_limit": own.rpm_limit,
+        "tpm_limit": own.tpm_limit,
+        "max_parallel_requests": own.max_parallel_requests,
+    }
+    return {name: value for name, value in limits.items() if value is not None} or None
+
+
+def judge_limits(config: Config, known: dict[str, Any]) -> None:
+    """Warns of limits of groups that nobody serves."""
+    for name in config.router.model_group_limits or {}:
+        if name not in known:
+            place = config.document.place(("router_settings", "model_group_limits", name))
+            config.warn(
+                f"{place}: model_group_limits: {name} is not a model group: nothing is limited"
+            )
 
 
 def judge_fallbacks(config: Config, known: dict[str, Any], named: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from aiohttp import web
 from fastproxy import errors
 from fastproxy._table import ENDPOINTS
 from fastproxy._traffic import Traffic
-from fastproxy.control.admin.api import KEY_HEADER, Api, Gateway
+from fastproxy.control.admin.api import KEY_HEADER, RECORD_HEADER, Api, Gateway
 from fastproxy.control.admin.refused import Refused
+from fastproxy.control.admin.roles import route_allowed
 from fastproxy.control.rings import Rings
 
 __all__ = ["Admin", "Refused", "make_app"]
@@ -26,7 +27,6 @@ __all__ = ["Admin", "Refused", "make_app"]
 log = logging.getLogger("fastproxy.control")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-RECORD_HEADER = "x-fastproxy-record"  # of a key that only custom_auth knows
 MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
 
 
@@ -54,8 +54,23 @@ class Admin:
 
     def authenticate(self, request: web.Request) -> dict[str, Any]:
         """The record of the key that the worker has checked. Raises Refused when there was none."""
+        record = self._record(request)
+        routes = record.get("routes")
+        path = _without_model(request.path)
+        if routes and not route_allowed(path, routes):
+            raise Refused(
+                403,
+                "Virtual key is not allowed to call this route. Only allowed to call routes: "
+                f"{routes}. Tried to call route: {path}",
+                "auth_error",
+            )
+        return record
+
+    def _record(self, request: web.Request) -> dict[str, Any]:
         digest = request.headers.get(KEY_HEADER)
         if digest is None:
+            if _without_model(request.path) in self.snapshot["settings"]["public_routes"]:
+                return {"models": None}
             raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")
         if self.snapshot["open"]:
             return {"master": True, "models": None}
@@ -137,11 +152,15 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
 
     async def model_info(request: web.Request) -> web.StreamResponse:
         visible = set(admin.visible_groups(admin.authenticate(request)))
+        wanted = request.query.get("litellm_model_id")
         data = [
             {"model_name": d["group"], "litellm_params": d["params"], "model_info": d["info"]}
             for d in admin.snapshot["deployments"]
-            if d["group"] in visible
+            if d["group"] in visible and wanted in (None, "", d["id"])
         ]
+        if wanted and not data:
+            message = f"Model id = {wanted[:256]} not found on litellm proxy"
+            raise Refused(400, message, "not_found_error", "litellm_model_id")
         return web.json_response({"data": data})
 
     async def events(request: web.Request) -> web.StreamResponse:
@@ -169,6 +188,12 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
     app.router.add_get("/fastproxy/events", events)
     app.router.add_get("/fastproxy/counters", counters)
     return app
+
+
+def _without_model(path: str) -> str:
+    """A path as a route's name: /v1/models/{model} is one of /v1/models."""
+    before, found, _ = path.partition("/models/")
+    return f"{before}/models" if found else path
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -1,37 +1,76 @@
-"""What was spent of the file's budgets before this process tree began, from the store's sums."""
+"""What was spent of budgets before their counters begin, from the store's sums."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastproxy import durations
-from fastproxy._limits import Gate, Limits, gates_of
+from fastproxy._limits import Gate, gates_of, group_gate
+from fastproxy.control.counters import Counters
 from fastproxy.control.store.engine import Store
+
+# Whose sums count for a gate of a model of somebody's: columns of the store by the record's names.
+OF_MODEL = {
+    "model_per_key": {"api_key": "digest"},
+    "model_per_user": {"user_id": "user_id"},
+    "model_per_team": {"team_id": "team_id"},
+    "model_per_member": {"team_id": "team_id", "user_id": "user_id"},
+}
+DEPLOYMENT = {"provider": "provider", "deployment": "model_id"}
 
 
 def gates(snapshot: dict[str, Any]) -> Iterator[tuple[Gate, dict[str, str]]]:
-    """Every gate with a budget of the file, and which rows of the store count for it."""
+    """Every gate of the file, and which rows of the store count for its budget."""
     if snapshot.get("budget"):
-        yield Gate("proxy", "", "", snapshot["budget"]), {}
+        yield Gate("proxy", "all keys together", "", snapshot["budget"]), {}
     for record in snapshot["keys"]:
-        for gate in gates_of(record):
-            if gate.budget >= 0:
-                yield gate, {"api_key": record["digest"]}
-    columns = {"provider": "provider", "deployment": "model_id"}
+        for gate in gates_of(record, snapshot["key_limits"]):
+            yield gate, {"api_key": record["digest"]}
     for record in snapshot["deployments"]:
         for one in record.get("budgets") or ():
             gate = Gate(one["scope"], one["value"], one["owner"], one["limits"])
-            yield gate, {columns[one["scope"]]: one["value"]}
+            yield gate, {DEPLOYMENT[one["scope"]]: one["value"]}
+    for group in (*snapshot["groups"], *snapshot["wildcards"]):
+        if (group_limit := group_gate(group)) is not None:
+            yield group_limit, {}
 
 
-async def begin(store: Store, limits: Limits, snapshot: dict[str, Any]) -> None:
-    """Let the counters that nobody has used yet begin with what the store has. Raises Unavailable."""
+def claim_now(counters: Counters, snapshot: dict[str, Any]) -> None:
+    """Counters for what the file limits, but for budgets."""
+    counters.claim_now(gate for gate, _ in gates(snapshot) if gate.budget < 0)
+
+
+async def claim(store: Store | None, counters: Counters, snapshot: dict[str, Any]) -> None:
+    """Counters for what the file limits; those of budgets begin with what the store has. Raises Unavailable."""
+    found = list(gates(snapshot))
+    masters = tuple(record["digest"] for record in snapshot["keys"] if record["master"])
+    for gate, where in found:
+        if store is not None and gate.budget >= 0 and not counters.limits.has(gate):
+            await _begin(store, gate, where, () if where else masters)
+    wanted = [gate for gate, _ in found]
+    await counters.claim(wanted, kept=True)
+    counters.limits.keep_only(wanted)
+
+
+async def claim_stored(
+    store: Store, counters: Counters, records: Iterable[dict[str, Any]], key_limits: dict[str, Any]
+) -> None:
+    """Counters for what these keys of the store are limited to. Raises Unavailable."""
+    wanted = []
+    for record in records:
+        for gate in gates_of(record, key_limits):
+            wanted.append(gate)
+            if gate.model is not None and gate.budget >= 0 and not counters.limits.has(gate):
+                where = {
+                    column: str(record.get(name)) for column, name in OF_MODEL[gate.scope].items()
+                }
+                await _begin(store, gate, {**where, "model_group": gate.model.decode()}, ())
+    await counters.claim(wanted)
+
+
+async def _begin(store: Store, gate: Gate, where: dict[str, str], without: tuple[str, ...]) -> None:
     from fastproxy.control.store import spend
 
     wall = time.time_ns() // 1_000_000
-    masters = [record["digest"] for record in snapshot["keys"] if record["master"]]
-    for gate, where in gates(snapshot):
-        since = durations.period_start(gate.duration, wall) if gate.duration else None
-        without = () if where else tuple(masters)
-        spent = await store.run(spend.spent, where, since, without)
-        limits.begin(gate, wall // 1000, spent)
+    since = durations.period_start(gate.duration, wall) if gate.duration else None
+    gate.begin(wall // 1000, await store.run(spend.spent, where, since, without))

@@ -21,6 +21,9 @@ from fastproxy.control.store.engine import Unavailable
 # (records of those keys that exist, by digest; digests of those that don't). Raises Unavailable.
 Find = Callable[[Collection[str]], Awaitable[tuple[dict[str, bytes], list[str]]]]
 
+# Counters for the limits of a key, whose record is told if control can't know it. False: it is to be looked up anew.
+GiveCounters = Callable[[str, dict[str, Any] | None], Awaitable[bool]]
+
 log = logging.getLogger("fastproxy.control")
 
 KNOWN_MAX = (
@@ -40,9 +43,17 @@ class Reading:
 class Links:
     """Connected workers and what they have applied."""
 
-    def __init__(self, workers: int, on_ready: Callable[[str | None], None], find: Find) -> None:
+    def __init__(
+        self,
+        workers: int,
+        on_ready: Callable[[str | None], None],
+        find: Find,
+        give_counters: GiveCounters,
+    ) -> None:
         self.workers = workers
         self.find = find
+        self.give_counters = give_counters
+        self.giving: set[asyncio.Task[None]] = set()
         self.on_ready = on_ready
         self.snapshot: dict[str, Any] | None = None
         self.hear: Callable[..., None] = lambda *_: None  # what was asked and said, see texts.py
@@ -131,13 +142,26 @@ class Links:
 
     # -- keys that a worker asks for
 
-    def _want(self, digest: str, writer: asyncio.StreamWriter) -> None:
-        if digest in self.keys:
+    def _want(self, digest: str, writer: asyncio.StreamWriter, anew: bool = False) -> None:
+        if digest in self.keys and not anew:
             self._answer(digest, {writer}, False)
             return
         self.wanted.setdefault(digest, set()).add(writer)
         if self.looker is None:
             self.looker = asyncio.get_running_loop().create_task(self._look_up())
+
+    async def _give(
+        self, digest: str, record: dict[str, Any] | None, writer: asyncio.StreamWriter
+    ) -> None:
+        """A worker has met a limit without a counter: one that was not used for long, or a key of custom_auth."""
+        try:
+            given = await self.give_counters(digest, record)
+        except Unavailable:
+            given = True  # or not: its requests will see
+        if not given:
+            self._want(digest, writer, anew=True)
+        elif writer in self.reached:
+            feed.send(writer, "counted", digest)
 
     async def _look_up(self) -> None:
         """Answer what is wanted, all at once, until nothing is."""
@@ -241,6 +265,10 @@ class Links:
                     self._want(message[1], writer)
                 elif message[0] == "text":
                     self.hear(*message[1:])
+                elif message[0] == "counters":
+                    giving = asyncio.create_task(self._give(message[1], message[2], writer))
+                    self.giving.add(giving)
+                    giving.add_done_callback(self.giving.discard)
                 elif message[0] == "keys-applied":
                     self.reached[writer] = message[1]
                     await self._tell()

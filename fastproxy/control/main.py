@@ -23,6 +23,7 @@ from fastproxy.control import budgets, drain, explain, health, metrics, reload
 from fastproxy.control.access_log import AccessLog
 from fastproxy.control.admin.api import NoStore
 from fastproxy.control.app import Admin, make_app
+from fastproxy.control.counters import Counters
 from fastproxy.control.drain import Drain
 from fastproxy.control.health import Health, Settings
 from fastproxy.control.links import Links
@@ -102,7 +103,10 @@ class Control:
         self.limits = Limits(
             limits_path(Path(options.shared_path).parent, options.serve.workers), -1
         )
-        self.links = Links(options.serve.workers, self._all_ready, self._find_keys)
+        self.counters = Counters(self.limits, self._write_spent)
+        self.links = Links(
+            options.serve.workers, self._all_ready, self._find_keys, self._give_counters
+        )
         self.texts = Texts()
         self.links.hear = self.texts.hear
         self.admin = Admin(self.rings, self.traffic, self.links.record)
@@ -110,7 +114,9 @@ class Control:
         series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
         self.access_log = AccessLog(self.served.look_up, self._record)
         self.rings.watchers += [series.take, self.access_log.take]
-        self.metrics = Metrics(self.admin, series, self.limits, self._record)
+        self.metrics = Metrics(
+            self.admin, series, self.limits, self._record, self.spend.soft.crossed
+        )
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.metrics.dropped_texts = lambda: self.texts.dropped
         self.reloader = Reloader(
@@ -151,10 +157,12 @@ class Control:
         self.admin.snapshot = snapshot
         self.limits.sliding = snapshot["settings"]["limit_window"] == "sliding"
         self.served.add(snapshot["version"], snapshot["deployments"])
+        self.spend.soft.nameless = bool(loaded.litellm.redact_user_api_key_info)
         self.spend.raw_rows = not loaded.general.disable_spend_logs
         self.texts.longest = longest_text(loaded)
         period = loaded.general.maximum_spend_logs_retention_period
         self.spend.retention_ms = durations.seconds(period) * 1000 if period else None
+        budgets.claim_now(self.counters, snapshot)
         self.links.publish(snapshot)
         self.health.use(snapshot, Settings.of(loaded))
         self.around = None
@@ -249,19 +257,40 @@ class Control:
         self.loaded = True
         if self.stored.opened is not None:
             await self.spend.use(self.stored.opened)
-            await self._begin_budgets()
             self._later(self._warm_up())
+        await self._begin_budgets()
 
     async def _warm_up(self) -> None:
         # so that the first key that is looked up does not wait for imports and a connection
         await self._find_keys([64 * "0"])
 
     async def _begin_budgets(self) -> None:
-        if self.stored.opened is not None:
-            await budgets.begin(self.stored.opened, self.limits, self.admin.snapshot)
+        await budgets.claim(self.stored.opened, self.counters, self.admin.snapshot)
+
+    async def _write_spent(self) -> bool:
+        self.rings.drain()
+        await self.spend.flush()
+        return not self.spend.behind
 
     async def _find_keys(self, digests: Collection[str]) -> tuple[dict[str, bytes], list[str]]:
-        return await self.stored.records(digests, self.groups)
+        found, gone = await self.stored.records(digests, self.groups)
+        if self.stored.opened is not None:
+            records = [orjson.loads(record) for record in found.values()]
+            key_limits = self.admin.snapshot["key_limits"]
+            await budgets.claim_stored(self.stored.opened, self.counters, records, key_limits)
+        return found, gone
+
+    async def _give_counters(self, digest: str, record: dict[str, Any] | None) -> bool:
+        """Counters for the limits of a key that a worker has found without: False, if it is to be looked up anew."""
+        if record is not None:  # custom_auth's: what it says was spent is all that is known
+            await self.counters.claim(
+                gates_of(record, self.admin.snapshot["key_limits"]), owed=True
+            )
+        elif any(one["digest"] == digest for one in self.admin.snapshot["keys"]):
+            await self._begin_budgets()
+        else:
+            return False
+        return True
 
     async def refresh_keys(self) -> None:
         """Make the records of those keys anew that workers know."""
@@ -273,6 +302,8 @@ class Control:
             await self._push_now(known, others)
 
     async def _push_now(self, known: list[str], others: list[str]) -> None:
+        if known:
+            await self._write_spent()  # a budget that is new begins with what was spent before it
         try:
             upserts, deletes = await self._find_keys(known)
         except Unavailable as error:
@@ -302,6 +333,11 @@ class Control:
             await self._take_in()
         return store
 
+    def public_routes(self) -> Collection[str]:
+        """Paths of the admin API that want no key."""
+        found: list[str] = self.admin.snapshot["settings"]["public_routes"]
+        return found
+
     def surroundings(self) -> Any:
         """What the admin API's handlers may know of the gateway."""
         if self.around is None:
@@ -330,18 +366,18 @@ class Control:
         self,
         touched: Collection[str],
         models: bool,
-        respent: Collection[str] = (),
+        respent: Collection[tuple[str, str]] = (),
     ) -> None:
         """Bring a committed change to every worker; returns when all have it.
 
-        touched: digests of keys whose records it has changed; respent: of those whose spend was set.
+        touched: digests of keys whose records it has changed; respent: (scope, a key of it) whose spend was set.
         """
         known = self.links.known(touched)
         if respent:
-            found, _ = await self._find_keys(respent)
-            for record in found.values():
-                for gate in gates_of(orjson.loads(record)):
-                    if gate.scope == "api_key":
+            found, _ = await self._find_keys({token for _, token in respent})
+            for scope, token in respent:
+                for gate in gates_of(orjson.loads(found[token])) if token in found else ():
+                    if gate.scope == scope:
                         self.limits.set_spent(gate, gate.spend)
         if models:
             await self.stored.read_models()
@@ -535,7 +571,7 @@ async def _run(options: ControlOptions, loaded: config.Config) -> int:
         stored = Stored(place, asked, Path(options.shared_path).parent.name)
         try:
             if stored.wanted_at_start:
-                await stored.open()
+                await stored.begin()
                 await stored.read_models()
             control = Control(options, loaded, Prober(session), stored)
             await control.begin()

@@ -3,7 +3,7 @@
 Names and labels are LiteLLM's where it has the metric; those that begin with `fastproxy_` are ours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -41,12 +41,20 @@ Describe = Callable[[str], dict[str, Any]]
 class Metrics:
     """What is exposed, as a collector of prometheus_client's."""
 
-    def __init__(self, admin: Admin, series: Series, limits: Limits, records: Describe) -> None:
-        """records: a key's record by its digest, {} for one that is not known."""
+    def __init__(
+        self,
+        admin: Admin,
+        series: Series,
+        limits: Limits,
+        records: Describe,
+        crossed: Mapping[str, int],
+    ) -> None:
+        """records: a key's record by its digest, {} for one that is not known; crossed: soft budgets, by whose."""
         self.admin = admin
         self.series = series
         self.limits = limits
         self.records = records
+        self.crossed = crossed
         self.auth = True
         self.dropped_texts: Callable[[], int] = lambda: 0  # by control itself
         self.keys: dict[str, tuple[str, ...]] = {}
@@ -215,7 +223,12 @@ class Metrics:
                     values = [key, self._key(key)[2]]
                     most.add_metric(values, gate.budget / 1e9)
                     left.add_metric(values, max(0, gate.budget - spent) / 1e9)
-        yield from (most, left)
+        soft = core.CounterMetricFamily(
+            "fastproxy_soft_budget_crossed", "Soft budgets that were crossed", labels=["entity"]
+        )
+        for entity, count in self.crossed.items():
+            soft.add_metric([entity], count)
+        yield from (most, left, soft)
 
     def _key(self, key: str) -> tuple[str, ...]:
         found = self.keys.get(key)
@@ -253,7 +266,8 @@ def add_routes(app: web.Application, metrics: Metrics, gateway: Gateway) -> None
             from fastproxy.control.admin.roles import Role
 
             store = await gateway.store()
-            caller = await store.run(callers.load, digest, gateway.surroundings().configured)
+            around = gateway.surroundings()
+            caller = await store.run(callers.load, digest, around.configured, around.groups)
             if caller.role in (Role.ADMIN, Role.VIEWER):
                 return
         raise Refused(

@@ -14,6 +14,7 @@ from typing import Any
 from fastproxy import leftover
 from fastproxy.control.rings import Batch, Rings
 from fastproxy.control.served import Served
+from fastproxy.control.soft_budgets import SoftBudgets
 from fastproxy.control.store.engine import Store, Unavailable
 
 log = logging.getLogger("fastproxy.control")
@@ -42,6 +43,7 @@ class Spend:
         self.runtime = runtime
         self.deployments = deployments
         self.store: Store | None = None
+        self.soft = SoftBudgets()
         self.raw_rows = True
         self.retention_ms: int | None = None
         self.behind = False  # the store does not take them
@@ -123,11 +125,15 @@ class Spend:
             while rings.waiting:
                 batches = list(_some(rings.waiting, SUMMED if sums_only else ROWS))
                 raw = self.raw_rows and not sums_only
-                await self.store.run(spend.book, rings.epoch, batches, served, raw)
+                crossed = await self.store.run(spend.book, rings.epoch, batches, served, raw)
+                self.soft.tell(crossed)
                 rings.release(batches)
                 self.behind = False
             for ring, generation, found in rings.folds():
-                await self.store.run(spend.book_folds, rings.epoch, ring, generation, found, served)
+                crossed = await self.store.run(
+                    spend.book_folds, rings.epoch, ring, generation, found, served
+                )
+                self.soft.tell(crossed)
                 rings.clear(ring, generation)
                 self.behind = False
         except Unavailable as error:

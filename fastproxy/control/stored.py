@@ -64,6 +64,15 @@ class Stored:
             self.seen = await store.data_version()
             return store
 
+    async def begin(self) -> None:
+        """Open the store at the start, if it can be; without a file nothing is lost, only said. Raises Unusable."""
+        try:
+            await self.open()
+        except Unusable as error:
+            if error.busy or self._there():
+                raise
+            self.problem = str(error)
+
     async def close(self) -> None:
         """Let go of the file."""
         if self.opened is not None:

@@ -148,7 +148,7 @@ cdef bint own_header(Exchange x, bytes name, bytes value):
 
 cdef bint route_allowed(Exchange x):
     """Whether the key's allowed_routes has the route (control judges its own). False: answered already."""
-    if x.plan.kind == PLAN_CONTROL or x.key.allows_route(x.plan.path.partition("/{")[0]):
+    if x.plan.kind == PLAN_CONTROL or x.key.allows_route(x.plan.path if x.plan.google else x.plan.path.partition("/{")[0]):
         return True
     refuse(x, 403, "auth_error", "Virtual key is not allowed to call this route. Only allowed to call routes: "
            f"{list(x.key.routes)}. Tried to call route: {x.plan.path}")
@@ -289,7 +289,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     if d.credential is not None and d.record_table is table \
             and same_secret(d.credential, value, size) and not d.record.expires:
         x.key = d.record
-        return x.key.routes is None or route_allowed(x)
+        return may_go_on(d, x)
     raw = value[:size]
     digest = hashlib.sha256(raw).digest()
     found = table.keys.get(digest)
@@ -304,7 +304,12 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
     d.credential = raw
     d.record = x.key
     d.record_table = table
-    return x.key.routes is None or route_allowed(x)
+    return may_go_on(d, x)
+
+
+cdef inline bint may_go_on(Downstream d, Exchange x):
+    """Whether the key may call the route, and its limits can be kept. False: answered already, or d.parked."""
+    return (x.key.routes is None or route_allowed(x)) and (PyTuple_GET_SIZE(x.key.gates) == 0 or has_counters(d, x))
 
 
 cdef bint is_in_force(Downstream d, Exchange x):

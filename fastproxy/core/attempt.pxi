@@ -240,6 +240,7 @@ cdef bint fall_back(Exchange x, int kind):
     cdef Group group
     cdef Deployment d
     cdef int limit = x.table.router.max_fallbacks
+    cdef bint may
     names = fallback_names(x, kind) if x.group is not None else None
     if x.pending is None:
         if not names:
@@ -258,9 +259,10 @@ cdef bint fall_back(Exchange x, int kind):
         x.fallbacks += 1
         leave_group(x)
         enter_group(x, group)
+        may = change_group(x)
         x.tried = None
         x.retries = 0
-        d = choose(x, False)
+        d = choose(x, False) if may else None
         if d is None:
             further = fallback_names(x, X_INTERNAL)
             if further:

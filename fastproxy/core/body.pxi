@@ -102,7 +102,9 @@ cdef void on_body_complete(Exchange x):
         acquire_upstream(x)
         return
     if x.plan.kind == PLAN_PASS:
-        if x.pass_scan and not pass_model_allowed(x):
+        if x.pass_scan and x.key.models is not None and not pass_model_allowed(x):
+            return
+        if x.pass_scan and x.key.required is not None and not has_required(x):
             return
         if x.admitted or take_place(x):
             proceed(x)
@@ -121,6 +123,8 @@ cdef void on_body_complete(Exchange x):
     elif x.plan.kind == PLAN_MULTIPART and not x.multipart.complete:
         refuse(x, 400, "invalid_request_error",
                "Invalid multipart body: the closing boundary is missing")
+        return
+    if x.key.required is not None and not has_required(x):
         return
     if x.admitted or take_place(x):
         proceed(x)

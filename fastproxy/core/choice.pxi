@@ -43,8 +43,7 @@ cdef bint choose_deployment(Exchange x):
         return False
     if x.plan.endpoint == EP_RESPONSES and x.scan.present & 1u << F_PREVIOUS_RESPONSE_ID:
         pin(x)
-    if x.table.router.total_timeout > 0.0:
-        x.total_until = x.gateway.now + x.table.router.total_timeout
+    begin_clock(x)
     if x.owed >= 0:
         kind, x.owed = x.owed, -1
         if not fall_back(x, kind):
@@ -59,6 +58,11 @@ cdef bint choose_deployment(Exchange x):
         return False
     begin_attempt(x)
     return True
+
+
+cdef inline void begin_clock(Exchange x) noexcept:
+    if x.table.router.total_timeout > 0.0:
+        x.total_until = x.gateway.now + x.table.router.total_timeout
 
 
 cdef bint judge_fields(Exchange x):
@@ -155,6 +159,9 @@ cdef bint reach_unknown(Exchange x):
             enter_group(x, group)
             x.pending, x.visited = [n for n in names if n != name], {text, name}
             x.fallbacks = 1
+            if not govern(x):
+                return True
+            begin_clock(x)
             x.deployment = choose(x, False)
             if x.deployment is None:
                 return fall_back(x, X_INTERNAL)

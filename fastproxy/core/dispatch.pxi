@@ -14,9 +14,11 @@ cdef void maybe_dispatch_early(Exchange x):
             x.early = True
             acquire_upstream(x)
         return
-    if x.plan.google:
+    if x.plan.google or x.key.required is not None:
         return
     if x.plan.kind == PLAN_LLM:
+        if x.key.measured or x.table.measured:
+            return                     # how much output it asks for may stand at the end
         if x.scan.fields[F_MODEL].end == 0 or x.scan.fields[F_STREAM_OPTIONS].kind \
                 or x.scan.present & (1u << F_PREVIOUS_RESPONSE_ID | STRIP | FORBIDDEN | 1u << F_GUARDRAILS | 1u << F_METADATA):
             return

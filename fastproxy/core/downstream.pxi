@@ -13,6 +13,7 @@ cdef class Downstream(Link):
     cdef Py_ssize_t drained
     cdef bytes parked                 # digest of the key that the next request waits for, see misses.pxi
     cdef bint unanswered              # … which nobody could say anything about
+    cdef bint counted                 # it has waited for counters of its limits, see misses.pxi
     cdef object verdict               # of custom_auth about the next request, None: it has not been asked
     cdef bytes credential             # the last one that was accepted, and its record
     cdef KeyRecord record
@@ -206,7 +207,7 @@ cdef class Downstream(Link):
         result = head.size
         g.head_at = p
         admitted = admit(self, x, head, p)
-        if self.verdict is not None:
+        if self.verdict is not None and self.parked is None:
             self.verdict = None        # it was about this request, whoever has refused it since
         if not admitted:
             if self.parked is not None:
@@ -283,7 +284,7 @@ cdef class Downstream(Link):
             self.abort()               # it does not read what it is told
         elif self.parked is not None:
             self.gateway.misses.leave(self)
-            self.unanswered = True
+            self.unanswered = not self.counted
             self.serve_pending()
         elif x is None:
             if self.pending.size:

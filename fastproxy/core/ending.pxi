@@ -40,8 +40,6 @@ cdef bint request_sent(Exchange x):
 cdef void settle(Exchange x):
     """Counters and the usage event. Once per exchange."""
     cdef Block block = x.gateway.block
-    cdef Event* e
-    cdef long long now
     cdef bint estimated
     cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
@@ -54,10 +52,6 @@ cdef void settle(Exchange x):
         charge_deployment(x, cost)
     if x.in_group:
         finish_attempts(x, monotonic_ns())     # behind the charge, so that nothing is free in between
-    if x.n_holds:
-        if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400:
-            learn_output(x)
-        settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, max(0, cost) + x.lost_cost)
     if x.admitted:
         give_place(x)
     if x.status < 400:
@@ -66,10 +60,18 @@ cdef void settle(Exchange x):
         block.counters[C_4XX] += 1
     else:
         block.counters[C_5XX] += 1
-    if x.plan is None or x.plan.endpoint == EP_COUNT or x.key is None:
-        return
-    now = monotonic_ns()
-    e = begin_event(x, now)
+    if x.plan is not None and x.plan.endpoint != EP_COUNT and x.key is not None:
+        settle_event(x, cost, estimated)
+    if x.n_holds or x.group_hold.held:         # behind the event: without a hold, a counter may leave
+        if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400:
+            learn_usage(x)
+        settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, max(0, cost) + x.lost_cost)
+
+
+cdef void settle_event(Exchange x, long long cost, bint estimated):
+    """What became of the request, in the ring."""
+    cdef long long now = monotonic_ns()
+    cdef Event* e = begin_event(x, now)
     if x.head_at:
         e.first_byte_us = <unsigned int>((x.head_at - x.started) // 1000)
         e.overhead_us = <unsigned int>((now - x.head_at + x.sent_at - x.started) // 1000

@@ -33,9 +33,12 @@ cdef class Exchange:
     cdef bint governed                # limits were asked …
     cdef int n_holds                  # … and these are reserved
     cdef Hold holds[MAX_GATES]
+    cdef Hold group_hold              # of the limit of its group
     cdef int n_own_holds              # of budgets of the deployment that is tried
     cdef Hold own_holds[MAX_OWN_GATES]
     cdef long long input_estimate     # tokens; -1: nobody asked
+    cdef object usual, rate           # what is known of such requests: Usual and Rate, or None
+    cdef long long text_size          # bytes that it was estimated from; -1: there were parts of data
     cdef long long output_expected    # same, of an answer of which nothing is seen
     cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
     cdef bint traced                  # trace_id is one
@@ -66,8 +69,9 @@ cdef class Exchange:
     cdef Deployment pinned            # the deployment that a request goes on with, if it is fit
     cdef bint marked                  # previous_response_id carries our mark, which is taken off
     cdef int unfit                    # why `choose` found none
-    cdef long long lost_tokens, lost_cost    # of tries that failed
     cdef long long images, characters        # that are to be made, to be spoken, where the deployment has a price for them
+    cdef long long lost_tokens, lost_cost    # of tries that failed,
+    cdef long long lost_before        # … of those in groups before this one
     cdef list tried                   # deployments that failed this request, in this group
     cdef list pending                 # names of groups still to be tried
     cdef set visited
@@ -140,10 +144,11 @@ cdef class Exchange:
         self.timeout = self.stream_timeout = self.total_until = 0.0
         self.admitted = self.traced = self.governed = False
         self.n_holds = self.n_own_holds = 0
-        self.input_estimate = self.output_expected = -1
+        self.group_hold.held = False
+        self.input_estimate = self.output_expected = self.text_size = -1
         self.flight = NULL
-        self.lost_tokens = self.lost_cost = 0
         self.images = self.characters = 0
+        self.lost_tokens = self.lost_cost = self.lost_before = 0
         self.no_fallbacks = self.in_group = self.in_attempt = self.retrying = False
         self.retries = self.fallbacks = self.unfit = 0
         self.owed = -1
@@ -178,7 +183,7 @@ cdef class Exchange:
         self.story = None
         self.tunnel = None
         self.asked_fallbacks = self.tried = self.pending = None
-        self.asked_tags = self.question = None
+        self.asked_tags = self.usual = self.rate = self.question = None
         self.visited = None
         forget_bytes(&self.body, keep)
         forget_bytes(&self.request, keep)

@@ -24,6 +24,7 @@ cdef class Gateway:
     cdef Limits limits
     cdef Misses misses
     cdef dict usual                   # (digest, model) -> Usual, of requests with a limit of tokens or money
+    cdef dict rates                   # model -> Rate, of the same
     cdef dict pools
     cdef list spare                   # exchanges to be used again; at most SPARE_MAX are kept
     cdef Py_ssize_t admitted          # LLM requests in flight,
@@ -35,6 +36,7 @@ cdef class Gateway:
     cdef bint large_freed             # a large body has gone since …
     cdef double given_back            # … memory was last given back to the system
     cdef long long wall_offset        # wall clock minus monotonic clock, ns
+    cdef double slept                 # seconds that the machine slept since its start
     cdef bytes date_line
     cdef double ticked                # monotonic seconds of the last tick
     cdef double now                   # monotonic seconds, refreshed each tick and at each head
@@ -69,6 +71,7 @@ cdef class Gateway:
         self.limits = limits
         self.misses = Misses(self)
         self.usual = {}
+        self.rates = {}
         self.dial = dial
         self.log = log
         self.pools = {}
@@ -97,9 +100,10 @@ cdef class Gateway:
             self.misses.unknown.pop(digest, None)
         review_tunnels(self, changed)
 
-    def look_up_by(self, ask):
-        """`ask(digest)` has a key looked up, which `found` answers; None: nobody can."""
-        self.misses.ask = ask
+    def look_up_by(self, ask, ask_counters=None):
+        """`ask(digest)` has a key looked up, which `found` answers, `ask_counters(digest, record)` its limits given
+        counters, which `found` or `counted` answers; None: nobody can."""
+        self.misses.ask, self.misses.ask_counters = ask, ask_counters
         if ask is not None:
             for digest in self.misses.parked:
                 if len(digest) == DIGEST_SIZE:
@@ -126,6 +130,10 @@ cdef class Gateway:
             self.table.set_keys([record], [])
         self.misses.answered(digest, record is not None, away)
 
+    def counted(self, bytes digest):
+        """The limits of this key have their counters, if there is room for them."""
+        self.misses.answered(digest, True, False)
+
     def listen(self, sock, tls):
         """Accept clients on a listening socket; `tls` is a server's ssl.SSLContext or None."""
         self.listeners.append(Door(self, sock, tls))
@@ -143,6 +151,7 @@ cdef class Gateway:
         late = self.now > 0.0 and ns * 1e-9 - self.ticked > LATE_SECONDS
         self.ticked = self.now = ns * 1e-9
         self.wall_offset = <long long>time.time_ns() - ns
+        self.slept = boot_seconds() - self.now
         self.date_line = b"date: " + time.strftime(
             "%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode() + b"\r\n"
         if self.large_freed and self.now - self.given_back > 1.0:

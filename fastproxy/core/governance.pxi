@@ -3,7 +3,7 @@
 
 cdef inline bint govern(Exchange x):
     """Reserves what the request needs of the limits of its key. False: answered already."""
-    if x.governed or PyTuple_GET_SIZE(x.key.gates) == 0:
+    if x.governed or PyTuple_GET_SIZE(x.key.gates) == 0 and (x.group is None or x.group.gate is None or x.key.master):
         return True
     return pass_gates(x)
 
@@ -11,9 +11,9 @@ cdef inline bint govern(Exchange x):
 cdef bint pass_gates(Exchange x):
     cdef Limits limits = x.gateway.limits
     cdef Gate gate
-    cdef long long now = <long long>(x.gateway.now * 16.0)
-    cdef long long wall = (x.started + x.gateway.wall_offset) // 1000000000
-    cdef long long tokens = -1, money = -1, limit = 0
+    cdef long long now = window_now(x)
+    cdef long long wall = wall_of(x)
+    cdef long long tokens = -1, money = -1
     cdef int why
     x.governed = True
     if x.gateway.block.full():
@@ -39,7 +39,56 @@ cdef bint pass_gates(Exchange x):
             refuse_limit(x, gate, why)
             return False
         x.n_holds += 1
+    if x.group is None or x.group.gate is None or x.key.master:
+        return True
+    why = reserve_group(x)
+    if why == ADMITTED:
+        return True
+    unreserve(x)
+    refuse_limit(x, x.group.gate, why)
+    return False
+
+
+cdef int reserve_group(Exchange x):
+    """Reserves of the limit of the model group: ADMITTED or why not."""
+    cdef Gate gate = x.group.gate
+    cdef long long tokens = 0
+    if gate.estimates:
+        if x.input_estimate < 0:
+            x.input_estimate = estimate_input(x)
+        tokens = x.input_estimate + (x.output_expected if x.output_expected >= 0 else expected_output(x, gate.tpm))
+    x.lost_before = x.lost_tokens
+    return x.gateway.limits.reserve(gate, &x.group_hold, window_now(x), wall_of(x), tokens, 0)
+
+
+cdef void release_group(Exchange x, long long tokens) noexcept:
+    # Pairs with reserve_group. tokens: of all tries of the request.
+    if x.group_hold.held:
+        x.gateway.limits.give_back(&x.group_hold, max(<long long>0, tokens - x.lost_before), 0)
+
+
+cdef bint change_group(Exchange x):
+    """The request goes on in another group, with that one's limit and prices. False: its limit does not let it in."""
+    cdef int i
+    cdef long long money
+    if x.key is None or x.key.master:
+        return True
+    if x.group_hold.held and x.tried is None:
+        x.gateway.limits.undo(&x.group_hold)       # it was not tried there
+    release_group(x, x.lost_tokens)
+    if x.group.gate is not None and reserve_group(x) != ADMITTED:
+        x.unfit = U_RATE
+        return False
+    for i in range(x.n_holds):
+        if x.holds[i].period:
+            money = dearest(x, x.input_estimate, max(<long long>0, x.output_expected)) + x.lost_cost
+            x.gateway.limits.reprice(&x.holds[i], money)
     return True
+
+
+cdef inline long long window_now(Exchange x) noexcept:
+    # In sixteenths of a second, of a clock that goes on while the machine sleeps.
+    return <long long>((x.gateway.now + x.gateway.slept) * 16.0)
 
 
 cdef bint bound_request(Exchange x, long long tpm):
@@ -79,7 +128,7 @@ cdef bint reserve_own(Exchange x, Deployment d):
     money = d.prices.at_most(x.input_estimate, expected_output(x, -1)) + pieces_at_most(x, d)
     for gate in d.budgets:
         if x.n_own_holds == MAX_OWN_GATES or x.gateway.limits.reserve(
-                gate, &x.own_holds[x.n_own_holds], <long long>(x.gateway.now * 16.0), wall_of(x), 0, money) != ADMITTED:
+                gate, &x.own_holds[x.n_own_holds], window_now(x), wall_of(x), 0, money) != ADMITTED:
             release_own(x)
             return False
         x.n_own_holds += 1
@@ -98,10 +147,13 @@ cdef void unreserve(Exchange x) noexcept:
     while x.n_holds:
         x.n_holds -= 1
         x.gateway.limits.undo(&x.holds[x.n_holds])
+    if x.group_hold.held:
+        x.gateway.limits.undo(&x.group_hold)
 
 
 cdef void settle_limits(Exchange x, long long tokens, long long money) noexcept:
     """What was reserved becomes what was used. Pairs with govern, once per exchange."""
+    release_group(x, tokens)
     while x.n_holds:
         x.n_holds -= 1
         x.gateway.limits.give_back(&x.holds[x.n_holds], tokens, money if money > 0 else 0)
@@ -111,7 +163,7 @@ cdef void add_limit_lines(Exchange x, Buffer* out):
     """What is left of the limits that the request has passed, for the head of its answer."""
     cdef Limits limits = x.gateway.limits
     cdef Gate gate
-    cdef long long now = <long long>(x.gateway.now * 16.0)
+    cdef long long now = window_now(x)
     cdef bint keys_own = True
     for gate in x.key.gates:
         if gate.slot < 0 or gate.model is not None and gate.model != x.model:
@@ -152,14 +204,14 @@ cdef void add_dollars(Buffer* out, const char* name, Py_ssize_t size, long long 
 
 
 cdef long long estimate_input(Exchange x):
-    """Tokens of the request's body: a quarter of its bytes, and a constant for each part of data."""
+    """Tokens of the request's body: its bytes at the rate that its model has had lately, and a constant for each part of data."""
     cdef long long size = x.body.size if x.body_complete or x.content_length < 0 else x.content_length
     cdef long long tokens = 0
     cdef Py_ssize_t at = 0, begin
     cdef const char* found
     cdef const char* end
     while x.body.size - at > 512:                 # parts of data: …;base64,…"
-        found = <const char*>memmem(x.body.data + at, x.body.size - at, b";base64,", 8)
+        found = data_part(x.body.data + at, x.body.size - at)
         if found == NULL:
             break
         begin = found - x.body.data + 8
@@ -167,7 +219,19 @@ cdef long long estimate_input(Exchange x):
         at = x.body.size if end == NULL else end - x.body.data
         size -= at - begin
         tokens += PART_TOKENS
-    return tokens + size // 4 + 1
+    x.text_size = size if tokens == 0 else -1
+    return tokens + <long long>(size * tokens_per_byte(x)) + 1
+
+
+cdef inline const char* data_part(const char* p, Py_ssize_t size) noexcept nogil:
+    """Where `;base64,` stands next, or NULL. Text has few semicolons: a tenth of what memmem takes for it."""
+    cdef const char* end = p + size - 8
+    while p <= end:
+        p = <const char*>memchr(p, 59, end - p + 1)          # ';'
+        if p == NULL or memcmp(p, b";base64,", 8) == 0:
+            return p
+        p += 1
+    return NULL
 
 
 cdef long long expected_output(Exchange x, long long tpm):
@@ -279,22 +343,62 @@ cdef long long bucket_top(int bucket) noexcept nogil:
 
 
 cdef long long usual_output(Exchange x):
-    cdef Usual usual
     if not x.governed:
         return -1
-    usual = <Usual>x.gateway.usual.get((x.key.digest, x.model))
-    return -1 if usual is None else usual.high()
+    if x.usual is None:
+        x.usual = x.gateway.usual.get((x.key.digest, x.model))
+    return -1 if x.usual is None else (<Usual>x.usual).high()
 
 
-cdef void learn_output(Exchange x):
-    cdef dict known = x.gateway.usual
-    name = (x.key.digest, x.model)
-    usual = known.get(name)
-    if usual is None:
+cdef void learn_usage(Exchange x):
+    """What the answer tells of requests like this one."""
+    cdef Usage* usage = &x.tap.usage
+    if x.usual is None:
+        x.usual = remember(x.gateway.usual, (x.key.digest, x.model), Usual)
+    (<Usual>x.usual).learn(usage.output_tokens)
+    if x.text_size > 0:
+        if x.rate is None:
+            x.rate = remember(x.gateway.rates, x.model, Rate)
+        (<Rate>x.rate).learn(x.text_size, usage.input_tokens if x.plan.endpoint != EP_MESSAGES
+                             else usage.input_tokens + usage.cached_tokens + usage.cache_write_tokens)
+
+
+cdef object remember(dict known, name, type kind):
+    # What is known under a name, made if it is new; at the bound all that was known is forgotten.
+    found = known.get(name)
+    if found is None:
         if len(known) >= USUAL_NAMES:
             known.clear()
-        usual = known[name] = Usual.__new__(Usual)
-    (<Usual>usual).learn(x.tap.usage.output_tokens)
+        found = known[name] = kind()
+    return found
+
+
+# -- how many tokens a model makes of a byte
+
+
+@cython.final
+cdef class Rate:
+    """Bytes of bodies without parts of data and their tokens, of which the old fade."""
+
+    cdef double size, tokens
+
+    cdef void learn(self, long long size, long long tokens) noexcept nogil:
+        self.size += size
+        self.tokens += max(<long long>0, min(tokens, size))
+        if self.size > RATE_MEMORY:
+            self.size /= 2
+            self.tokens /= 2
+
+    cdef double per_byte(self) noexcept nogil:
+        if self.size < RATE_MIN:
+            return TOKENS_PER_BYTE
+        return max(LEAST_PER_BYTE, self.tokens / self.size)
+
+
+cdef double tokens_per_byte(Exchange x):
+    if x.rate is None and x.model is not None:
+        x.rate = x.gateway.rates.get(x.model)
+    return TOKENS_PER_BYTE if x.rate is None else (<Rate>x.rate).per_byte()
 
 
 cdef long long dearest(Exchange x, long long input_tokens, long long output_tokens):
@@ -317,14 +421,18 @@ cdef long long pieces_at_most(Exchange x, Deployment d):
     return 0
 
 
+cdef void refuse_uncounted(Exchange x):
+    refuse(x, 503, "service_unavailable", "The limits of this request can't be kept now: their table is full, or control "
+           "can't be asked", None, "", b"retry-after: 5\r\n")
+
+
 cdef void refuse_limit(Exchange x, Gate gate, int why):
     cdef Limits limits = x.gateway.limits
     cdef int status
     kind = {OVER_REQUESTS: "requests", OVER_TOKENS: "tokens", OVER_PARALLEL: "max_parallel_requests"}.get(why)
     seconds = max(1, limits.resets)
-    if why == TABLE_FULL:
-        refuse(x, 503, "service_unavailable", "The table of limits is full: this key's limits could not be kept",
-               None, "", b"retry-after: 60\r\n")
+    if why == NO_COUNTER:
+        refuse_uncounted(x)
         return
     if why == OVER_BUDGET:
         status = x.table.budget_status

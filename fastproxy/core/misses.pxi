@@ -16,6 +16,7 @@ cdef class Misses:
 
     cdef Gateway gateway
     cdef object ask                   # (digest) -> None, or None: control is gone
+    cdef object ask_counters          # (digest, record or None) -> None: the same for counters of its limits
     cdef dict parked                  # digest -> [Downstream]
     cdef Py_ssize_t waiting           # how many of them
     cdef dict unknown                 # digest -> monotonic seconds; oldest first
@@ -58,6 +59,22 @@ cdef class Misses:
         d.parked = digest
         d.deadline = now + ASK_SECONDS
         return M_PARKED
+
+    cdef bint ask_room(self, Downstream d, KeyRecord key):
+        """Has control give the key's limits their counters; its request waits. False: that is not to be had now."""
+        if self.ask is None or self.waiting >= PARKED_MAX:
+            return False
+        others = self.parked.get(key.digest)
+        if others is None:
+            self.parked[key.digest] = [d]
+            self.ask_counters(key.digest, key.asked)
+        else:
+            others.append(d)
+        self.waiting += 1
+        d.parked = key.digest
+        d.counted = True
+        d.deadline = self.gateway.now + ASK_SECONDS
+        return True
 
     cdef bint ask_about(self, Downstream d, bytes raw):
         """Has custom_auth asked about the request at hand, which waits. False: nobody answers, or too many wait."""
@@ -165,6 +182,22 @@ cdef void miss(Downstream d, Exchange x, bytes digest, const char* value, unsign
                "used before are not looked up for a while", None, "", b"retry-after: 10\r\n")
 
 
+cdef bint has_counters(Downstream d, Exchange x):
+    """Whether each limit of the key has a counter. False: answered already, or d.parked."""
+    cdef Gate gate
+    cdef bint asked = d.counted
+    d.counted = False
+    if x.plan is not None and x.plan.kind == PLAN_CONTROL:
+        return True
+    for gate in x.key.gates:
+        if not x.gateway.limits.knows(gate, window_now(x)):
+            if asked or not d.gateway.misses.ask_room(d, x.key):
+                d.gateway.block.counters[C_KEY_LOOKUPS_FAILED] += 1
+                refuse_uncounted(x)
+            return False
+    return True
+
+
 cdef bytes question(int number):
     # Its name among what is waited for; not as long as a digest.
     return b"custom_auth %d" % number
@@ -195,7 +228,12 @@ cdef bint judge_custom(Downstream d, Exchange x, bytes raw):
         x.key = x.table._key(verdict[0])
         if verdict[1] > 0.0:
             misses.trust(digest, x.key, x.table, verdict[1])
-    return is_in_force(d, x) and (x.key.routes is None or route_allowed(x))
+    if not is_in_force(d, x) or not (x.key.routes is None or route_allowed(x)):
+        return False
+    if PyTuple_GET_SIZE(x.key.gates) and not has_counters(d, x):
+        d.verdict = verdict            # it is not asked again for that
+        return False
+    return True
 
 
 cdef bint is_key_shaped(const char* value, unsigned int size) noexcept nogil:

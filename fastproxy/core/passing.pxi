@@ -23,7 +23,7 @@ cdef bint start_pass(Downstream d, Exchange x, Head* head, const char* p, FieldS
     if route.problem is not None:
         answer_fixed(x, 401, errors.detail(route.problem), b"content-type: application/json\r\n")
         return False
-    x.pass_scan = x.key.models is not None
+    x.pass_scan = x.key.models is not None or x.key.required is not None and route.auth
     target = route.upstream(path, query)
     if target is None:
         refuse(x, 400, "invalid_request_error", "dot segments in the path would lead out of the route's target", "path")

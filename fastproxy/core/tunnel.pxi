@@ -82,6 +82,10 @@ cdef bint start_tunnel(Downstream d, Exchange x, Head* head, const char* p, Fiel
             return False
     elif not authenticate(d, x, p, credential, rank):
         return False
+    if x.key.required is not None:
+        refuse(x, 400, "bad_request_error", "This key has to bring parameters in the request's body (enforced_params), "
+               "and a WebSocket has none", x.key.required[0][0])
+        return False
     if opening.model is not None and len(opening.model) > MODEL_MAX:
         refuse(x, 400, "invalid_request_error",
                f"model is longer than {MODEL_MAX} bytes: a model's name is expected", "model")

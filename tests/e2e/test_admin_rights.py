@@ -398,15 +398,37 @@ def test_a_lost_salt_key_is_named_and_the_rest_is_served(
     params = {
         "model": "openai/up", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY,
     }  # fmt: skip
-    make(gateway, "/model/new", {"model_name": "salted", "litellm_params": params})
+    made = make(gateway, "/model/new", {"model_name": "salted", "litellm_params": params})
     gateway.stop()
     again = Gateway(gateway.path.parent, gateway.path.read_text(), LITELLM_SALT_KEY="two").wait()
     try:
         assert "LITELLM_SALT_KEY" in again.log
         assert UPSTREAM_KEY not in again.log
         assert (chat(again, MASTER, "salted"), chat(again, MASTER)) == (400, 200)
+        # nothing is sealed under a second key, until what the lost one sealed is gone
+        another = {"model_name": "another", "litellm_params": params}
+        status, answer = call(again, "POST", "/model/new", another)
+        assert (status, "LITELLM_SALT_KEY" in answer["error"]["message"]) == (500, True)
+        made["model_info"] |= {"a": 1}
+        assert call(again, "POST", "/model/update", {"model_info": made["model_info"]})[0] == 500
+        make(again, "/model/delete", {"id": made["model_info"]["id"]})
+        make(again, "/model/new", another)
+        assert chat(again, MASTER, "another") == 200
     finally:
         again.stop()
+
+
+def test_a_key_file_that_is_gone_is_not_made_anew(start: Callable[..., Gateway], mock_port: int):
+    gateway = start(mock_config(mock_port)).wait()
+    params = {"model": "openai/up", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": "k-1"}  # fmt: skip
+    body = {"model_name": "sealed", "litellm_params": params}
+    make(gateway, "/model/new", body)
+    salt = gateway.path.parent / "fastproxy-data" / "salt.key"
+    assert salt.stat().st_mode & 0o777 == 0o600
+    salt.unlink()
+    status, answer = call(gateway, "POST", "/model/new", body)
+    assert (status, str(salt) in answer["error"]["message"]) == (500, True)
+    assert not salt.exists()
 
 
 def test_the_audit_log_says_who_changed_what(stored: Gateway):
@@ -507,3 +529,76 @@ def test_routes_that_the_file_keeps_for_proxy_admins(start: Callable[..., Gatewa
     assert call(gateway, "POST", "/key/generate", {}, key)[0] == 403
     assert call(gateway, "GET", "/key/list", key=key)[0] == 200
     assert make(gateway, "/key/generate", {"user_id": "someone"})
+
+
+def test_routes_that_the_file_makes_public(start: Callable[..., Gateway], mock_port: int):
+    public = ["/v1/models", "/spend/calculate", "LiteLLMRoutes.public_routes", "/key/generate"]
+    config = mock_config(mock_port, public_routes=[*public, "/v1/chat/completions", "/metrics"])
+    gateway = start(config).wait()
+    for path in ("/key/generate", "/v1/chat/completions", "/metrics"):
+        assert f"public_routes: {path} wants a key all the same" in gateway.log
+    for path in ("/v1/models", "/v1/models/claude"):
+        assert call(gateway, "GET", path, key=None)[0] == 200
+    usage = {"model": "gpt-4o-mini", "usage": {"prompt_tokens": 1}}
+    assert call(gateway, "POST", "/spend/calculate", usage, None)[0] in (200, 400)
+    for method, path in (
+        ("GET", "/models"), ("GET", "/model/info"), ("GET", "/metrics"), ("POST", "/key/generate"),
+        ("GET", "/key/list"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models/../key/list"),
+    ):  # fmt: skip
+        body: Any = {} if method == "POST" else None
+        assert call(gateway, method, path, body, None)[0] in (401, 404), path
+    assert call(gateway, "GET", "/v1/models", key="sk-wrong-0123456789")[0] == 401
+
+
+def test_several_keys_are_changed_each_for_itself(stored: Gateway):
+    first, second = (make(stored, "/key/generate", {"tags": ["old"]}) for _ in range(2))
+    asked = [
+        {"key": first["key"], "max_budget": 3, "metadata": {"tags": ["new"], "a": 1}},
+        {"key": second["key"], "max_budget": -1},
+        {"key": second["key"], "team_id": "nowhere"},
+        {"key": "sk-unknown-0123456789", "max_budget": 1},
+        {"max_budget": 1},
+    ]
+    found = make(stored, "/key/bulk_update", {"keys": asked})
+    assert found["total_requested"] == 5
+    (changed,) = found["successful_updates"]
+    assert changed["key"] == first["key"]
+    assert (changed["key_info"]["max_budget"], changed["key_info"]["tags"]) == (3.0, ["new"])
+    assert [f["key"] for f in found["failed_updates"]] == [
+        second["key"], second["key"], "sk-unknown-0123456789", None,
+    ]  # fmt: skip
+    assert all(f["failed_reason"] for f in found["failed_updates"])
+    assert [chat(stored, k["key"]) for k in (first, second)] == [200, 200]
+    key = user(stored, "no-bulk")
+    assert call(stored, "POST", "/key/bulk_update", {"keys": asked}, key)[0] == 403
+    assert call(stored, "POST", "/key/bulk_update", {"keys": []})[0] == 422
+
+
+def test_lists_hold_what_their_filters_say(stored: Gateway):
+    user(stored, "listed-1")
+    user(stored, "listed-2")
+    people = [{"role": "user", "user_id": "listed-1"}]
+    make(
+        stored, "/team/new", {"team_id": "listed", "team_alias": "L", "members_with_roles": people}
+    )
+    make(stored, "/team/new", {"team_id": "listed-2", "team_alias": "L", "organization_id": "o"})
+
+    def users(query: str) -> list[str]:
+        return [u["user_id"] for u in call(stored, "GET", f"/user/list?{query}")[1]["users"]]
+
+    def teams(query: str) -> list[str]:
+        found = call(stored, "GET", f"/v2/team/list?{query}")[1]
+        assert found["total"] == len(found["teams"])
+        return [t["team_id"] for t in found["teams"]]
+
+    assert users("team=listed") == ["listed-1"]
+    assert users("team=listed&user_ids=listed-2") == []
+    assert teams("team_alias=L&sort_by=team_id&sort_order=desc") == ["listed-2", "listed"]
+    assert teams("organization_id=o") == ["listed-2"]
+    assert teams("team_id=listed") == ["listed"]
+    assert teams("team_id=listed&user_id=listed-2") == []
+    assert call(stored, "GET", "/key/list?status=deleted")[1]["keys"] == []
+    (one,) = call(stored, "GET", "/model/info")[1]["data"][:1]
+    query = f"litellm_model_id={one['model_info']['id']}"
+    assert call(stored, "GET", f"/model/info?{query}")[1]["data"] == [one]
+    assert call(stored, "GET", "/v1/model/info?litellm_model_id=nope")[0] == 400

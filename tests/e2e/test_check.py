@@ -61,7 +61,7 @@ def test_the_start_is_refused_by_name_until_somebody_says_so(
     done = run("--config", str(path), "--port", str(free_port()), LITELLM_MASTER_KEY=MASTER)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    names = ["guardrails", "policies", "enforced_params", "default_key_generate_params.guardrails"]
+    names = ["guardrails", "policies", "default_key_generate_params.guardrails"]
     for name in names:
         assert f"--allow-missing {name}" in done.stderr
     text = path.read_text().replace(
@@ -70,16 +70,17 @@ def test_the_start_is_refused_by_name_until_somebody_says_so(
     flags = [flag for name in names for flag in ("--allow-missing", name)]
     env = {"LITELLM_MASTER_KEY": MASTER, "OPENAI_API_KEY": UPSTREAM_KEY}
     gateway = start(text, *flags, **env).wait()
-    until(lambda: "enforced_params is NOT applied" in gateway.log, 5, "the warning")
-    answer = chat(gateway, "gpt-4o")
+    until(lambda: "policies is NOT applied" in gateway.log, 5, "the warning")
+    assert chat(gateway, "gpt-4o").status == 400  # its enforced_params are
+    answer = chat(gateway, "gpt-4o", user="me", metadata={"generation_name": "a"})
     assert answer.status == 200
 
 
-def chat(gateway: Gateway, model: str) -> Any:
+def chat(gateway: Gateway, model: str, **more: Any) -> Any:
     with gateway.client() as client:
         return client.post(
             "/v1/chat/completions",
-            {"model": model, "messages": [{"role": "user", "content": "hi"}]},
+            {"model": model, "messages": [{"role": "user", "content": "hi"}], **more},
         )
 
 

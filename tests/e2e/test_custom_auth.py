@@ -143,6 +143,68 @@ def test_a_reload_takes_the_new_file(mock_port: int, tmp_path: Path):
         assert running.stop() == 0, running.log
 
 
+AS_PEOPLE_HAVE_IT = """
+import logging
+from typing import Optional, Union
+
+import litellm
+from fastapi import HTTPException, Request, status
+from litellm._logging import verbose_proxy_logger
+from litellm.proxy._types import (
+    GenerateKeyRequest,
+    LiteLLM_TeamTable,
+    LiteLLM_UserTable,
+    LitellmUserRoles,
+    ProxyErrorTypes,
+    ProxyException,
+    UserAPIKeyAuth,
+)
+from litellm.proxy.proxy_server import UserAPIKeyAuth as Same
+from starlette.requests import Request as StarletteRequest
+
+TEAMS = {"best-team": LiteLLM_TeamTable(team_id="best-team", models=["claude"])}
+
+
+async def custom_generate(data: GenerateKeyRequest) -> dict:
+    return {"decision": True}
+
+
+async def user_api_key_auth(request: Request, api_key: str) -> Union[UserAPIKeyAuth, str]:
+    assert Same is UserAPIKeyAuth
+    verbose_proxy_logger.debug("judging")
+    tenant = request.headers.get("X-Tenant") or request.query_params.get("tenant")
+    if api_key != "shared-secret":
+        raise HTTPException(status_code=status.HTTP_403_FORBIDDEN, detail={"error": "not in the directory"})
+    if tenant is None:
+        raise ProxyException(message="which tenant?", type=ProxyErrorTypes.auth_error, param="tenant",
+                             code=status.HTTP_400_BAD_REQUEST)
+    auth = UserAPIKeyAuth(api_key=f"{tenant}-key", user_id=tenant, user_role=LitellmUserRoles.INTERNAL_USER)
+    auth.metadata["tenant"] = tenant
+    auth.metadata["enforced_params"] = ["user"]
+    auth.models.append("gpt-4o-mini")
+    return auth
+"""
+
+
+def test_a_file_as_people_have_it(mock_port: int, tmp_path: Path):
+    (tmp_path / "gate.py").write_text(AS_PEOPLE_HAVE_IT)
+    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="gate.user_api_key_auth")).wait()
+
+    def ask(key: str, query: str = "", **more: object) -> tuple[int, str]:
+        path = "/v1/chat/completions" + query
+        status, answer = call(running, "POST", path, {**CHAT, **more}, key)
+        return status, answer["error"]["message"] if "error" in answer else ""
+
+    try:
+        assert ask("nobody") == (403, "not in the directory")
+        assert ask("shared-secret") == (400, "which tenant?")
+        assert ask("shared-secret", "?tenant=a")[1].startswith("BadRequest please pass param=user")
+        assert ask("shared-secret", "?tenant=a", user="me") == (200, "")
+        assert ask("shared-secret", "?tenant=a", user="me", model="claude")[0] == 403
+    finally:
+        assert running.stop() == 0, running.log
+
+
 def test_a_function_that_is_not_there_stops_the_start(mock_port: int, tmp_path: Path):
     (tmp_path / "my_auth.py").write_text("def other(request, api_key): ...\n")
     running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge"))

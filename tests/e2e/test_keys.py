@@ -233,6 +233,14 @@ def test_without_a_place_to_write_the_start_says_so_and_keys_of_the_file_work(
     assert chat(gateway, "sk-limited-0123456789") == 200
 
 
+def test_a_place_that_can_not_be_made_is_no_end(start: Callable[..., Gateway], mock_port: int):
+    """As on a full or a read-only disk; /proc takes no folder, and says so only when it is tried."""
+    gateway = start(mock_config(mock_port), "--data-dir", "/proc/nowhere/data").wait()
+    until(lambda: "nothing can be stored: /proc/nowhere/data" in gateway.log, 5, "the notice")
+    assert call(gateway, "POST", "/key/generate", {})[0] == 500
+    assert chat(gateway, "sk-limited-0123456789") == 200
+
+
 def test_no_master_key_no_admin_api(start: Callable[..., Gateway], mock_port: int):
     config = mock_config(mock_port)
     del config["general_settings"]["master_key"], config["general_settings"]["keys"]

@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from harness import MASTER, Client, Gateway, mock_config, request, until
 from spending import control_pid
 
 MANY = 100_000
+FLOOD, FLOODERS, AT_ONCE = 50_000, 4, 100
 
 
 @pytest.fixture
@@ -104,6 +108,36 @@ def test_an_address_with_many_unknown_keys_is_held_off_and_known_keys_go_on(gate
     assert answer.header("retry-after") is not None
     assert chat(gateway, key) == 200
     assert chat(gateway, MASTER) == 200
+
+
+def test_fifty_thousand_random_keys_cost_a_few_look_ups_and_known_keys_go_on(gateway: Gateway):
+    known = make(gateway, "/key/generate", {})["key"]
+    assert chat(gateway, known) == 200
+    before = lookups(gateway)
+    seen: Counter[bytes] = Counter()
+
+    def flood() -> None:
+        with gateway.client(30) as client:
+            for _ in range(FLOOD // FLOODERS // AT_ONCE):
+                keys = [f"sk-{secrets.token_hex(16)}" for _ in range(AT_ONCE)]
+                client.send(b"".join(request("/v1/chat/completions", b"{}", k) for k in keys))
+                got = b""
+                while got.count(b"\r\n\r\n") < AT_ONCE or not got.endswith(b"}"):
+                    got += client.sock.recv(1 << 20)
+                seen.update(re.findall(rb"HTTP/1.1 (\d+) ", got))
+
+    with ThreadPoolExecutor() as pool:
+        floods = [pool.submit(flood) for _ in range(FLOODERS)]
+        asked = 0
+        while not all(one.done() for one in floods):
+            assert chat(gateway, known) == 200
+            asked += 1
+        for one in floods:
+            one.result()
+    assert asked > 10  # beside the flood
+    assert set(seen) == {b"401", b"429"}
+    assert seen.total() == FLOOD
+    assert lookups(gateway) - before < FLOOD // 10  # 500 in 10 s, and those under way
 
 
 def test_no_more_than_256_wait_and_those_are_served(gateway: Gateway):

@@ -14,6 +14,7 @@ import yaml
 from harness import MASTER, Client, Gateway, free_port, listening, mock_config, request, until
 
 import fastproxy
+from fastproxy._limits import LAYOUT
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
@@ -99,6 +100,35 @@ def test_no_request_is_lost(start, mock_port: int):
     assert MASTER not in running.log
 
 
+def test_who_is_killed_while_it_finishes_holds_no_place(start, mock_port: int):
+    key = {"key": "sk-narrow-0123456789abcdef", "alias": "narrow", "max_parallel_requests": 1}
+    running = start(mock_config(mock_port, keys=[key])).wait()
+    (old,) = set(workers(running))
+    with running.client() as slow:
+        slow.send(request(CHAT, {**BODY, "model": "mock/mock-delay30000"}, key["key"]))
+        until(lambda: running.counters()["in_flight"] == 2, what="it and the one that asks")
+        running.process.send_signal(signal.SIGUSR2)
+        until(lambda: " serves, the processes of " in running.log, 20, "the new workers")
+
+        def status() -> int:
+            with running.client() as client:
+                return client.post(CHAT, BODY, key["key"]).status
+
+        assert status() == 429
+        os.kill(old, signal.SIGKILL)
+        until(lambda: status() == 200, what="its place")
+
+
+def workers(running: Gateway) -> list[int]:
+    """Those children that hold no kept snapshot."""
+    found = []
+    for pid in children(running):
+        links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        if not any("memfd:" in link for link in links):
+            found.append(pid)
+    return found
+
+
 def test_what_was_started_anew_works(start, mock_port: int):
     """Control, reload, replacement of a worker, events; the runtime directory holds one generation."""
     config = mock_config(mock_port)
@@ -106,7 +136,14 @@ def test_what_was_started_anew_works(start, mock_port: int):
     restart(running)
     (directory,) = Path("/dev/shm").glob(f"fastproxy-{running.process.pid}-*")  # noqa: S108
     # limits and budgets are counted on in the same file
-    one = ["auth-1.sock", "bridge-1.sock", "control-1.sock", "feed-1.sock", "limits-1", "shared-1"]
+    one = [
+        "auth-1.sock",
+        "bridge-1.sock",
+        "control-1.sock",
+        "feed-1.sock",
+        f"limits-{LAYOUT}-1",
+        "shared-1",
+    ]
     one += ["shared-1.served", "shared-1.version", "traffic-1"]
     until(lambda: sorted(p.name for p in directory.iterdir()) == one, 5, "one generation's files")
     with running.client() as client:

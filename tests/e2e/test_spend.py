@@ -62,6 +62,21 @@ def test_a_request_is_a_row_and_part_of_every_sum(spending: Gateway):
     ]
 
 
+def test_a_soft_budget_refuses_nobody_and_is_said_once(spending: Gateway):
+    price = cost(ask(spending, MASTER))
+    make(spending, "/user/new", {"user_id": "soft", "soft_budget": price, "auto_create_key": False})
+    asked = {"user_id": "soft", "key_alias": "softly", "soft_budget": 1.5 * price}
+    key = make(spending, "/key/generate", asked)["key"]
+    assert [ask(spending, key).status for _ in range(4)] == [200] * 4
+    until(lambda: spent(spending, key) > 3 * price, what="the sum")
+    assert spending.log.count("soft budget of key softly crossed: ") == 1
+    assert spending.log.count("soft budget of user soft crossed: ") == 1
+    text = get(spending, "/metrics")
+    for entity in ("key", "user"):
+        assert f'fastproxy_soft_budget_crossed_total{{entity="{entity}"}} 1.0' in text
+    assert get(spending, f"/key/info?key={key}")["info"]["soft_budget"] == 1.5 * price
+
+
 def test_without_a_price_it_is_counted_as_such(spending: Gateway):
     key = make(spending, "/key/generate", {})["key"]
     assert ask(spending, key, model="gpt-4o-mini").status == 200

@@ -1,13 +1,16 @@
 """Unit file, container file and chart say what the program really does."""
 
 import re
+import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
 
 from fastproxy import cli
 
-BUILD = Path(__file__).parents[2] / "build"
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build"
 
 
 def test_unit_file_is_hardened_and_waits_for_requests_in_flight():
@@ -49,3 +52,17 @@ def test_chart_is_valid_once_its_templates_are_filled():
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"  # noqa: S108
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"].startswith("/health/")
+
+
+def test_every_folder_with_a_module_is_packaged_and_nothing_else():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    find = project["tool"]["setuptools"]["packages"]["find"]
+    assert find["namespaces"] is False  # else build/, tests/ and folders of .pxi count as packages
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "fastproxy").rglob("*.py")}
+    for folder in folders:
+        name = ".".join(folder.parts)
+        assert any(fnmatchcase(name, pattern) for pattern in find["include"]), name
+        for part in (folder, *folder.parents[:-1]):  # setuptools looks below packages only
+            assert (ROOT / part / "__init__.py").exists(), part
+    for other in ("tests", "bench", "build", "fastproxyx"):
+        assert not any(fnmatchcase(other, pattern) for pattern in find["include"]), other

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, insert, text
 
 from fastproxy import _shared
 from fastproxy._shared import Block
 from fastproxy.control.rings import Batch
-from fastproxy.control.store import keys, migrate, spend, teams
+from fastproxy.control.store import keys, migrate, schema, spend, teams
 from fastproxy.control.store.engine import make_engine
 from fastproxy.control.store.migrations import STEPS
 
@@ -236,3 +236,32 @@ def test_tables_of_an_older_version_keep_their_sums(tmp_path: Path):
             "prompt_tokens": 3, "completion_tokens": 4, "spend": 5, "unpriced": 6, "estimated": 7,
         }  # fmt: skip
     engine.dispose()
+
+
+def test_a_soft_budget_is_crossed_once_in_a_period(connection: Connection, block: Block):
+    now = {"created_at": 0, "updated_at": 0}
+    names = ("models", "aliases", "config", "permissions", "metadata", "allowed_routes")
+    empty: dict[str, object] = {name: [] for name in (*names, "allowed_cache_controls")}
+    people = {"user_role": "internal_user", "models": [], "metadata": {}}
+    with connection.begin():
+        connection.execute(insert(schema.budgets).values(budget_id="b", soft_budget=12, **now))
+        connection.execute(insert(schema.users).values(user_id="u", soft_budget=8, **people, **now))
+        key = {"token": KEY.hex(), "key_name": "sk-...1234", "budget_id": "b", "user_id": "u"}
+        ends = {"budget_duration": "1d", "budget_reset_at": 1_500}
+        connection.execute(insert(schema.keys).values(**key, **ends, **empty, **now))
+
+    def crossed(begun: int) -> list[tuple[str, str, int, int]]:
+        put(block, 1, started_ns=begun * 1_000_000)
+        with connection.begin():
+            found = spend.book(connection, "e", [batch(block)], served)
+            assert spend.book(connection, "e", [batch(block)], served) == []  # once
+        block.release(block.peek(block.released, 100)[1])
+        return [(c["scope"], c["name"], c["spend"], c["soft_budget"]) for c in found]
+
+    assert crossed(1_000) == []
+    assert crossed(1_000) == [("user", "u", 10, 8)]
+    assert crossed(1_000) == [("key", "sk-...1234", 15, 12)]
+    assert crossed(1_000) == []
+    assert crossed(2_000) == []  # the next period of the key
+    assert crossed(2_000) == []
+    assert crossed(2_000) == [("key", "sk-...1234", 15, 12)]

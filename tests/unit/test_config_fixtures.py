@@ -246,7 +246,7 @@ def test_j_guardrails_passthrough() -> None:
     with pytest.raises(ConfigError) as refused:
         read("j")
     text = str(refused.value)
-    names = ("guardrails", "policies", "enforced_params", "default_key_generate_params.guardrails")
+    names = ("guardrails", "policies", "default_key_generate_params.guardrails")
     for name in names:
         assert f"--allow-missing {name}" in text
     assert "jwt" not in text  # "False" is off

@@ -32,8 +32,8 @@ PROTECTING = [
         "default_key_generate_params.guardrails",
     ),
     (
-        "litellm_settings: {default_team_params: {enforced_params: [user]}}",
-        "default_team_params.enforced_params",
+        "litellm_settings: {default_team_params: {policies: [p]}}",
+        "default_team_params.policies",
     ),
     (
         "model_list: [{model_name: m, litellm_params: {model: gpt-4, guardrails: [g]}}]",
@@ -46,9 +46,8 @@ GENERAL = [
     ("enable_jwt_auth: 'True'", "enable_jwt_auth"),
     ("enable_oauth2_auth: 1", "enable_oauth2_auth"),
     ("enable_oauth2_proxy_auth: true", "enable_oauth2_proxy_auth"),
-    ("enforced_params: [user]", "enforced_params"),
     ("keys: [{key: sk-abcdefgh, guardrails: [g]}]", "keys.guardrails"),
-    ("keys: {key: sk-abcdefgh, enforced_params: user}", "keys.enforced_params"),
+    ("keys: {key: sk-abcdefgh, policies: p}", "keys.policies"),
 ]
 HARMLESS = [
     "guardrails: [{guardrail_name: g, litellm_params: {guardrail: x, mode: pre_call}}]",
@@ -57,7 +56,7 @@ HARMLESS = [
     "policies: {}",
     "litellm_settings: {callbacks: [otel, langfuse]}",
     "litellm_settings: {success_callback: [my.logger]}",
-    "litellm_settings: {default_key_generate_params: {max_budget: 3}}",
+    "litellm_settings: {default_key_generate_params: {max_budget: 3, enforced_params: [user]}}",
 ]
 
 
@@ -85,15 +84,15 @@ def test_what_protects_nothing_does_not(files: Files, text: str) -> None:
 
 
 def test_every_one_is_named_with_its_place(files: Files) -> None:
-    text = MASTER + "  custom_auth: a.b\n  enforced_params: [user]\npolicies: {p: 1}\n"
+    text = MASTER + "  custom_auth: a.b\n  enable_jwt_auth: true\npolicies: {p: 1}\n"
     with pytest.raises(ConfigError) as refused:
         files.load(text)
     message = str(refused.value)
     assert "proxy.yaml:3: custom_auth: " in message
-    assert "proxy.yaml:4: enforced_params: " in message
+    assert "proxy.yaml:4: enable_jwt_auth: " in message
     assert "proxy.yaml:5: policies: " in message
     assert message.endswith(
-        "--allow-missing custom_auth --allow-missing enforced_params --allow-missing policies"
+        "--allow-missing custom_auth --allow-missing enable_jwt_auth --allow-missing policies"
     )
     with pytest.raises(ConfigError) as refused:
         files.load(text, "custom_auth", "policies")

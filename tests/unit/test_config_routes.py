@@ -99,9 +99,21 @@ def test_key_in_the_file_closes_the_gateway_without_a_master(files: Files) -> No
     assert files.snapshot("model_list: []\n")["open"] is True
 
 
+def test_a_function_that_judges_keys_closes_the_gateway_without_a_master(files: Files) -> None:
+    files.write("def judge(request, api_key): ...\n", "mine.py")
+    text = "general_settings: {custom_auth: mine.judge}\n"
+    assert files.snapshot(text)["open"] is False
+    assert files.load(text, host="0.0.0.0").warnings == []
+    missing = "general_settings: {custom_auth: mine.other}\n"
+    with pytest.raises(ConfigError, match="not a loopback address"):
+        files.load(missing, "custom_auth", host="0.0.0.0")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "localhost.evil.example"])
 def test_no_or_weak_master_key_is_refused_beyond_loopback(files: Files, host: str) -> None:
-    for text in ("model_list: []\n", "general_settings: {master_key: sk-1234}\n"):
+    keys = ("sk-1234", "'sk-<your-master-key>'", "your-secret-master-key", "sk-your_key_here")
+    weak = [f"general_settings: {{master_key: {key}}}\n" for key in keys]
+    for text in ("model_list: []\n", *weak):
         files.load(text)
         with pytest.raises(ConfigError, match="not a loopback address"):
             files.load(text, host=host)

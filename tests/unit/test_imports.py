@@ -88,7 +88,8 @@ def test_leaves_import_no_asyncio_and_only_other_leaves(leaf: str):
     if leaf == "_table":
         allowed |= {"fastproxy.stages.cors", "fastproxy.stages.addresses"}
         # pure text: pass-through targets, ids of responses
-        allowed |= {"fastproxy.routing.passing", "fastproxy.routing.response_ids"}
+        # and names of parameters
+        allowed |= {f"fastproxy.routing.{name}" for name in ("passing", "response_ids", "required")}
     if leaf == "_table":
         # pure: for the models of a pattern, and the calendar of budgets
         allowed |= {"fastproxy.prices", "fastproxy.durations"}

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastproxy import _limits
-from fastproxy._limits import Gate, Limits, Trial, gates_of
+from fastproxy._limits import CAPACITY, Gate, Limits, Trial, boot_seconds, gates_of
 
-OK, REQUESTS, TOKENS, PARALLEL, BUDGET = range(5)
+OK, REQUESTS, TOKENS, PARALLEL, BUDGET, NO_COUNTER = range(6)
 NOW, WALL = 0.0, 1_800_000_000
 WORKERS = 4
 
@@ -21,7 +20,7 @@ WORKERS = 4
 def _clock() -> None:
     """What `describe` shows is of the window that is now."""
     global NOW  # noqa: PLW0603
-    NOW = time.monotonic()
+    NOW = boot_seconds()
 
 
 @pytest.fixture
@@ -31,8 +30,19 @@ def path(tmp_path: Path) -> str:
     return file
 
 
+@pytest.fixture
+def control(path: str) -> Limits:
+    return Limits(path, -1)
+
+
 def gate(owner: str = "k", **limits: object) -> Gate:
     return Gate("api_key", "sk-...abcd", owner, limits)
+
+
+def known(limits: Limits, *gates: Gate) -> Gate:
+    """Gates with a counter, as control gives them one; the last."""
+    assert limits.claim(gates, WALL) == []
+    return gates[-1]
 
 
 def enter(
@@ -41,17 +51,18 @@ def enter(
     return Trial(limits).enter([one], NOW if now is None else now, WALL, tokens, money)
 
 
-def test_a_window_begins_with_its_first_request_and_lasts_a_minute(path: str):
-    limits, one = Limits(path, 0), gate(rpm_limit=2)
+def test_a_window_begins_with_its_first_request_and_lasts_a_minute(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(rpm_limit=2))
     assert [enter(limits, one, now=NOW + i) for i in (0, 59, 59.5)] == [OK, OK, REQUESTS]
     assert (limits.used, limits.resets) == (2, 1)
     assert enter(limits, one, now=NOW + 60) == OK
 
 
-def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str):
+def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str, control: Limits):
     limits = Limits(path, 0)
     wide = gate("team", rpm_limit=10, tpm_limit=1000, max_parallel_requests=5, max_budget=100)
     narrow = gate("key", rpm_limit=1)
+    known(control, wide, narrow)
     first = Trial(limits)
     assert first.enter([wide, narrow], NOW, WALL, 10, 5) == OK
     before = limits.describe(wide)
@@ -63,8 +74,8 @@ def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str):
     }  # fmt: skip
 
 
-def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str):
-    limits, one = Limits(path, 0), gate(tpm_limit=100)
+def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(tpm_limit=100))
     early = Trial(limits)
     assert early.enter([one], NOW, WALL, 90, 0) == OK
     assert enter(limits, one, 20) == TOKENS
@@ -74,15 +85,15 @@ def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str)
     assert enter(limits, one, 1, now=NOW + 62) == TOKENS
 
 
-def test_an_estimate_larger_than_a_window_is_admitted_alone(path: str):
-    limits, one = Limits(path, 0), gate(tpm_limit=100)
+def test_an_estimate_larger_than_a_window_is_admitted_alone(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(tpm_limit=100))
     assert enter(limits, one, 500) == OK
     assert enter(limits, one, 1) == TOKENS
-    assert enter(limits, gate("none", tpm_limit=0), 1) == TOKENS
+    assert enter(limits, known(control, gate("none", tpm_limit=0)), 1) == TOKENS
 
 
-def test_a_reservation_shrinks_to_what_is_left_of_a_budget(path: str):
-    limits, one = Limits(path, 0), gate(max_budget=100, spend=30)
+def test_a_reservation_shrinks_to_what_is_left_of_a_budget(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=30))
     first = Trial(limits)
     assert first.enter([one], NOW, WALL, 0, 500) == OK
     assert limits.describe(one)["reserved"] == 70
@@ -92,9 +103,10 @@ def test_a_reservation_shrinks_to_what_is_left_of_a_budget(path: str):
     assert enter(limits, one, money=1) == OK
 
 
-def test_a_budget_begins_anew_and_never_goes_back(path: str):
+def test_a_budget_begins_anew_and_never_goes_back(path: str, control: Limits):
     limits = Limits(path, 0)
     one = gate(max_budget=100, spend=100, budget_duration="1d", budget_reset_at=WALL + 10)
+    known(control, one)
     assert enter(limits, one, money=1) == BUDGET
     trial = Trial(limits)
     assert trial.enter([one], NOW, WALL + 10, 0, 60) == OK
@@ -106,9 +118,9 @@ def test_a_budget_begins_anew_and_never_goes_back(path: str):
     assert limits.describe(one)["spent"] == 60
 
 
-def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str):
+def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str, control: Limits):
     limits = Limits(path, 0)
-    one = gate(max_budget=100, budget_duration="1d", budget_reset_at=WALL + 10)
+    one = known(control, gate(max_budget=100, budget_duration="1d", budget_reset_at=WALL + 10))
     old, new = Trial(limits), Trial(limits)
     assert old.enter([one], NOW, WALL, 0, 10) == OK
     assert new.enter([one], NOW, WALL + 10, 0, 10) == OK
@@ -118,8 +130,8 @@ def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str)
     assert limits.describe(one)["spent"] == 10
 
 
-def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: str):
-    one = gate(max_parallel_requests=1, max_budget=100)
+def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: str, control: Limits):
+    one = known(control, gate(max_parallel_requests=1, max_budget=100))
     assert enter(Limits(path, 1), one, money=40) == OK
     limits = Limits(path, 0)
     assert enter(limits, one, money=1) == PARALLEL
@@ -128,10 +140,10 @@ def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: st
     assert limits.describe(one)["spent"] == 40
 
 
-def test_the_administrator_sets_what_is_spent(path: str):
-    limits, one = Limits(path, 0), gate(max_budget=100, spend=100)
+def test_the_administrator_sets_what_is_spent(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=100))
     assert enter(limits, one, money=1) == BUDGET
-    Limits(path, -1).set_spent(one, 0)
+    control.set_spent(one, 0)
     assert enter(limits, one, money=1) == OK
 
 
@@ -154,10 +166,137 @@ def test_the_gates_of_a_record():
     assert gates_of({"digest": "00" * 32}) == ()
 
 
-def test_a_full_table_refuses(path: str):
+def test_who_has_no_counter_is_refused_and_leaves_no_trace(path: str, control: Limits):
+    limits, one = Limits(path, 0), gate(max_parallel_requests=1)
+    assert enter(limits, one) == NO_COUNTER
+    known(control, one)
+    assert enter(limits, one) == OK
+    assert enter(limits, one) == PARALLEL
+
+
+def test_a_full_table_has_no_room(path: str, control: Limits):
+    gates = [gate(str(i), rpm_limit=1) for i in range(CAPACITY + 4000)]
+    without = control.claim(gates, WALL)
+    assert 4000 <= len(without) < 5000  # some have none within reach a little before that
+    assert control.taken == len(gates) - len(without)
     limits = Limits(path, 0)
-    answers = {enter(limits, gate(str(i), rpm_limit=1)) for i in range(70000)}
-    assert answers == {0, 5}
+    assert enter(limits, without[0]) == NO_COUNTER
+    assert enter(limits, next(g for g in gates if g not in without[:1])) == OK
+
+
+def test_counters_that_are_idle_leave_and_begin_anew(path: str, control: Limits):
+    limits = Limits(path, 0)
+    idle, busy = gate("idle", rpm_limit=1, max_budget=100), gate("busy", rpm_limit=5)
+    never = gate("never", rpm_limit=5)
+    known(control, idle, busy)
+    assert control.claim([never], WALL, kept=True) == []
+    assert enter(limits, idle, money=30) == OK
+    left = control.leave(10, 100, NOW + 50, WALL)
+    assert left == []  # a request is in flight, or was there a moment ago
+    trial = Trial(limits)
+    assert trial.enter([busy], NOW, WALL, 0, 0) == OK
+    fresh = Trial(limits)
+    assert fresh.enter([idle], NOW + 60, WALL, 0, 0) == OK
+    fresh.leave(0, 0)
+    # of those two only `busy` is in flight
+    Limits(path, 0)  # what `enter` holds without an end is a dead worker's
+    left = control.leave(10, 100, NOW + 170, WALL)
+    assert [money for _, money in left] == [False, True]
+    assert enter(limits, idle, now=NOW + 170) == NO_COUNTER
+    control.free(slot for slot, _ in left)
+    assert control.taken == 1
+    assert enter(limits, never) == OK
+    Limits(path, 0)
+    control.keep_only([])  # a reload without it
+    assert len(control.leave(10, 100, NOW + 400, WALL)) == 1
+    control.stay()
+    again = gate("idle", rpm_limit=1, max_budget=100, spend=31)
+    known(control, again)
+    assert control.describe(again)["spent"] == 31
+    assert enter(limits, idle, money=1, now=NOW + 170) == OK  # the gate of before finds the new one
+
+
+def test_who_is_asked_for_while_it_leaves_stays(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=40))
+    slots = [slot for slot, _ in control.leave(10, 100, NOW + 200, WALL)]
+    assert enter(limits, one) == NO_COUNTER
+    known(
+        control, gate(max_budget=100, spend=0)
+    )  # what the store says now counts only for a new one
+    control.free(slots)
+    assert enter(limits, one) == OK
+    assert control.describe(one)["spent"] == 40
+    slots = [slot for slot, _ in control.leave(10, 100, NOW + 400, WALL)]
+    assert slots == []  # in flight
+    Limits(path, 0)
+    assert len(control.leave(10, 100, NOW + 400, WALL)) == 1
+    Limits(path, -1).stay()  # the next control process
+    assert enter(limits, one) == OK
+
+
+def test_what_no_store_knows_leaves_at_the_end_of_its_period(path: str, control: Limits):
+    limits = Limits(path, 0)
+    owed = gate("owed", max_budget=9, budget_duration="1d", budget_reset_at=WALL + 10)
+    for_ever = gate("for ever", max_budget=9)
+    assert control.claim([owed, for_ever], WALL, owed=True) == []
+    for one in (owed, for_ever):
+        trial = Trial(limits)
+        assert trial.enter([one], NOW, WALL, 0, 5) == OK
+        trial.leave(0, 5)
+    assert control.leave(10, 100, NOW + 200, WALL + 5) == []
+    assert len(control.leave(10, 100, NOW + 200, WALL + 10)) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 30), st.sampled_from(["claim", "use", "leave", "free", "stay"]))
+    ),
+)
+def test_a_name_has_never_two_counters(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str]]
+):
+    file = str(tmp_path_factory.mktemp("l") / "limits")
+    _limits.create(file, 1)
+    control, limits = Limits(file, -1), Limits(file, 0)
+    now, leaving, there = NOW, [], set()
+    for which, step in steps:
+        now += 1
+        one = gate(str(which), rpm_limit=10**6)
+        if step == "claim":
+            known(control, one)
+            there.add(which)
+        elif step == "use":
+            trial = Trial(limits)
+            found = trial.enter([one], now, WALL, 0, 0)
+            assert found == OK or which not in there
+            trial.leave(0, 0)
+        elif step == "leave":
+            leaving += [slot for slot, _ in control.leave(which, 3, now, WALL)]
+            there = {i for i in there if control.has(gate(str(i), rpm_limit=1))}
+        elif step == "free":
+            control.free(leaving)
+            leaving = []
+        else:
+            control.stay(leaving)
+            leaving = []
+            there = {i for i in range(31) if control.has(gate(str(i), rpm_limit=1))}
+    control.stay()
+    there = {i for i in range(31) if control.has(gate(str(i), rpm_limit=1))}
+    assert control.taken == len(there)
+    os.unlink(file)
+
+
+def test_a_worker_whose_clock_is_behind_does_not_begin_a_window_anew(path: str, control: Limits):
+    one = known(control, gate(rpm_limit=2))
+    ahead, behind = Limits(path, 0), Limits(path, 1)
+    for sliding in (False, True):
+        ahead.sliding = behind.sliding = sliding
+        start = NOW + 1000 * sliding + (10 - (NOW + 1000 * sliding) % 10)
+        assert enter(ahead, one, now=start) == OK
+        assert enter(behind, one, now=start - 0.07) == OK
+        assert enter(behind, one, now=start - 0.07) == REQUESTS
+        assert enter(ahead, one, now=start) == REQUESTS
 
 
 @settings(max_examples=60, deadline=None)
@@ -174,6 +313,7 @@ def test_never_more_is_admitted_than_the_limits_say(
     _limits.create(file, 3)
     views = [Limits(file, i) for i in range(3)]
     one = gate(max_parallel_requests=3, max_budget=200, tpm_limit=100, rpm_limit=20)
+    known(Limits(file, -1), one)
     running: list[tuple[Trial, int]] = []
     spent = over = admitted = 0
     for worker, tokens, money, ends in steps:
@@ -213,7 +353,7 @@ def test_no_minute_has_more_than_a_sliding_limit(
     views = [Limits(file, i) for i in range(3)]
     for view in views:
         view.sliding = True
-    one = gate(rpm_limit=5, tpm_limit=60)
+    one = known(Limits(file, -1), gate(rpm_limit=5, tpm_limit=60))
     now, admitted = NOW, []
     for worker, pause, tokens, refunded in steps:
         now += pause
@@ -233,8 +373,8 @@ def test_no_minute_has_more_than_a_sliding_limit(
     os.unlink(file)
 
 
-def test_a_sliding_window_is_free_again_after_a_minute(path: str):
-    limits, one = Limits(path, 0), gate(rpm_limit=2)
+def test_a_sliding_window_is_free_again_after_a_minute(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(rpm_limit=2))
     limits.sliding = True
     assert [enter(limits, one, now=NOW + i) for i in (0, 30, 59)] == [OK, OK, REQUESTS]
     assert limits.used == 2
@@ -265,7 +405,8 @@ def hammer(
 
 
 @pytest.mark.parametrize("sliding", [False, True])
-def test_processes_at_once_admit_exactly_the_limit(path: str, sliding: bool):
+def test_processes_at_once_admit_exactly_the_limit(path: str, control: Limits, sliding: bool):
+    known(control, gate("r", rpm_limit=5000), gate("p", max_parallel_requests=2))
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(WORKERS), context.Queue()
     children = [

@@ -90,6 +90,7 @@ def test_allowed_routes_of_the_calling_key(routes: list[str], path: str, allowed
 
 LEADER = {"admin_of": frozenset({"led"}), "permissions": {"led": frozenset()}}
 MEMBER = {"permissions": {"joined": frozenset({"/key/generate", "/key/info"})}}
+SERVING = {"permissions": {"joined": frozenset({"/key/service-account/generate"})}}
 
 
 @pytest.mark.parametrize(
@@ -134,12 +135,44 @@ def test_keys_by_relation(
         (caller(Role.USER, **LEADER), "in-team", None, False),
         (caller(Role.USER, **MEMBER), "me", "joined", True),
         (caller(Role.USER, **MEMBER), "you", "joined", False),
+        (caller(Role.USER, **MEMBER), None, "joined", False),
+        (caller(Role.USER, **SERVING), None, "joined", True),
+        (caller(Role.USER, **SERVING), "me", "joined", False),
         (caller(Role.USER_VIEWER, **LEADER), "me", "led", False),
         (caller(Role.KEY), None, None, False),
     ],
 )
 def test_making_keys_by_relation(who: Caller, user: str | None, team: str | None, may: bool):
     assert roles.may_create_key(who, user, team, ["in-team"]) == may
+
+
+@pytest.mark.parametrize(
+    ("who", "of", "to", "may"),
+    [
+        (caller(Role.ADMIN), "led", None, True),
+        (caller(Role.USER, **LEADER), "led", None, False),
+        (caller(Role.USER, **LEADER), "led", "joined", False),
+        (caller(Role.USER, **LEADER), "led", "led", True),
+        (caller(Role.USER), None, "led", True),
+    ],
+)
+def test_keys_stay_in_their_teams(who: Caller, of: str | None, to: str | None, may: bool):
+    assert roles.may_move_key(who, key(team_id=of), to) == may
+
+
+@pytest.mark.parametrize(
+    ("wanted", "allowed", "within"),
+    [
+        (["g"], ["g"], True),
+        (["a"], ["g"], True),
+        (["c"], ["g"], False),
+        (["g"], ["a", "b"], False),  # what it holds may change
+        (["g"], ["*a", "g*"], False),
+        (["g"], [], True),
+    ],
+)
+def test_access_groups_within_a_ceiling(wanted: list[str], allowed: list[str], within: bool):
+    assert roles.models_within(wanted, allowed, {"g": ["a", "b"]}) == within
 
 
 @pytest.mark.parametrize(

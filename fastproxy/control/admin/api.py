@@ -22,6 +22,7 @@ from fastproxy.control.store.engine import Store, Unavailable
 log = logging.getLogger("fastproxy.admin")
 
 KEY_HEADER = "x-fastproxy-key"  # digest of the key that the worker accepted; no client can send it
+RECORD_HEADER = "x-fastproxy-record"  # of a key that only custom_auth knows
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 MAX_DEPTH = 32  # of a body's lists and mappings: they are stored, and answered, as they came
 NO_STORE = (
@@ -36,6 +37,9 @@ class Gateway(Protocol):
     async def store(self) -> Store:
         """The open store. Raises NoStore, Unavailable."""
 
+    def public_routes(self) -> Collection[str]:
+        """Paths that want no key."""
+
     def surroundings(self) -> Any:
         """work.Surroundings of now."""
 
@@ -43,9 +47,9 @@ class Gateway(Protocol):
         self,
         touched: Collection[str],
         models: bool,
-        respent: Collection[str] = (),
+        respent: Collection[tuple[str, str]] = (),
     ) -> None:
-        """Bring a change of `touched` keys to every worker; of `respent` keys the spend was set."""
+        """Bring a change of `touched` keys to every worker; respent: (scope, a key of it) whose spend was set."""
 
 
 class NoStore(Exception):
@@ -106,8 +110,10 @@ class Api:
     async def handle(self, route: Route, request: web.Request) -> web.Response:
         """Answer one request. Raises Refused."""
         digest = request.headers.get(KEY_HEADER)
-        if digest is None:
+        if digest is None and route.path not in self.gateway.public_routes():
             raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")
+        if RECORD_HEADER in request.headers:
+            raise Refused(403, "Keys of custom_auth may use models, not manage.", "auth_error")
         raw = (
             await request.read()
         )  # before anything is judged: what is left unread would end the connection

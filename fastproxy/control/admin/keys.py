@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fastproxy import durations
-from fastproxy.control.admin import roles, shapes, values
+from fastproxy.control.admin import callers, roles, shapes, values
 from fastproxy.control.admin.refused import Refused, bad, forbidden, missing
 from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.work import Work, refuse_unapplied
@@ -73,13 +73,13 @@ def make(work: Work, asked: shapes.GenerateKey, for_service: bool = False) -> Ro
         raise forbidden("You may not create a key for this user or team")
     _judge_alias(work, wanted.get("key_alias"), None)
     if caller.role is not Role.ADMIN:
-        judge_fields(caller, wanted, asked.key)
+        judge_fields(caller, wanted, {}, asked.key)
         if caller.key is not None:
             roles.inherited(wanted, caller.key)
-            _within(wanted, caller.key)
+            _within(work, wanted, caller.key)
     for parent in (user, team):
         if parent is not None and caller.role is not Role.ADMIN:
-            _within(wanted, _without_none(parent, team), enforced=True)
+            _within(work, wanted, _without_none(parent, team), enforced=True)
     key = asked.key or f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
     token = _new_token(work, key)
     values.set_reset(wanted, work.now)
@@ -106,28 +106,30 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
     if change.get("spend", 0) is None:
         del change["spend"]
     if "spend" in change:
-        work.respent.add(old["token"])
+        work.respent.add(("api_key", old["token"]))
     if "key_alias" in change:
         _judge_alias(work, change["key_alias"], old["token"])
     after = {**old, **change}
     user, team = _parents(work, after)
     moved = any(after[name] != old[name] for name in ("user_id", "team_id"))
-    if moved and not roles.may_create_key(
-        caller, after["user_id"], after["team_id"], _people(work, team)
+    if moved and not (
+        roles.may_move_key(caller, old, after["team_id"])
+        and roles.may_create_key(caller, after["user_id"], after["team_id"], _people(work, team))
     ):
         raise forbidden("You may not give this key to this user or team")
     if caller.role is not Role.ADMIN:
-        judge_fields(caller, change, None)
+        judge_fields(caller, change, old)
         switched = change.get("blocked", old["blocked"]) != old["blocked"]
         if switched and not roles.may_change_key(caller, old, "/key/block"):
             raise forbidden("You may not block or unblock this key", "blocked")
         if caller.key is not None and caller.key["token"] != old["token"]:
-            _within(change, caller.key)
+            _within(work, change, caller.key)
         if old["team_id"] is None or old["team_id"] not in caller.admin_of:
-            _within(change, old)  # limits on one's own key are somebody else's to raise
+            # limits on one's own key are somebody else's to raise
+            _within(work, change, callers.with_terms(work.connection, old))
         for parent in (user, team):
             if parent is not None:
-                _within(change, _without_none(parent, team), enforced=True)
+                _within(work, change, _without_none(parent, team), enforced=True)
     values.set_reset(change, work.now)
     values.fold(change, old)
     for name, empty in EMPTY.items():
@@ -137,6 +139,26 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
     work.touched.add(old["token"])
     work.note("updated", TABLE, old["token"], old, stored)
     return {"key": asked.key or stored["token"], **_answer(stored)}
+
+
+def update_many(work: Work, asked: shapes.UpdateKeys) -> Any:
+    """Change several keys, each for itself: one that can't be changed does not keep the others."""
+    changed, failed = [], []
+    for body in asked.keys:
+        key = body.get("key") if isinstance(body.get("key"), str) else None
+        try:
+            one = msgspec.convert(
+                values.hoist(body, shapes.UpdateKey), shapes.UpdateKey, strict=False
+            )
+            with work.connection.begin_nested():
+                changed.append({"key": key, "key_info": update(work, one)})
+        except (Refused, msgspec.ValidationError) as error:
+            failed.append({"key": key, "key_info": None, "failed_reason": str(error)})
+    return {
+        "total_requested": len(asked.keys),
+        "successful_updates": changed,
+        "failed_updates": failed,
+    }
 
 
 def delete(work: Work, asked: shapes.DeleteKeys) -> Any:
@@ -197,7 +219,7 @@ def reset_spend(work: Work, asked: shapes.ResetSpend) -> Any:
         raise bad("reset_to is more than the key has spent", "reset_to")
     stored = keys.update(work.connection, old["token"], {"spend": to}, work.by)
     work.touched.add(old["token"])
-    work.respent.add(old["token"])
+    work.respent.add(("api_key", old["token"]))
     work.note("updated", TABLE, old["token"], old, stored)
     return {**_answer(stored), "previous_spend": values.shown({"spend": old["spend"]})["spend"]}
 
@@ -229,10 +251,12 @@ def info_of_many(work: Work, asked: shapes.DeleteKeys) -> Any:
 
 def listed(work: Work, asked: shapes.KeyList) -> Any:
     """One page of keys: digests, or whole records."""
-    names = ("user_id", "team_id", "organization_id", "key_alias")
+    names = ("user_id", "team_id", "organization_id", "project_id", "key_alias")
     filters = {n: v for n in names if (v := getattr(asked, n)) is not None}
     if asked.key_hash is not None:
         filters["token"] = digest_of(asked.key_hash)
+    if asked.status == "deleted":
+        filters["token"] = None
     seen = None
     if work.caller.role not in roles.READERS:
         led = work.caller.admin_of if asked.include_team_keys or asked.team_id else ()
@@ -295,19 +319,21 @@ def shown(row: Row) -> Row:
     return _answer(row)
 
 
-def judge_fields(caller: Caller, wanted: dict[str, Any], key: str | None) -> None:
-    """Raises Refused where a field is not for this caller at all."""
+def judge_fields(caller: Caller, wanted: dict[str, Any], old: Row, key: str | None = None) -> None:
+    """Raises Refused where a field is not for this caller at all; what is as it was is no change, but for what is
+    spent: the store has it a moment later than the workers, whose count would be set back."""
     if key is not None:
         raise forbidden("Only a proxy admin may choose a key", "key")
     for name in roles.FOR_ADMINS:
-        if wanted.get(name):
+        same = name != "spend" and (wanted.get(name) or None) == (old.get(name) or None)
+        if name in wanted and not same:
             raise forbidden(
                 f"Only a proxy admin may set {name}. Your role={caller.role.value}", name
             )
 
 
-def _within(wanted: dict[str, Any], ceiling: roles.Row, enforced: bool = False) -> None:
-    field = roles.exceeded(wanted, ceiling, enforced)
+def _within(work: Work, wanted: dict[str, Any], ceiling: roles.Row, enforced: bool = False) -> None:
+    field = roles.exceeded(wanted, ceiling, enforced, work.around.groups)
     if field is not None:
         raise forbidden(f"{field} grants more than you have: a key never does", field)
 
@@ -364,13 +390,7 @@ def _upper_bounds(work: Work, wanted: dict[str, Any], fill: bool) -> None:
 
 def _configured(params: Mapping[str, Any], setting: str) -> dict[str, Any]:
     """Fields of /key/generate as the file has them. Raises Refused where one has another type."""
-    try:
-        shape = msgspec.convert(dict(params), shapes.GenerateKey, strict=False)
-    except msgspec.ValidationError as error:
-        message = f"litellm_settings.{setting} can't be used: {error}"
-        raise Refused(500, message, "internal_server_error") from None
-    found = values.given(shape, "key", "key_type", *shapes.UNAPPLIED)
-    return {name: value for name, value in found.items() if value is not None}
+    return values.configured(params, shapes.KeyFields, setting)
 
 
 def _as_written(value: Any, name: str) -> str:

@@ -119,12 +119,25 @@ def _row(
         "sealed": None,
     }
     if secret:
-        try:
-            sealer = sealed.sealer(work.around.environ, work.around.directory, True)
-        except OSError as error:
-            raise Refused(500, f"the key file can't be made: {error.strerror}", None) from None
-        row["sealed"] = sealer.seal(secret, model_id)
+        row["sealed"] = _sealer(work, model_id).seal(secret, model_id)
     return row
+
+
+def _sealer(work: Work, model_id: str) -> sealed.Sealer:
+    """The sealer for a model's credentials. Raises Refused while another model's can't be opened: a second key beside a
+    lost one would be lost with its return."""
+    others = (r for r in models.every(work.connection) if r["sealed"] and r["model_id"] != model_id)
+    old = next(others, None)
+    try:
+        sealer = sealed.sealer(work.around.environ, work.around.directory, old is None)
+        if old is not None:
+            sealer.open(old["sealed"], old["model_id"])
+    except sealed.Lost as error:
+        message = f"{error}. Bring the key back, or delete what it sealed"
+        raise Refused(500, message, "internal_server_error") from None
+    except OSError as error:
+        raise Refused(500, f"the key file can't be made: {error.strerror}", None) from None
+    return sealer
 
 
 def _is_secret(name: str) -> bool:

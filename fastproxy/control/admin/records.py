@@ -4,23 +4,24 @@ A record is plain JSON and holds no credential. Money in it is nano-dollars, tim
 is bytes: control keeps one of every key that a worker has asked for.
 """
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 
+from fastproxy import durations
+from fastproxy._limits import gates_of
 from fastproxy.control.admin import roles
-from fastproxy.control.admin.callers import effective_models
+from fastproxy.control.admin.callers import LIMITS, effective_models
+from fastproxy.control.admin.roles import Groups
 from fastproxy.control.store import budgets, keys, teams, users
 from fastproxy.control.store.rows import Row
 
-LIMITS = (
-    "max_budget", "soft_budget", "budget_duration", "budget_reset_at", "tpm_limit", "rpm_limit",
-    "max_parallel_requests", "model_max_budget",
-)  # fmt: skip
+log = logging.getLogger("fastproxy.store")
+
 IN_METADATA = ("model_rpm_limit", "model_tpm_limit")
-Groups = Mapping[str, list[str]]  # access group -> model names
 
 
 class Records:
@@ -39,9 +40,7 @@ class Records:
         member = None
         if key["team_id"] and key["user_id"]:
             member = teams.member(self.connection, key["team_id"], key["user_id"])
-        models = effective_models(key, user, team, member)
-        if models is not None:
-            models = self._expand(models)
+        models = effective_models(key, user, team, member, self.groups)
         routes = key["allowed_routes"]
         if routes and not any(roles.route_allowed(path, routes) for path in roles.CALLS):
             models = [roles.NO_MODEL]
@@ -62,9 +61,10 @@ class Records:
             "team_id": key["team_id"],
             "routes": routes or None,
             "limits": self._limits(key, user, team, member) or None,
+            "required": _required(key, user, team),
             "metadata": {"disable_fallbacks": True} if metadata.get("disable_fallbacks") else None,
         }
-        return {name: value for name, value in record.items() if value is not None}
+        return _usable({name: value for name, value in record.items() if value is not None})
 
     def of(self, tokens: Iterable[str]) -> tuple[dict[str, bytes], list[str]]:
         """(records of those that exist, by digest; digests of those that don't)."""
@@ -92,10 +92,6 @@ class Records:
             if member is not None:
                 found["member"] = _limits_of({**team["default_member"], **_set(member)})
         return {scope: limits for scope, limits in found.items() if limits}
-
-    def _expand(self, models: list[str]) -> list[str]:
-        expanded = [name for entry in models for name in self.groups.get(entry, [entry])]
-        return list(dict.fromkeys(expanded)) or [roles.NO_MODEL]
 
     def _user(self, user_id: str | None) -> Row | None:
         if user_id is None:
@@ -132,6 +128,24 @@ def tokens_of(
     """The keys whose records a change of a user or a team changes."""
     rows = keys.of_user(connection, user_id) if user_id else keys.of_team(connection, team_id or "")
     return {row["token"] for row in rows}
+
+
+def _required(*rows: Row | None) -> list[str] | None:
+    """What a request has to bring for the key, its user and its team."""
+    found = [n for r in rows if r is not None for n in roles.field_of(r, "enforced_params") or ()]
+    return list(dict.fromkeys(map(str, found))) or None
+
+
+def _usable(record: dict[str, Any]) -> dict[str, Any]:
+    """The record, blocked if its limits are such that workers could not keep them (of a store written by others)."""
+    try:
+        for gate in gates_of(record):
+            if gate.duration is not None:
+                durations.seconds(gate.duration)
+    except (ValueError, TypeError, OverflowError) as error:
+        log.error("key %s is blocked: its limits can't be kept: %s", record["name"], error)
+        return {**record, "limits": {}, "blocked": True}
+    return record
 
 
 def _set(row: Row) -> Row:

@@ -15,6 +15,8 @@ from typing import Any
 from fastproxy import durations
 
 Row = Mapping[str, Any]
+Groups = Mapping[str, list[str]]  # access group -> model names
+NO_GROUPS: Groups = {}
 
 
 class Role(StrEnum):
@@ -41,12 +43,12 @@ LLM_ROUTES = (
 )  # fmt: skip
 INFO_ROUTES = (
     "/key/info", "/v2/key/info", "/key/list", "/key/aliases", "/team/info", "/team/list", "/v2/team/list",
-    "/user/info", "/model/info", "/v1/model/info", "/models", "/v1/models",
+    "/user/info", "/model/info", "/v1/model/info", "/models", "/v1/models", "/explain",
 )  # fmt: skip
 MANAGEMENT = ("/key/*", "/v2/key/*", "/user/*", "/team/*", "/v2/team/*", "/budget/*", "/model/*")
 GROUPS: dict[str, tuple[str, ...]] = {
     "llm_api_routes": (*LLM_ROUTES, *(f"/v1{p}" for p in LLM_ROUTES), "/v2/rerank", "/openai/*", "/engines/*",
-                       "/models", "/v1/models", "/model/info", "/v1/model/info"),
+                       "/models", "/v1/models", "/model/info", "/v1/model/info", "/explain"),
     "info_routes": INFO_ROUTES,
     "management_routes": MANAGEMENT,
 }  # fmt: skip
@@ -146,7 +148,8 @@ def may_change_key(caller: Caller, key: Row, route: str) -> bool:
 def may_create_key(
     caller: Caller, user_id: str | None, team_id: str | None, members: Iterable[str]
 ) -> bool:
-    """Whether a caller may make a key for a user and a team; `members` are the team's."""
+    """Whether a caller may make a key for a user and a team; `members` are the team's. A key without a user has none
+    of a user's limits, so plain members need more than the right to make keys."""
     if caller.role is Role.ADMIN:
         return True
     if caller.role is not Role.USER:
@@ -155,7 +158,15 @@ def may_create_key(
         return user_id is not None and user_id == caller.user_id
     if _leads(caller, team_id):
         return user_id is None or user_id == caller.user_id or user_id in members
-    return _permitted(caller, team_id, "/key/generate") and user_id in (None, caller.user_id)
+    if user_id is None:
+        return _permitted(caller, team_id, "/key/service-account/generate")
+    return _permitted(caller, team_id, "/key/generate") and user_id == caller.user_id
+
+
+def may_move_key(caller: Caller, key: Row, team_id: str | None) -> bool:
+    """Whether a caller may let a key be of this team (None: of none): what a team bounds is taken out of it by proxy
+    admins only."""
+    return caller.role is Role.ADMIN or key["team_id"] in (None, team_id)
 
 
 def may_see_user(caller: Caller, user_id: str | None) -> bool:
@@ -235,15 +246,31 @@ def unrestricted(models: Iterable[str] | None) -> bool:
     return not names or any(name in EVERY_MODEL for name in names)
 
 
-def models_within(wanted: Iterable[str], allowed: Iterable[str] | None) -> bool:
-    """Whether `wanted`, a key's list of models, is within `allowed`."""
+def models_within(
+    wanted: Iterable[str], allowed: Iterable[str] | None, groups: Groups = NO_GROUPS
+) -> bool:
+    """Whether `wanted`, a key's list of models, is within `allowed`. An access group is so by its own name only: what
+    it holds may change, and no pattern of models means it."""
     if unrestricted(allowed):
         return True
     names = list(wanted)
     if unrestricted(names):
         return False
     known = list(allowed or ())
-    return all(name == NO_MODEL or model_covered(name, known) for name in names)
+    models = expanded(known, groups) or ()
+    return all(
+        name in known or name == NO_MODEL or (name not in groups and model_covered(name, models))
+        for name in names
+    )
+
+
+def expanded(models: Iterable[str] | None, groups: Groups) -> list[str] | None:
+    """A list of models with access groups replaced by what they hold; a group of nothing is no model."""
+    if models is None:
+        return None
+    names = list(models)
+    found = [model for name in names for model in groups.get(name, [name])]
+    return list(dict.fromkeys(found)) or ([NO_MODEL] if names else [])
 
 
 def intersect(first: Iterable[str] | None, second: Iterable[str] | None) -> list[str] | None:
@@ -259,7 +286,9 @@ def intersect(first: Iterable[str] | None, second: Iterable[str] | None) -> list
     return both or [NO_MODEL]
 
 
-def exceeded(values: Row, ceiling: Row, enforced: bool = False) -> str | None:
+def exceeded(
+    values: Row, ceiling: Row, enforced: bool = False, groups: Groups = NO_GROUPS
+) -> str | None:
     """The first field of `values` that grants more than `ceiling` has. A field that is not in `values` is not
     judged: see `inherited`. None as a value is "without a limit", so it exceeds any limit; but not where the
     ceiling is `enforced` beside the key at every request (its user's, its team's): there only a larger number
@@ -268,7 +297,7 @@ def exceeded(values: Row, ceiling: Row, enforced: bool = False) -> str | None:
     if (
         "models" in values
         and not left_open
-        and not models_within(values["models"] or [], ceiling.get("models"))
+        and not models_within(values["models"] or [], ceiling.get("models"), groups)
     ):
         return "models"
     for name in NUMBERS:
@@ -288,6 +317,9 @@ def exceeded(values: Row, ceiling: Row, enforced: bool = False) -> str | None:
     routes, wanted = ceiling.get("allowed_routes"), values.get("allowed_routes")
     if routes and "allowed_routes" in values and not (wanted and routes_within(wanted, routes)):
         return "allowed_routes"
+    required, wanted = field_of(ceiling, "enforced_params"), values.get("enforced_params")
+    if required and "enforced_params" in values and not set(required) <= set(wanted or ()):
+        return "enforced_params"
     for name in MAPPINGS:
         limits = field_of(ceiling, name)
         if limits and name in values:
@@ -309,6 +341,11 @@ def inherited(values: dict[str, Any], ceiling: Row) -> None:
                 values["budget_duration"] = ceiling.get("budget_duration")
     if not values.get("allowed_routes") and ceiling.get("allowed_routes"):
         values["allowed_routes"] = list(ceiling["allowed_routes"])
+    required = field_of(ceiling, "enforced_params")
+    if required:
+        values["enforced_params"] = list(
+            dict.fromkeys([*required, *(values.get("enforced_params") or ())])
+        )
     for name in MAPPINGS:
         limits = field_of(ceiling, name)
         if limits:

@@ -31,6 +31,7 @@ ROUTES: tuple[Route, ...] = (
         ("POST", "/key/generate", "generate", USERS),
         ("POST", "/key/service-account/generate", "generate_for_service", USERS),
         ("POST", "/key/update", "update", USERS),
+        ("POST", "/key/bulk_update", "update_many", ADMINS),
         ("POST", "/key/delete", "delete", USERS),
         ("GET", "/key/info", "info", EVERYBODY),
         ("POST", "/v2/key/info", "info_of_many", PEOPLE),

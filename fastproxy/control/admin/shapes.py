@@ -17,18 +17,30 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=9e9)]
 Names = Annotated[list[Path], Meta(max_length=4096)]
 Mapping = dict[str, Any]
+Models = Meta(max_length=1024)  # of a mapping: each is a counter in shared memory
 Duration = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(mo|[smhdw])$")]
 Email = Annotated[str, Meta(min_length=3, max_length=320)]
 Number = Annotated[int, Meta(ge=1, le=10**9)]
 Size = Annotated[int, Meta(ge=1, le=100)]
 
 # Fields of LiteLLM that protect and that nothing here applies: to store them in silence would be a lie.
-UNAPPLIED = ("guardrails", "policies", "prompts", "object_permission", "enforced_params")
-# Fields that LiteLLM keeps in `metadata`, and answers at the top level.
-IN_METADATA = (
-    "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "tag_rpm_limit",
+UNAPPLIED = (
+    "guardrails", "policies", "prompts", "object_permission", "budget_limits", "tag_rpm_limit", "auto_rotate",
     "throttle_on_budget_exceeded",
 )  # fmt: skip
+# Fields that LiteLLM keeps in `metadata`, and answers at the top level.
+IN_METADATA = (
+    "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "enforced_params",
+)  # fmt: skip
+
+
+class ModelBudget(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What may be spent on one model, in a time; both by LiteLLM's older name or its newer one."""
+
+    budget_limit: Dollars | None = None
+    max_budget: Dollars | None = None
+    time_period: Duration | None = None
+    budget_duration: Duration | None = None
 
 
 class Limits(msgspec.Struct, kw_only=True):
@@ -40,23 +52,23 @@ class Limits(msgspec.Struct, kw_only=True):
     tpm_limit: Count | UnsetType | None = UNSET
     rpm_limit: Count | UnsetType | None = UNSET
     max_parallel_requests: Count | UnsetType | None = UNSET
-    model_max_budget: Mapping | UnsetType | None = UNSET
+    model_max_budget: Annotated[dict[str, ModelBudget | Dollars], Models] | UnsetType | None = UNSET
 
 
 class Shared(Limits, kw_only=True):
-    """What keys, users and teams have in common. The first five are known, and refused unless empty."""
+    """What keys, users and teams have in common. The first four are known, and refused unless empty."""
 
     guardrails: Any = None
     policies: Any = None
     prompts: Any = None
     object_permission: Any = None
-    enforced_params: Any = None
     models: Names | UnsetType | None = UNSET
     metadata: Mapping | UnsetType | None = UNSET
     blocked: bool | UnsetType | None = UNSET
     tags: Names | UnsetType | None = UNSET
-    model_rpm_limit: dict[str, Count] | UnsetType | None = UNSET
-    model_tpm_limit: dict[str, Count] | UnsetType | None = UNSET
+    enforced_params: Names | UnsetType | None = UNSET
+    model_rpm_limit: Annotated[dict[str, Count], Models] | UnsetType | None = UNSET
+    model_tpm_limit: Annotated[dict[str, Count], Models] | UnsetType | None = UNSET
     rpm_limit_type: Text | UnsetType | None = UNSET
     tpm_limit_type: Text | UnsetType | None = UNSET
 
@@ -76,11 +88,11 @@ class KeyFields(Shared, kw_only=True):
     permissions: Mapping | UnsetType | None = UNSET
     allowed_routes: Names | UnsetType | None = UNSET
     allowed_cache_controls: Names | UnsetType | None = UNSET
-    budget_limits: list[Mapping] | UnsetType | None = UNSET
+    budget_limits: Any = None
     router_settings: Mapping | UnsetType | None = UNSET
-    tag_rpm_limit: dict[str, Count] | UnsetType | None = UNSET
-    throttle_on_budget_exceeded: bool | UnsetType | None = UNSET
-    auto_rotate: bool | UnsetType | None = UNSET
+    tag_rpm_limit: Any = None
+    throttle_on_budget_exceeded: Any = None
+    auto_rotate: bool | None = None
     rotation_interval: Duration | UnsetType | None = UNSET
 
 
@@ -103,6 +115,12 @@ class RegenerateKey(KeyFields, kw_only=True):
 
     key: Id | None = None
     new_key: Id | None = None
+
+
+class UpdateKeys(msgspec.Struct, kw_only=True):
+    """Body of /key/bulk_update: bodies of /key/update."""
+
+    keys: Annotated[list[Mapping], Meta(min_length=1, max_length=500)]
 
 
 class ResetSpend(msgspec.Struct, kw_only=True):
@@ -138,6 +156,7 @@ class KeyList(msgspec.Struct, kw_only=True):
     user_id: Id | None = None
     team_id: Id | None = None
     organization_id: Id | None = None
+    project_id: Id | None = None
     key_hash: Id | None = None
     key_alias: Id | None = None
     return_full_object: bool = False
@@ -145,6 +164,7 @@ class KeyList(msgspec.Struct, kw_only=True):
     include_created_by_keys: bool = False
     substring_matching: bool = False
     expires: Literal["expired", "active"] | None = None
+    status: Literal["deleted"] | None = None  # of which nothing is kept but the audit log
     sort_by: Literal[
         "created_at",
         "updated_at",
@@ -217,6 +237,7 @@ class UserList(msgspec.Struct, kw_only=True):
     page_size: Size = 25
     role: Role | None = None
     user_ids: Text | None = None  # comma separated
+    team: Id | None = None
     user_email: Text | None = None
     sort_by: Literal["user_id", "user_email", "user_alias", "user_role", "spend", "created_at"] = (
         "created_at"
@@ -284,7 +305,11 @@ class TeamPage(msgspec.Struct, kw_only=True):
     page: Number = 1
     page_size: Size = 10
     user_id: Id | None = None
+    team_id: Id | None = None
+    organization_id: Id | None = None
     team_alias: Text | None = None
+    sort_by: Literal["created_at", "team_alias", "team_id", "spend", "max_budget"] = "created_at"
+    sort_order: Literal["asc", "desc"] = "asc"
 
 
 class AddMembers(msgspec.Struct, kw_only=True):

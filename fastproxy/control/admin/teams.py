@@ -26,7 +26,9 @@ MEMBER_FIELDS = {  # of a body -> of a member's row
 PERMISSIONS = tuple(
     r.path
     for r in ROUTES
-    if r.tag == "key management" and r.path not in ("/key/block", "/key/unblock")
+    if r.tag == "key management"
+    and Role.USER in r.who
+    and r.path not in ("/key/block", "/key/unblock")
 )
 LEADERS_MAY = ("team_id", "team_alias", "metadata", "tags", "team_member_permissions")
 
@@ -38,9 +40,10 @@ def new(work: Work, asked: shapes.NewTeam) -> Any:
     if teams.get(work.connection, team_id) is not None:
         raise bad(f"Team id = {team_id} already exists. Please use a different team id.", "team_id")
     wanted = values.given(asked, "team_id", "members_with_roles", *shapes.UNAPPLIED)
-    for name, value in work.around.default_team.items():
-        if wanted.get(name) in (None, []) and name in shapes.TeamFields.__struct_fields__:
-            wanted |= values.money({name: value})
+    defaults = values.configured(work.around.default_team, shapes.TeamFields, "default_team_params")
+    for name, value in defaults.items():
+        if wanted.get(name) in (None, []):
+            wanted[name] = value
     wanted = _tidy(work, wanted, None)
     row: Row = {
         "models": [],
@@ -118,15 +121,26 @@ def info(work: Work, asked: shapes.OneTeam) -> Any:
 def listed(work: Work, asked: shapes.TeamList) -> Any:
     """Teams that the caller may see, as a list."""
     only = _visible(work, asked.user_id)
-    rows, _ = teams.listed(work.connection, only, None, 1, 10_000)
-    wanted = [r for r in rows if asked.organization_id in (None, r["organization_id"])]
-    return [team_shown(work, row) for row in wanted]
+    filters = _given(organization_id=asked.organization_id)
+    rows, _ = teams.listed(work.connection, only, filters, 1, 10_000)
+    return [team_shown(work, row) for row in rows]
 
 
 def listed_by_page(work: Work, asked: shapes.TeamPage) -> Any:
     """One page of the teams that the caller may see."""
     only = _visible(work, asked.user_id)
-    rows, total = teams.listed(work.connection, only, asked.team_alias, asked.page, asked.page_size)
+    filters = _given(
+        team_id=asked.team_id, organization_id=asked.organization_id, team_alias=asked.team_alias
+    )
+    rows, total = teams.listed(
+        work.connection,
+        only,
+        filters,
+        asked.page,
+        asked.page_size,
+        asked.sort_by,
+        asked.sort_order == "desc",
+    )
     return {
         "teams": [team_shown(work, row) for row in rows],
         "total": total,
@@ -303,6 +317,9 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
 def _store(work: Work, old: Row, change: dict[str, Any]) -> Row:
     stored = teams.update(work.connection, old["team_id"], change, work.by)
     _touch_keys(work, old["team_id"])
+    if "spend" in change:
+        of_team = keys.of_team(work.connection, old["team_id"])
+        work.respent |= {("team", key["token"]) for key in of_team[:1]}
     blocked = bool(stored["blocked"]) and not old["blocked"]
     work.note("blocked" if blocked else "updated", TABLE, old["team_id"], old, stored)
     return stored
@@ -327,6 +344,10 @@ def _seen(work: Work, team_id: str) -> Row:
     if not roles.may_see_team(work.caller, team_id):
         raise forbidden(f"You may not see team {team_id}", "team_id")
     return _named(work, team_id)
+
+
+def _given(**filters: str | None) -> dict[str, str]:
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 def _visible(work: Work, user_id: str | None) -> list[str] | None:

@@ -22,9 +22,12 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
     refuse_unapplied(asked, shapes.UNAPPLIED)
     user_id = asked.user_id or str(uuid.uuid4())
     wanted = values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED)
-    for name, value in work.around.default_user.items():
-        if wanted.get(name) in (None, []) and name in shapes.UserFields.__struct_fields__:
-            wanted |= values.money({name: value})
+    defaults = values.configured(
+        work.around.default_user, shapes.UserFields, "default_internal_user_params"
+    )
+    for name, value in defaults.items():
+        if wanted.get(name) in (None, []):
+            wanted[name] = value
     _judge_new(work, user_id, wanted.get("user_email"))
     values.set_reset(wanted, work.now)
     values.fold(wanted, None)
@@ -77,6 +80,9 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
         change["models"] = change["models"] or []
     stored = users.update(work.connection, old["user_id"], change, work.by)
     _touch_keys(work, old["user_id"])
+    if "spend" in change:
+        of_user = keys.of_user(work.connection, old["user_id"])
+        work.respent |= {("user", key["token"]) for key in of_user[:1]}
     work.note("updated", TABLE, old["user_id"], old, stored)
     return {"user_id": old["user_id"], "data": _shown(stored)}
 
@@ -127,6 +133,9 @@ def listed(work: Work, asked: shapes.UserList) -> Any:
         filters["user_role"] = [asked.role]
     if asked.user_ids:
         filters["user_id"] = [one.strip() for one in asked.user_ids.split(",")][:1000]
+    if asked.team is not None:
+        people = {m["user_id"] for m in teams.members_of(work.connection, asked.team)}
+        filters["user_id"] = list(people.intersection(filters.get("user_id", people)))
     if asked.user_email:
         filters["user_email"] = asked.user_email
     rows, total = users.listed(

@@ -1,5 +1,6 @@
 """Between JSON and rows: dollars and nano-dollars, durations and moments, and what LiteLLM keeps in metadata."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,8 +8,8 @@ import msgspec
 from msgspec import UNSET
 
 from fastproxy import durations
-from fastproxy.control.admin.refused import bad
-from fastproxy.control.admin.shapes import IN_METADATA
+from fastproxy.control.admin.refused import Refused, bad
+from fastproxy.control.admin.shapes import IN_METADATA, UNAPPLIED
 from fastproxy.control.store.money import to_dollars, to_nano
 from fastproxy.control.store.rows import Row
 
@@ -23,7 +24,21 @@ def given(asked: msgspec.Struct, *without: str) -> dict[str, Any]:
         for name in asked.__struct_fields__
         if (value := getattr(asked, name)) is not UNSET and name not in without
     }
+    if values.get("model_max_budget"):
+        values["model_max_budget"] = msgspec.to_builtins(values["model_max_budget"])
     return money(values)
+
+
+def configured(
+    params: Mapping[str, Any], shape: type[msgspec.Struct], setting: str
+) -> dict[str, Any]:
+    """Defaults of the file, as the fields of a body. Raises Refused where one has another type."""
+    try:
+        found = given(msgspec.convert(hoist(dict(params), shape), shape, strict=False), *UNAPPLIED)
+    except msgspec.ValidationError as error:
+        message = f"litellm_settings.{setting} can't be used: {error}"
+        raise Refused(500, message, "internal_server_error") from None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def money(values: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +78,9 @@ def fold(values: dict[str, Any], old: Row | None) -> None:
     before = dict((old or {}).get("metadata") or {})
     if "metadata" in values:
         kept = {name: before[name] for name in IN_METADATA if name in before}
-        after = {**kept, **(values["metadata"] or {})}
+        # without those: they were hoisted, and checked
+        after = {n: v for n, v in (values["metadata"] or {}).items() if n not in IN_METADATA}
+        after |= kept
     else:
         after = before
     for name, value in named.items():

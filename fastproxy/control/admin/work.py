@@ -47,7 +47,8 @@ class Work:
     around: Surroundings
     path: Mapping[str, str]  # parameters of the path
     touched: set[str] = field(default_factory=set)  # keys whose records must reach the workers
-    respent: set[str] = field(default_factory=set)  # keys whose spend was set
+    # (scope, key): whose spend was set, and a key of theirs, whose record has it
+    respent: set[tuple[str, str]] = field(default_factory=set)
     models_changed: bool = False
     now: int = field(default_factory=now_ms)
 
@@ -79,7 +80,7 @@ class Done:
     answer: Any
     touched: frozenset[str]  # digests of keys whose records have changed
     models_changed: bool
-    respent: frozenset[str]
+    respent: frozenset[tuple[str, str]]
 
 
 Handler = Callable[[Work, Any], Any]
@@ -87,7 +88,7 @@ Handler = Callable[[Work, Any], Any]
 
 def perform(
     connection: Connection,
-    digest: str,
+    digest: str | None,
     around: Surroundings,
     route: Route,
     handler: Handler,
@@ -95,8 +96,10 @@ def perform(
     path: Mapping[str, str],
 ) -> Done:
     """Do a request; `asked` reads it, once the caller may try the route. Raises Refused; the transaction is the
-    caller's."""
-    caller = callers.load(connection, digest, around.configured)
+    caller's. No digest: the route is public."""
+    caller = Caller(Role.KEY, "")
+    if digest is not None:
+        caller = callers.load(connection, digest, around.configured, around.groups)
     if route.path in around.admin_only and caller.role is not Role.ADMIN:
         raise Refused(
             403, f"Only proxy admins may call {route.path} (admin_only_routes).", "auth_error"

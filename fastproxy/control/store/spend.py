@@ -29,6 +29,7 @@ from fastproxy._table import ENDPOINTS
 from fastproxy.control.store import texts
 from fastproxy.control.store.rows import Row, fetch, now_ms
 from fastproxy.control.store.schema import (
+    budgets,
     daily_spend,
     daily_tags,
     former_keys,
@@ -84,8 +85,9 @@ def book(
     batches: Iterable[Batch],
     served: Served,
     raw_rows: bool = True,
-) -> None:
-    """Write events: their rows (if wanted), their part of the sums, and how far their rings have been read."""
+) -> list[Row]:
+    """Write events: their rows (if wanted), their part of the sums, and how far their rings have been read. Returns
+    the soft budgets that were crossed, as SoftBudgets.tell takes them."""
     known = marks(connection, epoch)
     new = [batch for batch in batches if known.get(batch.ring, 0) < batch.upto]
     events = b"".join(batch.events for batch in new)
@@ -94,9 +96,10 @@ def book(
     if raw_rows and sums:
         shared = [tuple(one[name] for name in SHARED) for one in sums]
         connection.exec_driver_sql(_insertion(connection), rows(events, numbers, shared, ENDPOINTS))
-    _add(connection, sums)
+    crossed = _add(connection, sums)
     _add_tags(connection, fold_tags(events))
     _mark(connection, epoch, {batch.ring: batch.upto for batch in new})
+    return crossed
 
 
 def book_folds(
@@ -106,12 +109,13 @@ def book_folds(
     generation: int,
     found: "list[Sum]",
     served: Served,
-) -> None:
-    """Write the sums of a frozen generation of a ring's folds."""
+) -> list[Row]:
+    """Write the sums of a frozen generation of a ring's folds. Returns what `book` does."""
     if marks(connection, epoch).get(FOLDS + ring, 0) > generation:
-        return
-    _add(connection, _named(connection, found, served))
+        return []
+    crossed = _add(connection, _named(connection, found, served))
     _mark(connection, epoch, {FOLDS + ring: generation + 1})
+    return crossed
 
 
 def _mark(connection: Connection, epoch: str, positions: Mapping[int, int]) -> None:
@@ -191,10 +195,11 @@ def _by_id(connection: Connection, column: Column[str], values: Iterable[str]) -
         yield from fetch(connection, query)
 
 
-def _add(connection: Connection, sums: list[Row]) -> None:
-    if sums:
-        _add_days(connection, sums)
-        _charge(connection, sums)
+def _add(connection: Connection, sums: list[Row]) -> list[Row]:
+    if not sums:
+        return []
+    _add_days(connection, sums)
+    return _charge(connection, sums)
 
 
 def _add_days(connection: Connection, sums: list[Row]) -> None:
@@ -235,8 +240,9 @@ def _add_to(
     connection.execute(statement, values)
 
 
-def _charge(connection: Connection, sums: list[Row]) -> None:
+def _charge(connection: Connection, sums: list[Row]) -> list[Row]:
     # what keys, users, teams and members have spent
+    crossed: list[Row] = []
     owed: dict[Table, dict[tuple[str, ...], list[Row]]] = {}
     for one in sorted(sums, key=lambda one: int(one["started"])):
         if not one["spend"]:
@@ -257,6 +263,8 @@ def _charge(connection: Connection, sums: list[Row]) -> None:
             if key not in parts:
                 continue
             change = _charged(old, parts[key])
+            if _crosses(old, change, soft := _soft_budget(connection, old)):
+                crossed.append({**_NAMES[table](old), **change, "soft_budget": soft})
             if table is keys:
                 by_model = dict(old["model_spend"] or {})
                 for part in parts[key]:
@@ -268,6 +276,30 @@ def _charge(connection: Connection, sums: list[Row]) -> None:
         if changes:
             where = [table.c[name] == bindparam(f"_{name}") for name in names]
             connection.execute(update(table).where(*where), changes)
+    return crossed
+
+
+_NAMES: dict[Table, Callable[[Row], Row]] = {
+    keys: lambda row: {"scope": "key", "name": row["key_alias"] or row["key_name"]},
+    users: lambda row: {"scope": "user", "name": row["user_id"]},
+    teams: lambda row: {"scope": "team", "name": row["team_id"]},
+    members: lambda row: {"scope": "member", "name": f"{row['user_id']} of {row['team_id']}"},
+}
+
+
+def _soft_budget(connection: Connection, row: Row) -> int | None:
+    soft: int | None = row["soft_budget"]
+    if soft is None and row.get("budget_id"):
+        query = select(budgets.c.soft_budget).where(budgets.c.budget_id == row["budget_id"])
+        soft = connection.execute(query).scalar_one_or_none()
+    return soft
+
+
+def _crosses(old: Row, change: Row, soft: int | None) -> bool:
+    if soft is None or change["spend"] < soft:
+        return False
+    before = old["spend"] if change["budget_reset_at"] == old["budget_reset_at"] else 0
+    return before < soft or before == 0
 
 
 def _charged(old: Row, parts: list[Row]) -> Row:

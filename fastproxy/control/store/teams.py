@@ -1,6 +1,6 @@
 """Queries about teams and who is in them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -31,13 +31,23 @@ def delete(connection: Connection, team_id: str) -> int:
 
 
 def listed(
-    connection: Connection, only: Iterable[str] | None, alias: str | None, number: int, size: int
+    connection: Connection,
+    only: Iterable[str] | None,
+    filters: Mapping[str, str],
+    number: int,
+    size: int,
+    sort_by: str = "created_at",
+    descending: bool = False,
 ) -> tuple[list[Row], int]:
-    """One page of teams, and how many there are."""
+    """One page of the teams that fulfil the filters, and how many there are."""
     where: list[ColumnElement[bool]] = [] if only is None else [teams.c.team_id.in_(list(only))]
-    if alias:
-        where.append(like(teams.c.team_alias, alias))
-    return page(connection, teams, where, [teams.c.created_at, teams.c.team_id], number, size)
+    where += [
+        like(teams.c[name], value) if name == "team_alias" else teams.c[name] == value
+        for name, value in filters.items()
+    ]
+    column = teams.c[sort_by]
+    order = [column.desc() if descending else column.asc(), teams.c.team_id]
+    return page(connection, teams, where, order, number, size)
 
 
 def member(connection: Connection, team_id: str, user_id: str) -> Row | None:

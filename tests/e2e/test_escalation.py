@@ -1,0 +1,232 @@
+"""Ways from a small right to a larger one that are open in gateways of this kind, tried as who has the small one."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from admin import call, chat, make
+from harness import UPSTREAM_KEY, Gateway, until
+from spending import ask, get, priced_config, spent
+
+
+@pytest.fixture(scope="module")
+def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    config = priced_config(mock_port)
+    base = {"api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY}
+    config["model_list"] += [
+        {"model_name": "dear", "litellm_params": {"model": "openai/dear", **base},
+         "model_info": {"access_groups": ["gpt-all"]}},
+        {"model_name": "plain", "litellm_params": {"model": "openai/plain", **base},
+         "model_info": {"access_groups": ["staff"]}},
+    ]  # fmt: skip
+    running = Gateway(tmp_path_factory.mktemp("escalation"), config).wait()
+    try:
+        yield running
+    finally:
+        code = running.stop()
+    assert code == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+def member(gateway: Gateway, team: str, name: str, *permissions: str) -> str:
+    """A team with one plain member, whose own key is answered."""
+    key = make(gateway, "/user/new", {"user_id": name})["key"]
+    make(gateway, "/team/new", {
+        "team_id": team, "team_member_permissions": list(permissions),
+        "members_with_roles": [{"role": "user", "user_id": name}],
+    })  # fmt: skip
+    return str(key)
+
+
+def test_terms_of_a_shared_budget_are_the_keys_own(gateway: Gateway):
+    make(gateway, "/budget/new", {"budget_id": "small", "max_budget": 1, "rpm_limit": 5})
+    make(gateway, "/user/new", {"user_id": "b-user", "auto_create_key": False})
+    asked = {"user_id": "b-user", "budget_id": "small"}
+    key = make(gateway, "/key/generate", asked)["key"]
+    for change in ({"max_budget": 2}, {"rpm_limit": 6}):
+        assert call(gateway, "POST", "/key/update", {"key": key, **change}, key)[0] == 403
+        assert call(gateway, "POST", "/key/generate", change, key)[0] == 403
+    made = make(gateway, "/key/generate", {}, key)
+    assert (made["max_budget"], made["rpm_limit"]) == (1.0, 5)
+    assert make(gateway, "/key/update", {"key": key, "rpm_limit": 4}, key)["rpm_limit"] == 4
+
+
+def test_a_member_makes_no_key_that_is_nobodys(gateway: Gateway):
+    """A key without a user has none of the user's and the member's limits."""
+    key = member(gateway, "plain-team", "plain-1", "/key/generate", "/key/update")
+    mine = make(gateway, "/key/generate", {"team_id": "plain-team"}, key)
+    assert mine["user_id"] == "plain-1"
+    service = ("POST", "/key/service-account/generate", {"team_id": "plain-team"})
+    assert call(gateway, *service, key)[0] == 403
+    detach = {"key": mine["key"], "user_id": None}
+    assert call(gateway, "POST", "/key/update", detach, key)[0] == 403
+    permissions = ["/key/generate", "/key/service-account/generate"]
+    make(gateway, "/team/permissions_update",
+         {"team_id": "plain-team", "team_member_permissions": permissions})  # fmt: skip
+    assert make(gateway, *service[1:], key)["user_id"] is None
+
+
+def test_a_key_of_a_team_stays_in_it(gateway: Gateway):
+    """Outside of it the team's budget and models would not count any more."""
+    key = member(gateway, "stay", "stay-1", "/key/generate", "/key/update")
+    lead = make(gateway, "/user/new", {"user_id": "stay-lead"})["key"]
+    admin = {"team_id": "stay", "member": {"role": "admin", "user_id": "stay-lead"}}
+    make(gateway, "/team/member_add", admin)
+    make(gateway, "/team/new", {"team_id": "other", "members_with_roles": [admin["member"]]})
+    mine = make(gateway, "/key/generate", {"team_id": "stay"}, key)["key"]
+    leads = make(gateway, "/key/generate", {"team_id": "stay"}, lead)["key"]
+    for whose, change in (
+        (key, {"key": mine, "team_id": None}),
+        (lead, {"key": leads, "team_id": None}),
+        (lead, {"key": leads, "team_id": "other"}),
+        (lead, {"key": mine, "team_id": None, "user_id": "stay-lead"}),
+    ):
+        for path in ("/key/update", "/key/regenerate"):
+            assert call(gateway, "POST", path, change, whose)[0] == 403, (path, change)
+    assert make(gateway, "/key/update", {"key": mine, "team_id": None})["team_id"] is None
+
+
+def test_the_name_of_an_access_group_is_no_name_of_a_model(gateway: Gateway):
+    """A pattern of models does not cover what a group holds, though its name may fit."""
+    make(gateway, "/user/new", {"user_id": "g-user", "models": ["gpt-*"], "auto_create_key": False})
+    key = make(gateway, "/key/generate", {"user_id": "g-user", "models": ["gpt-all"]})["key"]
+    assert chat(gateway, key, "dear") == 403
+    own = make(gateway, "/key/generate", {"user_id": "g-user"})["key"]
+    assert call(gateway, "POST", "/key/generate", {"models": ["gpt-all"]}, own)[0] == 403
+    assert chat(gateway, own, "gpt-4o-mini") == 200
+
+
+def test_an_access_group_and_a_model_of_it_meet(gateway: Gateway):
+    make(
+        gateway, "/user/new", {"user_id": "staff-1", "models": ["staff"], "auto_create_key": False}
+    )
+    group = make(gateway, "/key/generate", {"user_id": "staff-1"})["key"]
+    one = make(gateway, "/key/generate", {"models": ["plain"]}, group)["key"]
+    same = make(gateway, "/key/generate", {"models": ["staff"]}, group)["key"]
+    for key in (group, one, same):
+        assert (chat(gateway, key, "plain"), chat(gateway, key, "dear")) == (200, 403)
+
+
+def test_a_list_of_models_wants_an_allowed_route_too(gateway: Gateway):
+    key = make(gateway, "/key/generate", {"allowed_routes": ["/v1/embeddings"]})["key"]
+    for path in (
+        "/v1/models",
+        "/models",
+        "/v1/models/plain",
+        "/model/info",
+        "/explain?model=plain",
+    ):
+        assert call(gateway, "GET", path, key=key)[0] == 403, path
+    listing = make(gateway, "/key/generate", {"allowed_routes": ["/v1/models", "/v1/embeddings"]})[
+        "key"
+    ]
+    assert call(gateway, "GET", "/v1/models", key=listing)[0] == 200
+    assert call(gateway, "GET", "/v1/models/plain", key=listing)[0] == 200
+    assert call(gateway, "GET", "/model/info", key=listing)[0] == 403
+
+
+def test_a_route_that_lists_models_is_none_that_calls_them(gateway: Gateway):
+    key = make(gateway, "/key/generate", {"allowed_routes": ["/models", "/v1/embeddings"]})["key"]
+    for path in ("/v1/models/plain:generateContent", "/v1beta/models/plain:generateContent"):
+        status, answer = call(gateway, "POST", path, {"contents": []}, key)
+        assert status == 403, answer
+        assert "not allowed to call this route" in str(answer)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"budget_limits": [{"budget_duration": "1d", "max_budget": 1}]},
+        {"tag_rpm_limit": {"t": 1}},
+        {"metadata": {"tag_rpm_limit": {"t": 1}}},
+        {"throttle_on_budget_exceeded": True},
+        {"auto_rotate": True},
+    ],
+)
+def test_no_limit_is_stored_without_effect(gateway: Gateway, field: dict[str, Any]):
+    status, answer = call(gateway, "POST", "/key/generate", field)
+    assert status == 400, answer
+    key = make(gateway, "/key/generate", {})["key"]
+    assert call(gateway, "POST", "/key/update", {"key": key, **field})[0] == 400
+
+
+@pytest.mark.parametrize("whose", ["user", "team"])
+def test_spend_that_an_admin_sets_holds_at_once(gateway: Gateway, whose: str):
+    ident = {f"{whose}_id": f"poor-{whose}"}
+    first = {"auto_create_key": False} if whose == "user" else {}
+    make(gateway, f"/{whose}/new", {**ident, "max_budget": 0.01, **first})
+    key = make(gateway, "/key/generate", ident)["key"]
+    assert ask(gateway, key).status == 200
+    assert ask(gateway, key).status == 422
+    for path, by in ((f"/{whose}/update", key), ("/key/update", key)):
+        assert call(gateway, "POST", path, {**ident, "key": key, "spend": 0}, by)[0] == 403
+    make(gateway, f"/{whose}/update", {**ident, "spend": 0})
+    assert ask(gateway, key).status == 200
+    assert get(gateway, f"/{whose}/info?{whose}_id=poor-{whose}")
+
+
+@pytest.mark.parametrize("field", [{"spend": 0}, {"budget_id": None}, {"permissions": None}])
+def test_what_is_an_admins_is_not_emptied_either(gateway: Gateway, field: dict[str, Any]):
+    name = f"emptied-{next(iter(field))}".replace("_", "-")
+    make(gateway, "/budget/new", {"budget_id": name, "max_budget": 0.01})
+    make(gateway, "/user/new", {"user_id": name, "auto_create_key": False})
+    asked = {"user_id": name, "budget_id": name, "permissions": {"a": 1}}
+    key = make(gateway, "/key/generate", asked)["key"]
+    assert ask(gateway, key).status == 200
+    until(lambda: spent(gateway, key) > 0, what="the sum")
+    for path in ("/key/update", "/key/regenerate"):
+        status, answer = call(gateway, "POST", path, {"key": key, **field}, key)
+        assert status in (200, 403), answer
+        if status == 200:  # /key/regenerate knows no spend
+            assert (path, list(field)) == ("/key/regenerate", ["spend"])
+            key = answer["key"]
+    assert ask(gateway, key).status == 422
+
+
+BAD_BUDGETS = [
+    {"priced": "lots"},
+    {"priced": {"budget_limit": "lots"}},
+    {"priced": {"budget_limit": 1, "time_period": "soon"}},
+    {"priced": {"budget_limit": 1, "time_period": 5}},
+    {"priced": {"budget_limit": 1e300}},
+    {"priced": -1},
+    {"priced": [1]},
+    {"priced": {"budget_limit": 1, "rpm_limit": 3}},
+    {str(n): 1 for n in range(2000)},
+]
+
+
+@pytest.mark.parametrize("budget", BAD_BUDGETS)
+@pytest.mark.parametrize("path", ["/key/generate", "/user/new", "/team/new", "/budget/new"])
+def test_a_limit_that_can_not_be_kept_is_refused(gateway: Gateway, path: str, budget: Any):
+    assert call(gateway, "POST", path, {"model_max_budget": budget})[0] == 422
+
+
+def test_a_limit_that_is_stored_all_the_same_blocks_its_key_and_no_other(
+    start: Callable[..., Gateway], mock_port: int
+):
+    """Of a store that somebody else has written to."""
+    gateway = start(priced_config(mock_port)).wait()
+    good, bad, worse = (make(gateway, "/key/generate", {}) for _ in range(3))
+    assert gateway.stop() == 0
+    store = sqlite3.connect(gateway.path.parent / "fastproxy-data" / "fastproxy.db")
+    with contextlib.closing(store), store:
+        change = "UPDATE keys SET model_max_budget = ? WHERE token = ?"
+        store.execute(change, ('{"priced": "lots"}', bad["token"]))
+        change = "UPDATE keys SET max_budget = 1, budget_duration = ? WHERE token = ?"
+        store.execute(change, ("soon", worse["token"]))
+    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
+    try:
+        assert [chat(again, key["key"]) for key in (bad, worse, good)] == [401, 401, 200]
+        assert f"key {bad['key_name']} is blocked: its limits can't be kept" in again.log
+    finally:
+        assert again.stop() == 0
+    assert "Traceback" not in again.log
+
+
+def test_the_models_budget_may_have_either_shape(gateway: Gateway):
+    for budget in (5, {"budget_limit": "5", "time_period": "1d"}, {"max_budget": 5, "budget_duration": "1d"}):  # fmt: skip
+        key = make(gateway, "/key/generate", {"model_max_budget": {"priced": budget}})["key"]
+        assert ask(gateway, key).status == 200

@@ -40,10 +40,14 @@ cdef bint request_sent(Exchange x):
 cdef void settle(Exchange x):
     """Counters and the usage event. Once per exchange."""
     cdef Block block = x.gateway.block
-    cdef bint estimated
+    cdef bint estimated, resting = False
     cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
-    estimated = x.attempts and not told(x) and (x.status < 400 or x.status == 499) \
+    if x.attempts and (x.state == S_PAUSE or x.state == S_WAIT or x.state == S_BODY):
+        resting = True                     # the client left between two tries, which have events of their own
+        x.tapping = False
+        x.characters = 0
+    estimated = x.attempts and not resting and not told(x) and (x.status < 400 or x.status == 499) \
         and x.key is not None and x.plan.kind != PLAN_TUNNEL and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
     if estimated and x.input_estimate < 0:
         x.input_estimate = estimate_input(x)

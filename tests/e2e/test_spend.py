@@ -141,6 +141,32 @@ def test_who_hangs_up_just_before_the_usage_is_charged_each_time(
     assert spent(gateway, key) == pytest.approx(sum(row["spend"] for row in found))
 
 
+def test_who_leaves_between_two_tries_pays_for_neither(
+    lab: Lab, start: Callable[..., Gateway], tmp_path: Path
+):
+    """The one was answered with an error, the other has not begun."""
+    prices = {"input_cost_per_token": INPUT / 1e9, "output_cost_per_token": OUTPUT / 1e9}
+    config = {
+        "model_list": [lab.deployment("failing", **prices)],
+        "general_settings": {"master_key": MASTER},
+        "router_settings": {"num_retries": 2, "retry_after": 30},
+    }
+    gateway = start(config, "--data-dir", str(tmp_path / "data")).wait()
+    key = make(gateway, "/key/generate", {"max_budget": 1000})["key"]
+    word = mark("e500")
+    body = {"model": "failing", "messages": [{"role": "user", "content": word}]}
+    with gateway.client() as client:
+        client.send(request("/v1/chat/completions", body, key))
+        until(lambda: rows(gateway, f"api_key={key}"), what="the row of the try")
+    last, first = until(
+        lambda: len(r := rows(gateway, f"api_key={key}")) == 2 and r, what="that of the request"
+    )
+    assert (first["status_code"], last["status_code"]) == (500, 499)
+    assert (first["spend"], last["spend"]) == (0, 0)
+    assert last["estimated"] is False
+    assert len(lab.of(word)) == 1
+
+
 def test_an_internal_user_sees_its_own_rows_only(spending: Gateway):
     for name in ("anna", "bert"):
         make(spending, "/user/new", {"user_id": name, "auto_create_key": False})

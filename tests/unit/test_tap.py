@@ -43,11 +43,16 @@ USAGE_READ = {
 
 
 def run(
-    mode: int, *parts: bytes, model: bytes | None = None, drop: bool = False
+    mode: int,
+    *parts: bytes,
+    model: bytes | None = None,
+    drop: bool = False,
+    images: bool = False,
+    cost: int | None = None,
 ) -> tuple[bytes, dict[str, Any]]:
     """What the client gets of these pieces, and what was learnt."""
     tap = AnswerTap()
-    tap.py_begin(mode, model, drop)
+    tap.py_begin(mode, model, drop, None, images, cost)
     out = []
     for part in parts:
         changed = tap.py_feed(part)

@@ -17,8 +17,11 @@ SEEDS = [
     b'\x07\x14data: {"model":"up","choices":[],"usage":{"prompt_tokens":5}}\r\n\r\ndata: [DONE]\r\n\r\n',
     b'\x03\x02event: message_start\ndata: {"type":"message_start","message":{"model":"up",'
     b'"usage":{"input_tokens":7}}}\n\n: ping\n\nid: 1\n\n',
+    b'\x09\x30data: {"choices":[],"usage":{"prompt_tokens":5,"prompt_tokens_details":{"audio_tokens":2}}}\n\n',
+    b'\x08\x07{"data":[{"b64_json":"[{"},{"url":"x","a":[{}]}],"usage":{"seconds":3}}',
 ]
 NAME = b"mine"
+COST = b',"cost":0.000000007'
 
 
 def replaced(pairs: list[tuple[str, object]], depth: int = 0) -> list[tuple[str, object]]:
@@ -46,15 +49,17 @@ def run(data: bytes) -> None:
     mode = SSE if options & 1 else JSON
     model = NAME if options & 2 else None
     drop = bool(options & 4) and mode == SSE
-    whole = tapped(mode, data, model=model, drop=drop)
+    cost = 7 if options & 8 and mode == SSE and not drop else None
+    asked = {"model": model, "drop": drop, "images": bool(options & 8), "cost": cost}
+    whole = tapped(mode, data, **asked)
     at = where % (len(data) + 1)
-    assert tapped(mode, data[:at], data[at:], model=model, drop=drop) == whole
+    assert tapped(mode, data[:at], data[at:], **asked) == whole
     single = (data[i : i + 1] for i in range(len(data)))
-    assert tapped(mode, *single, model=model, drop=drop) == whole
+    assert tapped(mode, *single, **asked) == whole
     out, state = whole
     assert all(value >= 0 for value in (state["usage"] or {}).values())
     if model is None and not drop:
-        assert out == data
+        assert out == data if cost is None or COST in data else out.replace(COST, b"") == data
     if mode == SSE:
         if not drop:
             assert out.count(b"\n") == data.count(b"\n")

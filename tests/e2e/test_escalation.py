@@ -94,6 +94,36 @@ def test_a_member_makes_no_key_that_is_nobodys(gateway: Gateway):
     assert make(gateway, *service[1:], key)["user_id"] is None
 
 
+def test_who_leaves_a_team_and_comes_back_has_the_same_limits(gateway: Gateway):
+    lead = make(gateway, "/user/new", {"user_id": "back-lead"})["key"]
+    make(gateway, "/user/new", {"user_id": "back", "auto_create_key": False})
+    people = [{"role": "admin", "user_id": "back-lead"}]
+    make(gateway, "/team/new", {"team_id": "back", "members_with_roles": people})
+    one = {"role": "user", "user_id": "back"}
+    add = {"team_id": "back", "member": one, "max_budget_in_team": 0.01}
+    make(gateway, "/team/member_add", add)
+    key = make(gateway, "/key/generate", {"team_id": "back", "user_id": "back"}, lead)["key"]
+    assert [ask(gateway, key).status for _ in range(2)] == [200, 422]
+    until(lambda: spent(gateway, key) > 0.01, what="the sum")
+    make(gateway, "/team/member_delete", {"team_id": "back", "user_id": "back"}, lead)
+    make(gateway, "/team/member_add", {"team_id": "back", "member": one}, lead)
+    (member,) = (
+        m
+        for m in get(gateway, "/team/info?team_id=back")["team_memberships"]
+        if m["user_id"] == "back"
+    )
+    assert member["litellm_budget_table"]["max_budget"] == 0.01
+    assert member["spend"] > 0.01
+    key = make(gateway, "/key/generate", {"team_id": "back", "user_id": "back"}, lead)["key"]
+    assert ask(gateway, key).status == 422
+    make(gateway, "/team/member_delete", {"team_id": "back", "user_id": "back"}, lead)
+    make(
+        gateway, "/team/member_add", {**add, "max_budget_in_team": 5}
+    )  # a proxy admin decides anew
+    key = make(gateway, "/key/generate", {"team_id": "back", "user_id": "back"}, lead)["key"]
+    assert ask(gateway, key).status == 200
+
+
 def test_a_key_of_a_team_stays_in_it(gateway: Gateway):
     """Outside of it the team's budget and models would not count any more."""
     key = member(gateway, "stay", "stay-1", "/key/generate", "/key/update")

@@ -186,6 +186,7 @@ cdef class Table:
     cdef readonly list passes          # plans of PLAN_PASS, in the order in which they are tried
     cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
     cdef readonly Router router
+    cdef frozenset admin_paths         # of control, but for what any page may read
     cdef list patterns                 # (before, after, Plan) of control routes with a parameter, POST only
     cdef dict groups                   # client's name -> Group, aliases and seen wildcard names too
     cdef list wildcards

@@ -48,6 +48,7 @@ GOOGLE_ACTIONS = {
 }
 GOOGLE_PREFIXES = (b"/v1beta/models/", b"/v1/models/", b"/v1alpha/models/", b"/models/")
 ALL_ROUTES = frozenset(["llm_api_routes", "openai_routes"])     # names in allowed_routes for every route of models
+FOR_PAGES = ("/", "/openapi.json", "/models", "/v1/models", "/model/info", "/v1/model/info")
 MULTIPART = {"images_edits", "audio_transcriptions", "audio_translations"}
 ANTHROPIC = {"messages", "count_tokens"}
 WILDCARD_NAMES_MAX = 4096   # names that matched a pattern and are remembered; beyond it they are matched anew
@@ -406,6 +407,9 @@ cdef class Table:
             PLAN_FIXED, EP_COUNT, "/health/readiness", b'{"status":"healthy","db":"Not connected"}'))
         self._add("HEAD", root + "/", Plan(PLAN_FIXED, EP_COUNT, "/", b""))
         self.patterns = []
+        self.admin_paths = frozenset(
+            (root + path).encode() for _, path in control_routes
+            if path not in FOR_PAGES and not path.startswith("/health"))
         for method, path in control_routes:
             plan = Plan(PLAN_CONTROL, EP_COUNT, path)
             if "{" in path:              # one segment of a client's choosing, as in /key/{key}/regenerate
@@ -501,6 +505,10 @@ cdef class Table:
                 (<Plan>plan).route = route
                 return plan
         return None
+
+    def is_admin(self, bytes path):
+        """Whether this is a path of the admin API, which no page of another origin is to use unasked."""
+        return path in self.admin_paths or any(path.startswith(before) for before, _, _ in self.patterns)
 
     def path_model(self, bytes path, bytes query=b""):
         """(plan, model) of a POST to /engines/{m}/…, /openai/deployments/{m}/…, /v1beta/models/{m}:… or a

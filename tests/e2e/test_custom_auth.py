@@ -196,6 +196,7 @@ def test_a_file_as_people_have_it(mock_port: int, tmp_path: Path):
         return status, answer["error"]["message"] if "error" in answer else ""
 
     try:
+        until(lambda: ask("nobody")[0] != 503, what="its process")
         assert ask("nobody") == (403, "not in the directory")
         assert ask("shared-secret") == (400, "which tenant?")
         assert ask("shared-secret", "?tenant=a")[1].startswith("BadRequest please pass param=user")

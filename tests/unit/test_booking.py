@@ -244,11 +244,13 @@ def test_a_soft_budget_is_crossed_once_in_a_period(connection: Connection, block
     empty: dict[str, object] = {name: [] for name in (*names, "allowed_cache_controls")}
     people = {"user_role": "internal_user", "models": [], "metadata": {}}
     with connection.begin():
-        connection.execute(insert(schema.budgets).values(budget_id="b", soft_budget=12, **now))
+        ends = {"budget_duration": "1d", "budget_reset_at": 1_500}
+        connection.execute(
+            insert(schema.budgets).values(budget_id="b", soft_budget=12, **ends, **now)
+        )
         connection.execute(insert(schema.users).values(user_id="u", soft_budget=8, **people, **now))
         key = {"token": KEY.hex(), "key_name": "sk-...1234", "budget_id": "b", "user_id": "u"}
-        ends = {"budget_duration": "1d", "budget_reset_at": 1_500}
-        connection.execute(insert(schema.keys).values(**key, **ends, **empty, **now))
+        connection.execute(insert(schema.keys).values(**key, **empty, **now))
 
     def crossed(begun: int) -> list[tuple[str, str, int, int]]:
         put(block, 1, started_ns=begun * 1_000_000)
@@ -265,3 +267,5 @@ def test_a_soft_budget_is_crossed_once_in_a_period(connection: Connection, block
     assert crossed(2_000) == []  # the next period of the key
     assert crossed(2_000) == []
     assert crossed(2_000) == [("key", "sk-...1234", 15, 12)]
+    found = connection.execute(text("SELECT spend, budget_reset_at FROM keys")).one()
+    assert found == (15, 86_400_000)  # the shared budget's period, counted by the key

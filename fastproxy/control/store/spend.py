@@ -262,9 +262,11 @@ def _charge(connection: Connection, sums: list[Row]) -> list[Row]:
             key = tuple(old[name] for name in names)
             if key not in parts:
                 continue
-            change = _charged(old, parts[key])
-            if _crosses(old, change, soft := _soft_budget(connection, old)):
-                crossed.append({**_NAMES[table](old), **change, "soft_budget": soft})
+            terms = _with_budget(connection, old)
+            change = _charged(terms, parts[key])
+            if _crosses(terms, change):
+                soft = {"soft_budget": terms["soft_budget"]}
+                crossed.append({**_NAMES[table](old), **change, **soft})
             if table is keys:
                 by_model = dict(old["model_spend"] or {})
                 for part in parts[key]:
@@ -287,15 +289,16 @@ _NAMES: dict[Table, Callable[[Row], Row]] = {
 }
 
 
-def _soft_budget(connection: Connection, row: Row) -> int | None:
-    soft: int | None = row["soft_budget"]
-    if soft is None and row.get("budget_id"):
-        query = select(budgets.c.soft_budget).where(budgets.c.budget_id == row["budget_id"])
-        soft = connection.execute(query).scalar_one_or_none()
-    return soft
+def _with_budget(connection: Connection, row: Row) -> Row:
+    # with what a key's shared budget says of marks and periods, where the key says nothing itself
+    named = [row["budget_id"]] if row.get("budget_id") else []
+    budget = next(_by_id(connection, budgets.c.budget_id, named), row)
+    names = ("soft_budget", "budget_duration", "budget_reset_at")
+    return {**row, **{n: budget[n] for n in names if row[n] is None}}
 
 
-def _crosses(old: Row, change: Row, soft: int | None) -> bool:
+def _crosses(old: Row, change: Row) -> bool:
+    soft = old["soft_budget"]
     if soft is None or change["spend"] < soft:
         return False
     before = old["spend"] if change["budget_reset_at"] == old["budget_reset_at"] else 0

@@ -429,6 +429,11 @@ cdef class Limits:
             "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
         }
 
+    def period_end(self, Gate gate):
+        """Seconds since 1970 at which the period ends that is counted; 0: none has begun."""
+        cdef int slot = self.find(gate.name)
+        return 0 if slot < 0 else self.counters[slot].period >> 1
+
     def begin(self, Gate gate, long long wall, long long spent):
         """What was spent before the first request, unless requests have come already."""
         if self._slot(gate) >= 0 and lm_load(&self.counters[gate.slot].period) == 0:

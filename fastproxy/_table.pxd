@@ -155,6 +155,9 @@ cdef class Table:
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
+    cdef readonly bint end_users             # events say whom the client serves …
+    cdef readonly bint agents                # … and what it is
+    cdef readonly bytes user_header          # a header that says it too, lower case, or None
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
     cdef readonly bint custom_auth           # whose keys the configuration does not know is asked about elsewhere
     cdef readonly bint sliding_limits        # limit_window: sliding

@@ -20,11 +20,13 @@ LISTS = {  # keys that want a list; a scalar is taken as a list of one
     ("general_settings",): (
         "allowed_ips",
         "admin_only_routes",
+        "metrics_labels",
         "trusted_proxy_ranges",
         "keys",
         "pass_through_endpoints",
     ),
     ("pass_through_endpoints",): ("methods",),
+    ("litellm_settings",): ("custom_prometheus_tags",),
     ("router_settings",): ("optional_pre_call_checks",),
     ("litellm_params",): ("additional_drop_params", "tags"),
     ("model_info",): ("supported_environments",),

@@ -1,11 +1,12 @@
 """From a Config to the snapshot: plain data that workers compile. The only maker of snapshots."""
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
 from fastproxy import durations
-from fastproxy.config import budgets, custom_auth
+from fastproxy.config import budgets, custom_auth, metrics
 from fastproxy.config.bridge import make_bridge
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
@@ -13,11 +14,26 @@ from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.schema import KeyEntry
 from fastproxy.config.secret import Secret
-from fastproxy.config.slop import boolean
+from fastproxy.config.slop import boolean, words
 from fastproxy.config.traffic import group_policy, judge_fallbacks, router
 from fastproxy.config.upstream import make_deployment
 
 DEFAULT_BODY_MB = 100.0
+# what is read, or sent on, as something else
+KNOWN_PREFIXES = (
+    "openai-",
+    "anthropic-",
+    "x-stainless-",
+    "x-litellm-",
+    "access-control-",
+    "content-",
+    "proxy-",
+)
+KNOWN_HEADERS = words(
+    """accept accept-encoding api-key authorization baggage connection cookie expect host idempotency-key keep-alive
+    ocp-apim-subscription-key origin te traceparent tracestate trailer transfer-encoding upgrade user-agent via
+    x-api-key x-forwarded-for x-goog-api-key"""
+)
 
 
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
@@ -91,6 +107,7 @@ def _settings(config: Config) -> dict[str, Any]:
     _judge_addresses(config)
     _judge_health(config)
     general, environ = config.general, config.environ
+    shown = metrics.select(config)
     root = environ.get("SERVER_ROOT_PATH", "").strip("/")
     header = general.litellm_key_header_name
     return {
@@ -111,6 +128,9 @@ def _settings(config: Config) -> dict[str, Any]:
         "unseen_output": _one_of(config, "unseen_output", ("expected", "reserved")),
         "budget_exceeded_status": config.litellm.budget_exceeded_status_code or 422,
         "always_include_stream_usage": bool(general.always_include_stream_usage),
+        "end_users": shown.collects("end_user"),
+        "user_agents": shown.collects("user_agent"),
+        "user_header": _user_header(config),
         "connect_timeout": general.connect_timeout or 10.0,
         "keepalive_timeout": general.keepalive_timeout or 75.0,
         "head_timeout": general.head_timeout or 30.0,
@@ -144,6 +164,20 @@ def _timezone(config: Config) -> str | None:
         place = config.document.place(("litellm_settings", "timezone"))
         raise ConfigError(f"{place}: timezone: {error}") from None
     return config.litellm.timezone
+
+
+def _user_header(config: Config) -> str | None:
+    name = config.general.user_header_name
+    if name is None:
+        return None
+    lower = name.lower()
+    known = {*KNOWN_HEADERS, (config.general.litellm_key_header_name or "").lower()}
+    if lower in known or lower.startswith(KNOWN_PREFIXES) or not re.fullmatch("[a-z0-9_-]+", lower):
+        place = config.document.place(("general_settings", "user_header_name"))
+        raise ConfigError(
+            f"{place}: user_header_name: the name of a header that means nothing else is expected, such as x-user-id"
+        )
+    return name
 
 
 def _judge_addresses(config: Config) -> None:

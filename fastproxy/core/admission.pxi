@@ -64,6 +64,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
                     credential, rank = f, 0
             elif all_headers and not f.hop and f.name_size > 2 and same_ci(p + f.name, b"x-", 2):
                 forward_field(d, out, p, f)
+            if table.user_header is not None and f.name_size == PyBytes_GET_SIZE(table.user_header) \
+                    and same_ci(p + f.name, PyBytes_AS_STRING(table.user_header), f.name_size) and not x.end_user_size:
+                note_end_user(x, p + f.value, f.value_size)
             continue
         if f.name_id == H_CONTENT_TYPE or f.name_id == H_ACCEPT or f.name_id == H_IDEMPOTENCY_KEY \
                 or f.name_id == H_BAGGAGE:
@@ -94,6 +97,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         elif f.name_id == H_X_STAINLESS or f.name_id == H_USER_AGENT:
             if all_headers and not f.hop and f.name_id == H_X_STAINLESS:
                 forward_field(d, out, p, f)
+            elif table.agents and f.name_id == H_USER_AGENT:
+                x.agent_size = <unsigned char>whole_letters(p + f.value, f.value_size, 32)
+                memcpy(x.agent, p + f.value, x.agent_size)
         elif f.name_id == H_X_LITELLM:
             if not own_header(x, (p + f.name + 10)[:f.name_size - 10].lower(), (p + f.value)[:f.value_size]):
                 return False
@@ -169,6 +175,8 @@ cdef bint own_header(Exchange x, bytes name, bytes value):
             x.stream_timeout = options.seconds(value, "x-litellm-stream-timeout")
         elif name == b"tags":
             x.asked_tags = options.header_tags(value) or None
+        elif x.table.end_users and name in (b"end-user-id", b"customer-id"):
+            note_end_user(x, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     except ValueError as error:
         field, _, text = str(error).partition("\0")
         refuse(x, 400, "invalid_request_error", text, field)

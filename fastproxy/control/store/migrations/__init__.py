@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from fastproxy.control.store.migrations import v0001_first, v0002_spend, v0003_tags
+from fastproxy.control.store.migrations import v0001_first, v0002_spend, v0003_tags, v0004_end_user
 
-STEPS: tuple[ModuleType, ...] = (v0001_first, v0002_spend, v0003_tags)
+STEPS: tuple[ModuleType, ...] = (v0001_first, v0002_spend, v0003_tags, v0004_end_user)
 HEAD: str = STEPS[-1].revision

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from admin import call, make
 from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request, until
-from lab import Lab
+from lab import Lab, mark
 from lab_acts import RAW
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -157,7 +157,7 @@ def test_a_key_that_nobody_knows_is_a_request_too(gateway: Gateway):
 
 def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_path: Path):
     groups = [lab.deployment("main", "main-a"), lab.deployment("main", "main-b")]
-    groups += [lab.deployment(name) for name in ("spare", "lost", "dead")]
+    groups += [lab.deployment(name) for name in ("spare", "lost", "dead", "free")]
     settings = {
         "model_list": groups,
         "general_settings": {"master_key": MASTER},
@@ -173,7 +173,9 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_
         b"X-RateLimit-Remaining-Requests: 41\r\nanthropic-ratelimit-tokens-remaining: 5000000000\r\n"
         b"Content-Length: 2\r\n\r\n{}"
     ]
-    lab.moods |= dict.fromkeys(("main-a", "main-b", "lost", "dead"), "e500") | {"spare": "limits"}
+    lab.moods |= dict.fromkeys(("main-a", "main-b", "lost", "dead", "free"), "e500") | {
+        "spare": "limits"
+    }
     running = Gateway(tmp_path, settings).wait()
     try:
         with running.client() as client:
@@ -181,11 +183,13 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_
             assert client.post("/v1/chat/completions", body).status == 200
             body = {**CHAT, "model": "lost"}
             assert client.post("/v1/chat/completions", body).status == 500
+            body = {"model": "free", "input": "hi"}
+            assert client.post("/v1/moderations", body).status == 500
 
         def text() -> str:
             return scrape(running, MASTER)[2]
 
-        until(lambda: value(text(), "litellm_proxy_total_requests_metric_total") == 2)
+        until(lambda: value(text(), "litellm_proxy_total_requests_metric_total") == 3)
         found = text()
         name = "litellm_deployment_{}_fallbacks_total"
         fell = {"requested_model": "main", "fallback_model": "spare", "exception_status": ""}
@@ -198,6 +202,7 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_
         failure = "litellm_deployment_failure_responses_total"
         kind = {"exception_status": "500", "exception_class": "Openai.InternalServerError"}
         assert value(found, failure, **kind) >= 1
+        assert value(found, failure, model_id="free", requested_model="free") == 1
         left = {"model_id": "spare"}
         assert value(found, "litellm_remaining_requests_metric", **left) == 41
         assert (
@@ -206,6 +211,53 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_
     finally:
         running.stop()
         lab.moods.clear()
+
+
+def test_time_in_the_queue(lab: Lab, tmp_path: Path):
+    limits = {"max_in_flight_requests_per_worker": 1, "max_queued_requests_per_worker": 5}
+    general = {"master_key": MASTER, **limits}
+    models = [lab.deployment("one")]
+    running = Gateway(tmp_path, {"model_list": models, "general_settings": general}).wait()
+    name = "litellm_request_queue_time_seconds"
+    try:
+        with running.client() as first, running.client() as second:
+            slow = mark("hang")
+            body = {"model": "one", "messages": [{"role": "user", "content": slow}]}
+            first.send(request("/v1/chat/completions", body))
+            hit = lab.stalled(slow)
+            body = {"model": "one", "messages": [{"role": "user", "content": mark("ok")}]}
+            second.send(request("/v1/chat/completions", body))
+            until(lambda: running.counters()["queued"] == 1)
+            lab.release(hit)
+            assert [first.answer().status, second.answer().status] == [200, 200]
+        until(lambda: value(scrape(running, MASTER)[2], f"{name}_count") == 2)
+        at_once, late = sorted(running.events(), key=lambda event: event["queued_us"])
+        assert at_once["queued_us"] == 0
+        assert 0 < late["queued_us"] <= late["duration_us"]
+        found = value(scrape(running, MASTER)[2], f"{name}_sum")
+        assert found == pytest.approx(late["queued_us"] / 1e6)
+    finally:
+        running.stop()
+
+
+def test_an_end_user_behind_what_was_sent_already(mock_port: int, tmp_path: Path):
+    settings = config(mock_port)
+    settings["general_settings"]["metrics_labels"] = ["end_user"]
+    running = Gateway(tmp_path, settings).wait()
+    try:
+        with running.client() as client:
+            content = "x" * 3_000_000
+            body = {"model": "priced", "messages": [{"role": "user", "content": content}]}
+            raw = request("/v1/chat/completions", {**body, "user": "late"})
+            client.send(raw[:-100])
+            until(lambda: running.counters()["bytes_in"] >= len(raw) - 100)
+            client.send(raw[-100:])
+            assert client.answer().status == 200
+        until(lambda: len(running.events()) == 1)
+        assert running.events()[0]["end_user"] == "late"
+        assert value(scrape(running, MASTER)[2], "litellm_spend_metric_total", end_user="late") > 0
+    finally:
+        running.stop()
 
 
 def test_the_configuration_chooses_metrics_and_labels(mock_port: int, tmp_path: Path):

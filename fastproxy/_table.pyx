@@ -285,7 +285,12 @@ cdef class Table:
         self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
         self.keep_texts = bool(settings.get("keep_texts"))
+        self.texts_of_all = bool(settings.get("texts_of_all"))
         self.usage_cost = bool(settings.get("usage_cost", True))
+        self.end_users = bool(settings.get("end_users"))
+        self.agents = bool(settings.get("user_agents"))
+        user_header = settings.get("user_header") if self.end_users else None
+        self.user_header = user_header.lower().encode() if user_header else None
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
         self.head_timeout = settings.get("head_timeout", 30.0)
         self.body_timeout = settings.get("body_timeout", 60.0)

@@ -335,12 +335,25 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
 def _store(work: Work, old: Row, change: dict[str, Any]) -> Row:
     stored = teams.update(work.connection, old["team_id"], change, work.by)
     _touch_keys(work, old["team_id"])
+    if (stored["default_member"] or {}).get("budget_duration") != (old["default_member"] or {}).get(
+        "budget_duration"
+    ):
+        _begin_periods(work, old["team_id"])
     if "spend" in change:
         of_team = keys.of_team(work.connection, old["team_id"])
         work.respent |= {("team", key["token"]) for key in of_team[:1]}
     blocked = bool(stored["blocked"]) and not old["blocked"]
     work.note("blocked" if blocked else "updated", TABLE, old["team_id"], old, stored)
     return stored
+
+
+def _begin_periods(work: Work, team_id: str) -> None:
+    """Members whose budget's duration is the team's count a new period from their next request on."""
+    for member in teams.members_of(work.connection, team_id):
+        if member["budget_duration"] is None:
+            teams.change_member(
+                work.connection, team_id, member["user_id"], {"budget_reset_at": None}
+            )
 
 
 def _named(work: Work, team_id: str) -> Row:

@@ -243,6 +243,7 @@ def _add_to(
 def _charge(connection: Connection, sums: list[Row]) -> list[Row]:
     # what keys, users, teams and members have spent
     crossed: list[Row] = []
+    known: dict[str, Row] = {}
     owed: dict[Table, dict[tuple[str, ...], list[Row]]] = {}
     for one in sorted(sums, key=lambda one: int(one["started"])):
         if not one["spend"]:
@@ -262,7 +263,7 @@ def _charge(connection: Connection, sums: list[Row]) -> list[Row]:
             key = tuple(old[name] for name in names)
             if key not in parts:
                 continue
-            terms = _with_budget(connection, old)
+            terms = _with_terms(connection, table, old, known)
             change = _charged(terms, parts[key])
             if _crosses(terms, change):
                 soft = {"soft_budget": terms["soft_budget"]}
@@ -289,12 +290,21 @@ _NAMES: dict[Table, Callable[[Row], Row]] = {
 }
 
 
-def _with_budget(connection: Connection, row: Row) -> Row:
-    # with what a key's shared budget says of marks and periods, where the key says nothing itself
-    named = [row["budget_id"]] if row.get("budget_id") else []
-    budget = next(_by_id(connection, budgets.c.budget_id, named), row)
+def _with_terms(connection: Connection, table: Table, row: Row, known: dict[str, Row]) -> Row:
+    # with what a key's shared budget, or a member's team, says of marks and periods where the row says nothing;
+    # known: those that this transaction has read
+    if table is keys and row["budget_id"]:
+        name, column = f"budget {row['budget_id']}", budgets.c.budget_id
+    elif table is members:
+        name, column = f"team {row['team_id']}", teams.c.team_id
+    else:
+        return row
+    if name not in known:
+        found = next(_by_id(connection, column, [name.partition(" ")[2]]), {})
+        known[name] = found if table is keys else found.get("default_member") or {}
+    terms = known[name]
     names = ("soft_budget", "budget_duration", "budget_reset_at")
-    return {**row, **{n: budget[n] for n in names if row[n] is None}}
+    return {**row, **{n: terms.get(n) for n in names if row[n] is None}}
 
 
 def _crosses(old: Row, change: Row) -> bool:
@@ -311,6 +321,9 @@ def _charged(old: Row, parts: list[Row]) -> Row:
     spent, ends, duration = old["spend"], old["budget_reset_at"], old["budget_duration"]
     begun = _begin(duration, ends) if duration and ends else 0
     for part in parts:
+        if duration and not ends:  # a member's, whose team has the duration
+            ends = durations.next_reset(duration, part["started"])
+            begun = durations.period_start(duration, part["started"])
         if duration and ends and part["started"] >= ends:
             ends, spent = durations.next_reset(duration, part["started"]), 0
             begun = durations.period_start(duration, part["started"])

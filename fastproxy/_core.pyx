@@ -45,7 +45,7 @@ from fastproxy._scan cimport (
     F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS,
     F_FALLBACKS, F_GUARDRAILS, F_INPUT, F_LITELLM, F_MAX_COMPLETION_TOKENS, F_MAX_OUTPUT_TOKENS, F_MAX_TOKENS,
     F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_N, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID, F_PROMPT,
-    F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, Field, JsonScan, SCAN_ERROR, unescape,
+    F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, F_USER, Field, JsonScan, SCAN_ERROR, unescape,
 )
 from fastproxy._shared cimport (
     C_TEXTS_DROPPED,
@@ -53,7 +53,8 @@ from fastproxy._shared cimport (
     C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_KEY_LOOKUPS, C_KEY_LOOKUPS_FAILED, C_QUEUED, C_REFUSED,
     C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
     C_UNAUTHORIZED, C_UPSTREAM_CONNECTS, C_UPSTREAM_ERRORS,
-    E_ATTEMPT, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_NO_USAGE, E_STREAM, Event, FLYING,
+    E_ATTEMPT, E_COOLED, E_ESTIMATED, E_CLIENT_GONE, E_CUT, E_FALLBACK, E_NO_USAGE, E_STREAM, Event, FLYING, W_NO_LOG,
+    blank,
 )
 from fastproxy._table cimport (
     Deployment, EP_AUDIO_SPEECH, EP_CHAT, EP_COMPLETIONS, EP_COUNT, EP_COUNT_TOKENS, EP_EMBEDDINGS, EP_GENERATE_CONTENT,
@@ -213,7 +214,8 @@ cdef unsigned int STRIP = (
     1u << F_TAGS | 1u << F_FALLBACKS | 1u << F_NUM_RETRIES | 1u << F_TIMEOUT | 1u << F_CACHE
     | 1u << F_DISABLE_FALLBACKS | 1u << F_NO_LOG | 1u << F_LITELLM)
 # Fields that say how a request is to be tried.
-cdef unsigned int OPTIONS = 1u << F_NUM_RETRIES | 1u << F_TIMEOUT | 1u << F_FALLBACKS | 1u << F_DISABLE_FALLBACKS
+cdef unsigned int OPTIONS = 1u << F_NUM_RETRIES | 1u << F_TIMEOUT | 1u << F_FALLBACKS | 1u << F_DISABLE_FALLBACKS \
+    | 1u << F_NO_LOG
 # Fields by which a client would choose a destination, a credential or an answer of its own: refused (SSRF).
 cdef unsigned int FORBIDDEN = 1u << F_API_BASE | 1u << F_API_KEY | 1u << F_BASE_URL | 1u << F_MOCK_RESPONSE \
     | 1u << F_CONTEXT_FALLBACKS | 1u << F_CONTENT_FALLBACKS

@@ -491,6 +491,11 @@ cdef class Limits:
             "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
         }
 
+    def period_end(self, Gate gate):
+        """Seconds since 1970 at which the period ends that is counted; 0: none has begun."""
+        cdef int slot = self.find(gate.name)
+        return 0 if slot < 0 else self.counters[slot].period >> 1
+
     def set_spent(self, Gate gate, long long spent):
         """An administrator set what an entity has spent."""
         cdef int slot = self.find(gate.name)

@@ -1,4 +1,6 @@
 # Shared memory between workers and control: counters and event rings. See _shared.pyx for the layout.
+from libc.string cimport memset
+
 cdef enum:
     C_REQUESTS = 0       # requests whose head was accepted
     C_IN_FLIGHT          # exchanges between head and settle (gauge)
@@ -39,6 +41,11 @@ cdef enum:               # Event.flags
     E_NO_USAGE = 8
     E_ESTIMATED = 16     # no usage came: tokens are counted from the bytes
     E_ATTEMPT = 32       # a try that failed; the request went on
+    E_FALLBACK = 64      # of another group than the one that was asked for
+    E_COOLED = 128       # a try that took its deployment out of service
+
+cdef enum:               # Event.wishes
+    W_NO_LOG = 1         # the client wants no line of it in the access log
 
 cdef struct Event:
     unsigned long long sequence      # written last; slot index + 1 + lap * capacity
@@ -65,13 +72,26 @@ cdef struct Event:
     unsigned char client_size
     unsigned char tags_size
     unsigned char trace_size
-    unsigned char reserved[6]
+    unsigned char wishes
+    unsigned char end_user_size
+    unsigned char agent_size
+    unsigned char reserved[3]
+    unsigned int queued_us           # waited for a place among the requests in flight
+    unsigned int left_requests       # what the provider says is left, + 1; 0: it does not say
+    unsigned int left_tokens         # same
     unsigned char key_digest[32]
     char call_id[36]
     char model[64]
     char client[46]                  # the peer's address
     char tags[64]                    # of the request, joined by commas
     char trace_id[32]                # of traceparent, hexadecimal
+    # what copies an event may leave these out where their sizes are 0
+    char end_user[64]                # whom the client serves and …
+    char agent[32]                   # … what the client is: only if metrics are to have it
+
+cdef inline void blank(Event* e) noexcept nogil:
+    # What follows has a size that says how much of it counts.
+    memset(e, 0, <char*>e.call_id - <char*>e)
 
 cdef struct Totals:
     long long requests

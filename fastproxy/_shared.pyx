@@ -46,7 +46,7 @@ cdef enum:
 cdef unsigned long long FOLDING = 1ULL << 63
 cdef long long DAY_NS = 86400 * <long long>1000000000
 MAGIC = 0x46505348
-LAYOUT = 5
+LAYOUT = 6
 EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
@@ -130,7 +130,7 @@ cdef class Block:
         self.spilled = head - fp_load(self.tail) >= self.brim
         if self.spilled:
             event = &self.spare
-        memset(event, 0, sizeof(Event))
+        blank(event)
         return event
 
     cdef void publish(self) noexcept nogil:
@@ -425,9 +425,17 @@ def decode(bytes events):
             "usage": not e.flags & E_NO_USAGE,
             "estimated": bool(e.flags & E_ESTIMATED),
             "attempt": bool(e.flags & E_ATTEMPT),
+            "fallback": bool(e.flags & E_FALLBACK),
+            "cooled": bool(e.flags & E_COOLED),
+            "no_log": bool(e.wishes & W_NO_LOG),
+            "queued_us": e.queued_us,
+            "left_requests": e.left_requests - 1 if e.left_requests else None,
+            "left_tokens": e.left_tokens - 1 if e.left_tokens else None,
             "client": (<bytes>e.client[:e.client_size]).decode("latin-1"),
             "tags": (<bytes>e.tags[:e.tags_size]).decode("utf-8", "replace"),
             "trace_id": (<bytes>e.trace_id[:e.trace_size]).decode("latin-1"),
+            "end_user": (<bytes>e.end_user[:e.end_user_size]).decode("utf-8", "replace"),
+            "user_agent": (<bytes>e.agent[:e.agent_size]).decode("utf-8", "replace"),
             "key": (<bytes>e.key_digest[:32]).hex(),
             "call_id": (<bytes>e.call_id[:e.call_id_size]).decode("latin-1"),
             "model": (<bytes>e.model[:e.model_size]).decode("utf-8", "replace"),
@@ -528,6 +536,7 @@ def rows(bytes events, bytes numbers, list shared, tuple endpoints):
             client,
             e.trace_id[:e.trace_size].decode("latin-1") if e.trace_size else None,
             e.tags[:e.tags_size].decode("utf-8", "replace") if e.tags_size else None,
+            e.end_user[:e.end_user_size].decode("utf-8", "replace") if e.end_user_size else None,
         ))
         e += 1
     return out

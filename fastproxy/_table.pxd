@@ -159,8 +159,12 @@ cdef class Table:
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization
     cdef readonly bint always_usage
-    cdef readonly bint keep_texts           # store_prompts_in_spend_logs
+    cdef readonly bint keep_texts           # store_prompts_in_spend_logs …
+    cdef readonly bint texts_of_all         # … also of who asks for `no-log`
     cdef readonly bint usage_cost           # streams that end with usage say what they cost
+    cdef readonly bint end_users             # events say whom the client serves …
+    cdef readonly bint agents                # … and what it is
+    cdef readonly bytes user_header          # a header that says it too, lower case, or None
     cdef readonly Gate budget               # of the whole gateway, None: none; in the gates of every key but the master's
     cdef readonly bint measured              # groups or deployments have limits of tokens or money
     cdef readonly dict key_limits           # of each key, by model, where its record says nothing else; None: none
@@ -186,6 +190,7 @@ cdef class Table:
     cdef readonly list passes          # plans of PLAN_PASS, in the order in which they are tried
     cdef dict suffixes                 # /engines/{m}/… suffix -> Plan
     cdef readonly Router router
+    cdef frozenset admin_paths         # of control, but for what any page may read
     cdef list patterns                 # (before, after, Plan) of control routes with a parameter, POST only
     cdef dict groups                   # client's name -> Group, aliases and seen wildcard names too
     cdef list wildcards

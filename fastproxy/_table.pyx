@@ -48,6 +48,7 @@ GOOGLE_ACTIONS = {
 }
 GOOGLE_PREFIXES = (b"/v1beta/models/", b"/v1/models/", b"/v1alpha/models/", b"/models/")
 ALL_ROUTES = frozenset(["llm_api_routes", "openai_routes"])     # names in allowed_routes for every route of models
+FOR_PAGES = ("/", "/openapi.json", "/models", "/v1/models", "/model/info", "/v1/model/info")
 MULTIPART = {"images_edits", "audio_transcriptions", "audio_translations"}
 ANTHROPIC = {"messages", "count_tokens"}
 WILDCARD_NAMES_MAX = 4096   # names that matched a pattern and are remembered; beyond it they are matched anew
@@ -284,7 +285,12 @@ cdef class Table:
         self.budget_status = settings.get("budget_exceeded_status", 422)
         self.always_usage = bool(settings.get("always_include_stream_usage"))
         self.keep_texts = bool(settings.get("keep_texts"))
+        self.texts_of_all = bool(settings.get("texts_of_all"))
         self.usage_cost = bool(settings.get("usage_cost", True))
+        self.end_users = bool(settings.get("end_users"))
+        self.agents = bool(settings.get("user_agents"))
+        user_header = settings.get("user_header") if self.end_users else None
+        self.user_header = user_header.lower().encode() if user_header else None
         self.keepalive_timeout = settings.get("keepalive_timeout", 75.0)
         self.head_timeout = settings.get("head_timeout", 30.0)
         self.body_timeout = settings.get("body_timeout", 60.0)
@@ -406,6 +412,9 @@ cdef class Table:
             PLAN_FIXED, EP_COUNT, "/health/readiness", b'{"status":"healthy","db":"Not connected"}'))
         self._add("HEAD", root + "/", Plan(PLAN_FIXED, EP_COUNT, "/", b""))
         self.patterns = []
+        self.admin_paths = frozenset(
+            (root + path).encode() for _, path in control_routes
+            if path not in FOR_PAGES and not path.startswith("/health"))
         for method, path in control_routes:
             plan = Plan(PLAN_CONTROL, EP_COUNT, path)
             if "{" in path:              # one segment of a client's choosing, as in /key/{key}/regenerate
@@ -501,6 +510,10 @@ cdef class Table:
                 (<Plan>plan).route = route
                 return plan
         return None
+
+    def is_admin(self, bytes path):
+        """Whether this is a path of the admin API, which no page of another origin is to use unasked."""
+        return path in self.admin_paths or any(path.startswith(before) for before, _, _ in self.patterns)
 
     def path_model(self, bytes path, bytes query=b""):
         """(plan, model) of a POST to /engines/{m}/…, /openai/deployments/{m}/…, /v1beta/models/{m}:… or a

@@ -404,7 +404,8 @@ def _cgroup1() -> tuple[int, int]:
 
 
 def set_up_logging(debug: bool) -> None:
-    """Log lines to standard error; LITELLM_LOG names the level as for the LiteLLM proxy."""
+    """Log lines to standard error; LITELLM_LOG names the level as for the LiteLLM proxy, JSON_LOGS asks for JSON."""
     named = os.environ.get("LITELLM_LOG", "").upper()
     chosen = logging.DEBUG if debug else logging.getLevelNamesMapping().get(named, logging.INFO)
-    logs.set_up(chosen)
+    as_json = os.environ.get("JSON_LOGS", "").strip().lower() in ("true", "1", "yes", "on")
+    logs.set_up(chosen, as_json)

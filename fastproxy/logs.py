@@ -4,10 +4,12 @@ Who reads them may be slow, gone, or a full disk; no process may stop or die of 
 written is dropped, and the next one that can says how many were. Nothing is buffered here.
 """
 
+import json
 import logging
 import os
 import select
 import sys
+from datetime import UTC, datetime
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 PIECE = (
@@ -15,10 +17,10 @@ PIECE = (
 )  # goes into a pipe whole or not at all, and does not wait where there is room
 
 
-def set_up(level: int) -> None:
-    """Log records of `level` and above go to standard error."""
+def set_up(level: int, as_json: bool = False) -> None:
+    """Log records of `level` and above go to standard error, as text or a JSON object each."""
     handler = LineHandler(2)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(FORMAT))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
@@ -38,6 +40,24 @@ def open_missing() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
+class JsonFormatter(logging.Formatter):
+    """One line, under the names that LiteLLM's have."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a JSON object."""
+        found = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(
+                timespec="milliseconds"
+            ),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            found["stacktrace"] = self.formatException(record.exc_info)
+        return json.dumps(found, ensure_ascii=False)
+
+
 class LineHandler(logging.Handler):
     """Writes records to a descriptor; counts what could not be written."""
 
@@ -55,8 +75,14 @@ class LineHandler(logging.Handler):
         ) as error:  # arguments that do not fit: the fault is the caller's, and visible
             text = f"{record.name}: {record.msg!r} can't be formatted: {error!r}"
         if self.lost:
-            text = f"{self.lost} lines could not be written here\n{text}"
+            text = f"{self._loss()}\n{text}"
         self.lost = 0 if _write(self.fd, text + "\n") else self.lost + 1
+
+    def _loss(self) -> str:
+        text = f"{self.lost} lines could not be written here"
+        if not isinstance(self.formatter, JsonFormatter):
+            return text
+        return self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (), None))
 
 
 def _write(fd: int, text: str) -> bool:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fastproxy import durations
+
 PARTS = {  # of a record's limits, and how UserAPIKeyAuth begins the names of their fields
     "key": "",
     "team": "team_",
@@ -109,11 +111,12 @@ def _required(fields: Mapping[str, Any]) -> list[str]:
 
 def _limits(fields: Mapping[str, Any], part: str) -> dict[str, Any]:
     before = PARTS[part]
-    found = {name: fields.get(before + name) for name in LIMITS}
+    found: dict[str, Any] = {name: _count(fields.get(before + name)) for name in LIMITS}
     found["max_budget"] = _nano(fields.get(f"{before}max_budget"))
     found["spend"] = _nano(fields.get(f"{before}spend"))
     if part == "key":
-        found["budget_duration"] = fields.get("budget_duration")
+        found["budget_duration"] = fields.get("budget_duration") or None
+        durations.seconds(found["budget_duration"] or "1s")  # workers find out too late
         reset = _moment(fields.get("budget_reset_at"))
         found["budget_reset_at"] = reset
         if found["budget_duration"] and not reset:
@@ -122,6 +125,10 @@ def _limits(fields: Mapping[str, Any], part: str) -> dict[str, Any]:
             )
     limits = {name: value for name, value in found.items() if value is not None}
     return limits if any(name != "spend" for name in limits) else {}
+
+
+def _count(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def _nano(dollars: Any) -> int | None:

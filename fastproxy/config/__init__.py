@@ -5,6 +5,8 @@ from fastproxy.config.check import check_file
 from fastproxy.config.discover import discover
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.load import load, with_models
+from fastproxy.config.metrics import Selection
+from fastproxy.config.metrics import select as select_metrics
 from fastproxy.config.model import CliOverrides, Config
 from fastproxy.config.schema_json import json_schema
 from fastproxy.config.secret import Secret
@@ -16,11 +18,13 @@ __all__ = [
     "Config",
     "ConfigError",
     "Secret",
+    "Selection",
     "build_snapshot",
     "check_file",
     "discover",
     "json_schema",
     "load",
+    "select_metrics",
     "summary",
     "wants_store",
     "with_models",

@@ -62,6 +62,7 @@ NO_CACHE = "answers are not cached"
 HEALTH_ROUTING = (
     "what background checks find sick gets no requests while another of its group is left"
 )
+CALLBACKS = ("callbacks", "success_callback", "failure_callback")
 STALE = "how long a background check counts"
 NO_PRICES = "not part of the cost; shown by /model/info"
 NO_DROPPING = (
@@ -163,7 +164,11 @@ GENERAL = {
     ),
     **_not_yet("there is no admin UI", "ui_access_mode custom_ui_sso_sign_in_handler"),
     **_switches("there is no model hub", "enable_public_model_hub"),
-    **_not_yet("end users are not told apart", "user_header_name user_header_mappings"),
+    **_honoured(
+        "labels of /metrics that are empty otherwise (fastproxy's own setting)", "metrics_labels"
+    ),
+    **_honoured("where end users are collected (docs/metrics.md)", "user_header_name"),
+    **_not_yet("user_header_name names one header", "user_header_mappings"),
     **_honoured(
         "clients' tags are not sent to a chat provider and steer nothing",
         "reject_clientside_metadata_tags",
@@ -182,7 +187,10 @@ LITELLM = {
     **_protects("no guardrail is run", "guardrails"),
     **_ignored("requests are passed on unmodified, whatever the provider", "modify_params"),
     **_ignored(LOG_LEVEL, "set_verbose detailed_debug suppress_debug_info"),
-    **_switches("log lines are plain text", "json_logs"),
+    **_switches(
+        "lines of the log are text: JSON_LOGS=true in the environment makes them JSON",
+        "json_logs",
+    ),
     **_not_yet("num_retries is what counts", "num_retries_per_request"),
     **_switches(NO_CACHE, "cache"),
     **_not_yet(NO_CACHE, "cache_params enable_caching_on_provider_specific_optional_params"),
@@ -190,21 +198,26 @@ LITELLM = {
         NO_LOGGING,
         "success_callback failure_callback service_callbacks service_callback audit_log_callbacks "
         "langfuse_default_tags datadog_params s3_callback_params gcs_bucket_name store_audit_logs "
-        "redact_messages_in_exceptions "
-        "global_disable_no_log_param",
+        "redact_messages_in_exceptions",
     ),
     **_not_yet(
         "/metrics has the labels that docs/metrics.md lists",
-        "prometheus_metrics_config custom_prometheus_metadata_labels "
-        "custom_prometheus_tags prometheus_emit_stream_label prometheus_initialize_budget_metrics "
-        "enable_end_user_cost_tracking_prometheus_only",
+        "custom_prometheus_metadata_labels",
+    ),
+    **_switches(
+        "/metrics has the budgets of keys, teams and users once they are used",
+        "prometheus_initialize_budget_metrics",
+    ),
+    **_all(
+        HONOURED,
+        "prometheus_metrics_config prometheus_emit_stream_label custom_prometheus_tags global_disable_no_log_param "
+        "enable_end_user_cost_tracking_prometheus_only disable_end_user_cost_tracking",
     ),
     **_not_yet(
         NO_SPEND,
         "max_internal_user_budget "
         "internal_user_budget_duration max_end_user_budget max_end_user_budget_id cost_discount_config "
-        "cost_margin_config default_max_internal_user_budget throttle_on_budget_exceeded "
-        "disable_end_user_cost_tracking",
+        "cost_margin_config default_max_internal_user_budget throttle_on_budget_exceeded",
     ),
     **_all(
         HONOURED,
@@ -416,6 +429,10 @@ def _by_value(section: str, key: str, value: Any) -> Fate | None:
                 "honoured", "no parameter is dropped; the provider refuses what it can't take"
             )
         return Fate("not yet", NO_DROPPING)
+    if key in CALLBACKS and section == "litellm_settings" and value:
+        names = value if isinstance(value, list) else [value]
+        if set(map(str, names)) == {"prometheus"}:
+            return Fate("honoured", "/metrics needs no callback")
     if key == "routing_strategy" and section == "router_settings":
         if value is None or str(value) in STRATEGIES:
             return Fate("honoured")

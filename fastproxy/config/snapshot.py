@@ -1,11 +1,12 @@
 """From a Config to the snapshot: plain data that workers compile. The only maker of snapshots."""
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
 from fastproxy import durations
-from fastproxy.config import budgets, custom_auth
+from fastproxy.config import budgets, custom_auth, metrics
 from fastproxy.config.bridge import make_bridge
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config
@@ -13,7 +14,7 @@ from fastproxy.config.passthrough import make_passthrough
 from fastproxy.config.patterns import by_precision, catch_all, reach_through_patterns
 from fastproxy.config.schema import KeyEntry
 from fastproxy.config.secret import Secret
-from fastproxy.config.slop import boolean, listing
+from fastproxy.config.slop import boolean, listing, words
 from fastproxy.config.traffic import group_policy, judge_fallbacks, judge_limits, key_limits, router
 from fastproxy.config.upstream import make_deployment
 
@@ -21,6 +22,21 @@ DEFAULT_BODY_MB = 100.0
 # what `public_routes` may open: it reads, costs nobody anything and names nobody
 PUBLISHABLE = ("/models", "/v1/models", "/model/info", "/v1/model/info", "/spend/calculate")
 OPEN_ANYWAY = ("/", "/openapi.json", "/health/liveliness", "/health/liveness", "/health/readiness")
+# what is read, or sent on, as something else
+KNOWN_PREFIXES = (
+    "openai-",
+    "anthropic-",
+    "x-stainless-",
+    "x-litellm-",
+    "access-control-",
+    "content-",
+    "proxy-",
+)
+KNOWN_HEADERS = words(
+    """accept accept-encoding api-key authorization baggage connection cookie expect host idempotency-key keep-alive
+    ocp-apim-subscription-key origin te traceparent tracestate trailer transfer-encoding upgrade user-agent via
+    x-api-key x-forwarded-for x-goog-api-key"""
+)
 
 
 def build_snapshot(config: Config, version: int) -> dict[str, Any]:
@@ -96,6 +112,7 @@ def _settings(config: Config) -> dict[str, Any]:
     _judge_addresses(config)
     _judge_health(config)
     general, environ = config.general, config.environ
+    shown = metrics.select(config)
     root = environ.get("SERVER_ROOT_PATH", "").strip("/")
     header = general.litellm_key_header_name
     return {
@@ -123,7 +140,11 @@ def _settings(config: Config) -> dict[str, Any]:
             and not general.disable_spend_logs
             and not config.litellm.turn_off_message_logging
         ),
+        "texts_of_all": bool(config.litellm.global_disable_no_log_param),
         "usage_cost": config.litellm.include_cost_in_streaming_usage is not False,
+        "end_users": shown.collects("end_user"),
+        "user_agents": shown.collects("user_agent"),
+        "user_header": _user_header(config),
         "connect_timeout": general.connect_timeout or 10.0,
         "keepalive_timeout": general.keepalive_timeout or 75.0,
         "head_timeout": general.head_timeout or 30.0,
@@ -170,6 +191,20 @@ def _timezone(config: Config) -> str | None:
         place = config.document.place(("litellm_settings", "timezone"))
         raise ConfigError(f"{place}: timezone: {error}") from None
     return config.litellm.timezone
+
+
+def _user_header(config: Config) -> str | None:
+    name = config.general.user_header_name
+    if name is None:
+        return None
+    lower = name.lower()
+    known = {*KNOWN_HEADERS, (config.general.litellm_key_header_name or "").lower()}
+    if lower in known or lower.startswith(KNOWN_PREFIXES) or not re.fullmatch("[a-z0-9_-]+", lower):
+        place = config.document.place(("general_settings", "user_header_name"))
+        raise ConfigError(
+            f"{place}: user_header_name: the name of a header that means nothing else is expected, such as x-user-id"
+        )
+    return name
 
 
 def _judge_addresses(config: Config) -> None:

@@ -16,7 +16,7 @@ from fastproxy._table import ENDPOINTS
 log = logging.getLogger("fastproxy.control")
 
 STDOUT = 1
-FLAGS = ("stream", "client_gone", "cut", "estimated")
+FLAGS = ("stream", "fallback", "client_gone", "cut", "estimated")
 
 
 class AccessLog:
@@ -33,18 +33,19 @@ class AccessLog:
         self.fd: int | None = None
         self.text = False
         self.redact = False
+        self.whole = False
         self.lost = 0
 
-    def use(self, target: bool | str | None, redact: bool) -> None:
+    def use(self, target: bool | str | None, redact: bool, whole: bool) -> None:
         """Write to standard output (True) or a file, which is opened anew: whoever rotates it sends HUP.
 
-        redact: leave out whose key it was.
+        redact: leave out whose key it was. whole: a client's `no-log` does not count.
         """
         if self.fd is not None and self.fd != STDOUT:
             os.close(self.fd)
         self.fd = STDOUT if target is True else None
         self.text = self.fd == STDOUT and sys.stdout.isatty()
-        self.redact = redact
+        self.redact, self.whole = redact, whole
         if isinstance(target, str):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             try:
@@ -59,11 +60,16 @@ class AccessLog:
         keys: dict[str, dict[str, Any]] = {}
         lines = []
         for event in decode(events):
+            # a request is one line, however often it was tried
+            if event["attempt"] or (event["no_log"] and not self.whole):
+                continue
             digest = event["key"]
             if digest not in keys:
                 keys[digest] = self.records(digest)
             entry = self._entry(event, keys[digest])
             lines.append(_text(entry) if self.text else orjson.dumps(entry).decode())
+        if not lines:
+            return
         # a file's lines at once; a pipe takes no more than it has room for, and is never waited for
         if logs.say("\n".join(lines), self.fd):
             if self.lost:
@@ -105,6 +111,10 @@ class AccessLog:
                 )
                 if key.get(field)
             }
+            if event["end_user"]:
+                entry["end_user"] = event["end_user"]
+        if event["queued_us"]:
+            entry["queued_ms"] = event["queued_us"] / 1000
         if event["trace_id"]:
             entry["trace_id"] = event["trace_id"]
         return entry | {name: True for name in FLAGS if event[name]}

@@ -88,6 +88,7 @@ class Control:
         self.options = options
         self.stored = stored
         self.groups: dict[str, list[str]] = {}  # access groups of the newest snapshot
+        self.configured: dict[str, dict[str, Any]] = {}  # keys of the file, by digest
         self.around: Any = None
         self.loaded = False  # the stored keys are
         self.tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +112,9 @@ class Control:
         self.links.hear = self.texts.hear
         self.admin = Admin(self.rings, self.traffic, self.links.record)
         self.app = make_app(self.admin, self)
-        series = Series(self.served.look_up, lambda: set(self.admin.visible_groups({})))
+        series = Series(
+            self.served.look_up, lambda: set(self.admin.visible_groups({})), self._record
+        )
         self.access_log = AccessLog(self.served.look_up, self._record)
         self.rings.watchers += [series.take, self.access_log.take]
         self.metrics = Metrics(
@@ -142,9 +145,11 @@ class Control:
     def _install(self, snapshot: dict[str, Any], loaded: config.Config) -> None:
         durations.use_zone(loaded.litellm.timezone)
         self.drain.use(loaded)
-        self.metrics.auth = loaded.litellm.require_auth_for_metrics_endpoint is not False
+        auth = loaded.litellm.require_auth_for_metrics_endpoint is not False
         self.access_log.use(
-            loaded.general.access_log, bool(loaded.litellm.redact_user_api_key_info)
+            loaded.general.access_log,
+            bool(loaded.litellm.redact_user_api_key_info),
+            bool(loaded.litellm.global_disable_no_log_param),
         )
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
         self._call_for_auth(snapshot["custom_auth"])
@@ -155,6 +160,8 @@ class Control:
         except OSError as error:
             log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
+        self.configured = {record["digest"]: record for record in snapshot["keys"]}
+        self.metrics.use(config.select_metrics(loaded), auth)
         self.limits.sliding = snapshot["settings"]["limit_window"] == "sliding"
         self.served.add(snapshot["version"], snapshot["deployments"])
         self.spend.soft.nameless = bool(loaded.litellm.redact_user_api_key_info)
@@ -175,10 +182,7 @@ class Control:
 
     def _record(self, digest: str) -> dict[str, Any]:
         """What is known of a key: of the file or of the store."""
-        for record in self.admin.snapshot["keys"]:
-            if record["digest"] == digest:
-                return dict(record)
-        return self.links.record(digest) or {}
+        return self.configured.get(digest) or self.links.record(digest) or {}
 
     def _price_of(self, model: str) -> dict[str, int] | None:
         # of the group's first deployment, else the table's

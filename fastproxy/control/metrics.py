@@ -3,17 +3,28 @@
 Names and labels are LiteLLM's where it has the metric; those that begin with `fastproxy_` are ours.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from fastproxy import __version__
-from fastproxy._limits import Limits, gates_of
-from fastproxy._table import ENDPOINTS, PATHS
+from fastproxy import __version__, durations
+from fastproxy._limits import Gate, Limits, gates_of
+from fastproxy.config.metrics import DEPLOYMENT, Selection
 from fastproxy.control.admin.api import KEY_HEADER, Gateway
 from fastproxy.control.app import Admin, Refused
-from fastproxy.control.series import OTHER, Histogram, Series, Served
+from fastproxy.control.series import (
+    COUNTER,
+    GAUGE,
+    HISTOGRAM,
+    Family,
+    Histogram,
+    Series,
+    deployment_labels,
+    exception_class,
+)
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -31,15 +42,39 @@ HELP = {
     "texts_dropped": "Prompts that were to be kept and found no room",
     "shed": "Requests refused because too many were in flight",
 }
-KEY = ("end_user", "hashed_api_key", "api_key_alias", "team", "team_alias", "user", "user_email")
-SERVED = ("model", "model_id", "api_provider")
-MAX_BUDGETS = 1000  # keys whose budgets are shown
+MAX_BUDGETS = 1000  # lines of budgets and of limits by model
+MAX_DEPLOYMENTS = 500
 
 Describe = Callable[[str], dict[str, Any]]
+REFUSED = ("litellm_proxy_total_requests_metric", "litellm_proxy_failed_requests_metric")
+BUDGETS = {
+    "litellm_api_key_max_budget_metric": "Dollars that a key may spend",
+    "litellm_remaining_api_key_budget_metric": "Dollars that a key has left",
+    "litellm_api_key_budget_remaining_hours_metric": "Hours until a key's budget begins anew",
+    "litellm_team_max_budget_metric": "Dollars that a team may spend",
+    "litellm_remaining_team_budget_metric": "Dollars that a team has left",
+    "litellm_team_budget_remaining_hours_metric": "Hours until a team's budget begins anew",
+    "litellm_user_max_budget_metric": "Dollars that a user may spend",
+    "litellm_remaining_user_budget_metric": "Dollars that a user has left",
+    "litellm_user_budget_remaining_hours_metric": "Hours until a user's budget begins anew",
+    "litellm_remaining_api_key_requests_for_model": "Requests of a model that a key has left this minute",
+    "litellm_remaining_api_key_tokens_for_model": "Tokens of a model that a key has left this minute",
+}
+
+
+class Collected:
+    """Metrics as they were at a moment, as a collector of prometheus_client's."""
+
+    def __init__(self, families: Iterable["Metric"]) -> None:
+        self.families = list(families)
+
+    def collect(self) -> list["Metric"]:
+        """All of them."""
+        return self.families
 
 
 class Metrics:
-    """What is exposed, as a collector of prometheus_client's."""
+    """What is exposed."""
 
     def __init__(
         self,
@@ -57,19 +92,20 @@ class Metrics:
         self.crossed = crossed
         self.auth = True
         self.dropped_texts: Callable[[], int] = lambda: 0  # by control itself
-        self.keys: dict[str, tuple[str, ...]] = {}
+
+    def use(self, selection: Selection, auth: bool) -> None:
+        """What is shown, and whether only with a key."""
+        self.auth = auth
+        self.series.use(selection, not auth)
 
     def collect(self) -> Iterator["Metric"]:
-        """Every metric, as prometheus_client asks for it."""
+        """Every metric, as it is now."""
         from prometheus_client import core
 
         self.series.collect()
-        self.keys.clear()
         yield core.InfoMetricFamily("fastproxy", "This gateway", {"version": __version__})
         yield from self._shared(core)
-        yield from self._answers(core)
-        yield from self._usage(core)
-        yield from self._times(core)
+        yield from self._counted(core)
         yield from self._deployments(core)
         yield from self._budgets(core)
 
@@ -90,11 +126,21 @@ class Metrics:
         for worker, block in enumerate(self.admin.rings.blocks):
             ring.add_metric([str(worker)], block.unread)
         yield ring
-        running = sum(values["in_flight"] for values in blocks)
-        yield core.GaugeMetricFamily("litellm_in_flight_requests", "Requests in flight", running)
+        fill = core.GaugeMetricFamily(
+            "fastproxy_ring_fill_ratio", "Part of a ring that is taken", labels=["worker"]
+        )
+        for worker, block in enumerate(self.admin.rings.blocks):
+            fill.add_metric([str(worker)], block.filled)
+        yield fill
+        if "litellm_in_flight_requests" in self.series.selection.labels:
+            running = sum(values["in_flight"] for values in blocks)
+            name = "litellm_in_flight_requests"
+            yield core.GaugeMetricFamily(name, "Requests in flight", running)
         yield core.GaugeMetricFamily(
             "fastproxy_series", "Lines of labelled metrics in use", self.series.lines
         )
+        text = "Times that there was no room for a set of labels: it was counted as other"
+        yield core.CounterMetricFamily("fastproxy_series_other", text, self.series.unnamed)
         for name, value in self.series.ends.items():
             text = "Answers that ended early: " + name.replace("_", " ")
             yield core.CounterMetricFamily(f"fastproxy_answers_{name}", text, value)
@@ -104,153 +150,118 @@ class Metrics:
         _observe(family, [], self.series.overhead)
         yield family
 
-    def _answers(self, core: Any) -> Iterator["Metric"]:
-        labels = (*KEY, "requested_model", *SERVED, "route", "client_ip", "user_agent")
-        total = core.CounterMetricFamily(
-            "litellm_proxy_total_requests_metric", "Requests", labels=[*labels, "status_code"]
-        )
-        failed = core.CounterMetricFamily(
-            "litellm_proxy_failed_requests_metric",
-            "Requests answered with an error",
-            labels=[*labels, "exception_status", "exception_class"],
-        )
-        for (key, model, served, status, endpoint), count in self.series.answers.items():
-            values = [*self._key(key), model, *served[:3], _route(endpoint), "", ""]
-            total.add_metric([*values, str(status)], count)
-            if status >= 400:
-                failed.add_metric([*values, str(status), ""], count)
-        yield total
-        yield failed
+    def _counted(self, core: Any) -> Iterator["Metric"]:
+        kinds = {
+            COUNTER: core.CounterMetricFamily,
+            GAUGE: core.GaugeMetricFamily,
+            HISTOGRAM: core.HistogramMetricFamily,
+        }
+        for family in self.series.families.values():
+            made = kinds[family.kind](family.name, family.text, labels=family.labels)
+            values = family.values
+            if family.name in REFUSED:
+                values = self._with_refused(family)
+            for labels, value in values.items():
+                if family.kind == HISTOGRAM:
+                    _observe(made, labels, value)
+                else:
+                    made.add_metric(labels, value)
+            yield made
 
-    def _usage(self, core: Any) -> Iterator["Metric"]:
-        labels = [*KEY, "requested_model", *SERVED]
-        for name, text, of in (
-            ("litellm_requests_metric", "Requests that a provider answered", "requests"),
-            ("litellm_input_tokens_metric", "Input tokens", "input"),
-            ("litellm_output_tokens_metric", "Output tokens", "output"),
-            ("litellm_input_cached_tokens_metric", "Input tokens from a cache", "cached"),
-            ("litellm_output_reasoning_tokens_metric", "Tokens of reasoning", "reasoning"),
-            ("fastproxy_unpriced_requests", "Requests to a model without a price", "unpriced"),
-            ("fastproxy_estimated_requests", "Requests whose usage is estimated", "estimated"),
-        ):
-            family = core.CounterMetricFamily(name, text, labels=labels)
-            for (key, model, served), usage in self.series.usage.items():
-                family.add_metric([*self._key(key), model, *served[:3]], getattr(usage, of))
-            yield family
-        total = core.CounterMetricFamily(
-            "litellm_total_tokens_metric", "Input and output tokens", labels=labels
-        )
-        spend = core.CounterMetricFamily("litellm_spend_metric", "Dollars", labels=labels)
-        for (key, model, served), usage in self.series.usage.items():
-            values = [*self._key(key), model, *served[:3]]
-            total.add_metric(values, usage.input + usage.output)  # type: ignore[attr-defined]
-            spend.add_metric(values, usage.cost / 1e9)  # type: ignore[attr-defined]
-        yield total
-        yield spend
-
-    def _times(self, core: Any) -> Iterator["Metric"]:
-        labels = ["model_group", "requested_model", *SERVED]
-        for name, text, of in (
-            ("litellm_request_total_latency_metric", "Seconds to the end of the answer", "total"),
-            ("litellm_llm_api_latency_metric", "Seconds that the provider took", "api"),
-            (
-                "litellm_llm_api_time_to_first_token_metric",
-                "Seconds until a provider's stream began",
-                "first",
-            ),
-            ("litellm_overhead_latency_metric", "Seconds that the gateway took", "overhead"),
-        ):
-            family = core.HistogramMetricFamily(name, text, labels=labels)
-            for (model, served), times in self.series.times.items():
-                _observe(family, [model, model, *served[:3]], getattr(times, of))
-            yield family
+    def _with_refused(self, family: Family) -> dict[tuple[str, ...], float]:
+        # those without a valid key: whose they are is not known, so that they leave no event
+        number = sum(block.values()["unauthorized"] for block in self.admin.rings.blocks)
+        said = self.series.unsaid | {
+            "status_code": "401",
+            "exception_status": "401",
+            "exception_class": exception_class(401, ""),
+        }
+        at = family.pick(said)
+        return {**family.values, at: family.values.get(at, 0) + number}
 
     def _deployments(self, core: Any) -> Iterator["Metric"]:
-        labels = ["requested_model", "litellm_model_name", "model_id", "api_provider", "api_base"]
-        good = core.CounterMetricFamily(
-            "litellm_deployment_success_responses", "Answers of a deployment", labels=labels
-        )
-        bad = core.CounterMetricFamily(
-            "litellm_deployment_failure_responses", "Failures of a deployment", labels=labels
-        )
-        total = core.CounterMetricFamily(
-            "litellm_deployment_total_requests", "Requests to a deployment", labels=labels
-        )
-        sums: dict[tuple[str, Served], int] = {}
-        for (model, served, failed), count in self.series.tries.items():
-            (bad if failed else good).add_metric([model, *self._deployment(served)], count)
-            sums[model, served] = sums.get((model, served), 0) + count
-        for (model, served), count in sums.items():
-            total.add_metric([model, *self._deployment(served)], count)
-        yield from (good, bad, total)
-        state = core.GaugeMetricFamily(
-            "litellm_deployment_state",
-            "0: in service, 1: fails now and then, 2: out of service",
-            labels=labels[1:],
-        )
+        labels = self.series.selection.labels.get("litellm_deployment_state")
+        state = None
+        if labels is not None:
+            text = "0: in service, 1: fails now and then, 2: out of service"
+            state = core.GaugeMetricFamily("litellm_deployment_state", text, labels=labels)
         busy = core.GaugeMetricFamily(
-            "fastproxy_deployment_in_flight", "Requests to a deployment now", labels=labels[1:]
+            "fastproxy_deployment_in_flight", "Requests to a deployment now", labels=DEPLOYMENT
         )
-        seen: set[Served] = set()
-        for record in self.admin.snapshot["deployments"]:
-            base = str((record.get("params") or {}).get("api_base") or "")
+        states: dict[tuple[str, ...], int] = {}  # of labels that several share, the worst
+        for record in self.admin.snapshot["deployments"][:MAX_DEPLOYMENTS]:
             model = record.get("litellm_model") or record.get("model") or ""
-            served = Served(model, record["id"], record["provider"] or "", base)
-            if served in seen or len(seen) >= MAX_BUDGETS:
-                continue
-            seen.add(served)
+            said = deployment_labels(record, model, self.series.open)
             found = self.admin.traffic.describe(record["slot"])
             out = found["cooling_seconds"] or found["probing"] or found["unhealthy"]
-            state.add_metric(
-                self._deployment(served), 2 if out else 1 if found["fails_this_minute"] else 0
-            )
-            busy.add_metric(self._deployment(served), found["in_flight"])
-        yield from (state, busy)
+            at = tuple(said[name] for name in labels or ())
+            now = 2 if out else 1 if found["fails_this_minute"] else 0
+            states[at] = max(states.get(at, 0), now)
+            busy.add_metric([said[name] for name in DEPLOYMENT], found["in_flight"])
+        if state is not None:
+            for at, now in states.items():
+                state.add_metric(at, now)
+            yield state
+        yield busy
 
     def _budgets(self, core: Any) -> Iterator["Metric"]:
-        labels = ["hashed_api_key", "api_key_alias"]
-        most = core.GaugeMetricFamily(
-            "litellm_api_key_max_budget_metric", "Dollars that a key may spend", labels=labels
-        )
-        left = core.GaugeMetricFamily(
-            "litellm_remaining_api_key_budget_metric", "Dollars that a key has left", labels=labels
-        )
-        keys = {key for key, _, _ in self.series.usage if key != OTHER}
-        for key in sorted(keys)[:MAX_BUDGETS]:
-            for gate in gates_of({"digest": key, **self.records(key)}):
-                if gate.scope == "api_key" and gate.budget >= 0:
-                    spent = self.limits.describe(gate).get("spent", gate.spend)
-                    values = [key, self._key(key)[2]]
-                    most.add_metric(values, gate.budget / 1e9)
-                    left.add_metric(values, max(0, gate.budget - spent) / 1e9)
+        shown = self.series.selection.labels
+        made: dict[str, Any] = {}
+        seen: dict[str, set[tuple[str, ...]]] = {}
+        for name, text in BUDGETS.items():
+            if name in shown:
+                made[name] = core.GaugeMetricFamily(name, text, labels=shown[name])
+                seen[name] = set()
+        left = MAX_BUDGETS
+        wall = time.time()
+        for digest in self.series.keys if made else ():
+            record = self.records(digest)
+            if not record.get("limits"):
+                continue
+            said = self.series.unsaid | self.series.key(digest)
+            for gate in gates_of({"digest": digest, **record}):
+                if gate.model is not None:
+                    said["model"] = gate.model.decode("utf-8", "replace")
+                for name, value in self._gate(gate, wall):
+                    if name not in made or not left:
+                        continue
+                    at = tuple(said[label] for label in shown[name])
+                    if at not in seen[name]:  # several keys have one team
+                        seen[name].add(at)
+                        made[name].add_metric(at, value)
+                        left -= 1
+        yield from made.values()
         soft = core.CounterMetricFamily(
             "fastproxy_soft_budget_crossed", "Soft budgets that were crossed", labels=["entity"]
         )
         for entity, count in self.crossed.items():
             soft.add_metric([entity], count)
-        yield from (most, left, soft)
+        yield soft
 
-    def _key(self, key: str) -> tuple[str, ...]:
-        found = self.keys.get(key)
-        if found is None:
-            record = {} if key == OTHER else self.records(key)
-            alias = str(record.get("alias") or "") if self.auth else ""
-            team, user = str(record.get("team_id") or ""), str(record.get("user_id") or "")
-            found = self.keys[key] = ("", key, alias, team, "", user, "")
-        return found
+    def _gate(self, gate: Gate, wall: float) -> Iterator[tuple[str, float]]:
+        """The gauges of one limit, and what they say."""
+        if gate.scope == "model_per_key":
+            now = self.limits.describe(gate)
+            for what, limit in (("requests", gate.rpm), ("tokens", gate.tpm)):
+                if limit >= 0:
+                    name = f"litellm_remaining_api_key_{what}_for_model"
+                    yield name, max(0, limit - now.get(what, 0))
+        if gate.scope not in ("api_key", "team", "user") or gate.budget < 0:
+            return
+        spent = self.limits.describe(gate).get("spent", gate.spend)
+        ends = self.limits.period_end(gate)
+        if gate.duration is not None:
+            if ends <= wall:
+                spent = 0 if ends else spent  # of a period that is over
+                ends = durations.next_reset(gate.duration, int(wall * 1000)) // 1000
+            yield f"litellm_{gate.scope}_budget_remaining_hours_metric", (ends - wall) / 3600
+        yield f"litellm_{gate.scope}_max_budget_metric", gate.budget / 1e9
+        left = max(0, gate.budget - spent)
+        yield f"litellm_remaining_{gate.scope}_budget_metric", left / 1e9
 
-    def _deployment(self, served: Served) -> list[str]:
-        base = served.api_base if self.auth else ""
-        return [served.model, served.model_id, served.provider, base]
 
-
-def _observe(family: Any, labels: list[str], histogram: Histogram) -> None:
+def _observe(family: Any, labels: Sequence[str], histogram: Histogram) -> None:
     family.add_metric(labels, buckets=histogram.buckets(), sum_value=histogram.sum / 1e6)
-
-
-def _route(endpoint: int) -> str:
-    name = ENDPOINTS[endpoint] if endpoint < len(ENDPOINTS) else ""
-    return "/v1" + PATHS[name][0] if name in PATHS else name
 
 
 def add_routes(app: web.Application, metrics: Metrics, gateway: Gateway) -> None:
@@ -281,9 +292,11 @@ def add_routes(app: web.Application, metrics: Metrics, gateway: Gateway) -> None
         from prometheus_client.exposition import choose_encoder
 
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(metrics)
+        registry.register(Collected(metrics.collect()))
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return web.Response(body=encode(registry), headers={"content-type": content_type})
+        # megabytes of text where there are many series: nobody waits for that
+        body = await asyncio.to_thread(encode, registry)
+        return web.Response(body=body, headers={"content-type": content_type})
 
     app.router.add_get("/metrics", expose)
 

@@ -9,6 +9,34 @@ cdef bint is_hex(const char* p, int size) noexcept nogil:
     return True
 
 
+cdef bint is_traceparent(const char* p, unsigned int size) noexcept nogil:
+    """version "-" trace-id "-" parent-id "-" flags, in lower-case hexadecimal (Trace Context 3.2)."""
+    if size < 55 or p[2] != 45 or p[35] != 45 or p[52] != 45 \
+            or not (is_hex(p, 2) and is_hex(p + 3, 32) and is_hex(p + 36, 16) and is_hex(p + 53, 2)):
+        return False
+    if memcmp(p, b"ff", 2) == 0 or size > 55 and (memcmp(p, b"00", 2) == 0 or p[55] != 45):
+        return False                  # what a later version adds stands behind another "-"
+    return memcmp(p + 3, b"00000000000000000000000000000000", 32) != 0 and memcmp(p + 36, b"0000000000000000", 16) != 0
+
+
+cdef void carry_trace(Downstream d, Exchange x, Head* head, const char* p, FieldSpan* parent):
+    """`traceparent` and `tracestate` go on as they came, if there is one valid traceparent; else neither does."""
+    cdef int i
+    cdef FieldSpan* f
+    if not is_traceparent(p + parent.value, parent.value_size):
+        return
+    for i in range(head.n_fields):
+        f = &head.fields[i]
+        if f.name_id == H_TRACEPARENT and f != parent:
+            return                    # which of the two?
+    memcpy(x.trace_id, p + parent.value + 3, 32)
+    x.traced = True
+    for i in range(head.n_fields):
+        f = &head.fields[i]
+        if not f.hop and (f.name_id == H_TRACEPARENT or f.name_id == H_TRACESTATE):
+            forward_field(d, &x.forward, p, f)
+
+
 cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
     """Steps 3 and 4: route and key. False: answered already."""
     cdef Table table = x.table
@@ -19,6 +47,7 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
     cdef FieldSpan* asked_headers = NULL
     cdef FieldSpan* forwarded = NULL
     cdef FieldSpan* credential = NULL
+    cdef FieldSpan* parent = NULL
     cdef bint preflight = False
     cdef bint all_headers = table.forward_client_headers
     cdef int rank = 100, r
@@ -35,14 +64,16 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
                     credential, rank = f, 0
             elif all_headers and not f.hop and f.name_size > 2 and same_ci(p + f.name, b"x-", 2):
                 forward_field(d, out, p, f)
+            if table.user_header is not None and f.name_size == PyBytes_GET_SIZE(table.user_header) \
+                    and same_ci(p + f.name, PyBytes_AS_STRING(table.user_header), f.name_size) and not x.end_user_size:
+                note_end_user(x, p + f.value, f.value_size)
             continue
         if f.name_id == H_CONTENT_TYPE or f.name_id == H_ACCEPT or f.name_id == H_IDEMPOTENCY_KEY \
-                or f.name_id == H_TRACEPARENT or f.name_id == H_TRACESTATE or f.name_id == H_BAGGAGE:
-            if f.name_id == H_TRACEPARENT and f.value_size >= 35:     # version-trace_id-…, Trace Context 3.2.2
-                memcpy(x.trace_id, p + f.value + 3, 32)
-                x.traced = is_hex(x.trace_id, 32)
+                or f.name_id == H_BAGGAGE:
             if not f.hop:
                 forward_field(d, out, p, f)
+        elif f.name_id == H_TRACEPARENT:
+            parent = f                # its tracestate may stand before it or behind it
         elif f.name_id == H_AUTHORIZATION:
             r = 2
             if r < rank:
@@ -66,6 +97,9 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
         elif f.name_id == H_X_STAINLESS or f.name_id == H_USER_AGENT:
             if all_headers and not f.hop and f.name_id == H_X_STAINLESS:
                 forward_field(d, out, p, f)
+            elif table.agents and f.name_id == H_USER_AGENT:
+                x.agent_size = <unsigned char>whole_letters(p + f.value, f.value_size, 32)
+                memcpy(x.agent, p + f.value, x.agent_size)
         elif f.name_id == H_X_LITELLM:
             if not own_header(x, (p + f.name + 10)[:f.name_size - 10].lower(), (p + f.value)[:f.value_size]):
                 return False
@@ -85,9 +119,12 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
             asked_headers = f
         elif f.name_id == H_X_FORWARDED_FOR:
             forwarded = f
+    if parent != NULL:
+        carry_trace(d, x, head, p, parent)
     if table.address_rule is not None and not address_allowed(d, x, p, forwarded):
         return False
-    if origin != NULL and table.cors is not None:
+    if origin != NULL and table.cors is not None \
+            and not (table.cors.any and table.is_admin((p + head.target)[:head.path_size])):
         if preflight and head.method_size == 7 and memcmp(p + head.method, b"OPTIONS", 7) == 0:
             status, body, lines = table.cors.preflight(
                 (p + origin.value)[:origin.value_size],
@@ -139,6 +176,8 @@ cdef bint own_header(Exchange x, bytes name, bytes value):
             x.stream_timeout = options.seconds(value, "x-litellm-stream-timeout")
         elif name == b"tags":
             x.asked_tags = options.header_tags(value) or None
+        elif x.table.end_users and name in (b"end-user-id", b"customer-id"):
+            note_end_user(x, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     except ValueError as error:
         field, _, text = str(error).partition("\0")
         refuse(x, 400, "invalid_request_error", text, field)

@@ -1,5 +1,7 @@
 # -- the answer
 
+cdef unsigned long long MOST_LEFT = 4294967294      # of requests or tokens, as an event has room for them
+
 
 cdef Py_ssize_t on_answer(Exchange x, const char* p, Py_ssize_t size):
     """Bytes from the upstream. Returns how many at the end belong to a head that is not complete yet."""
@@ -326,16 +328,47 @@ cdef void rewrite_fields(Exchange x, const char* p, Head* head):
         elif f.name_id == H_RETRY_AFTER or passes_unprefixed(x, name, f.name_size):
             if f.name_id == H_RETRY_AFTER:
                 x.retry_after = (p + f.value)[:f.value_size]
+            elif f.name_size > 22:
+                note_left(x, name, f.name_size, p + f.value, f.value_size)
             buf_add(out, name, f.name_size)
             buf_add(out, b": ", 2)
             buf_add(out, p + f.value, f.value_size)
             buf_add(out, b"\r\n", 2)
+        elif f.name_id == H_ANTHROPIC:
+            note_left(x, name, f.name_size, p + f.value, f.value_size)
         if full:
             add_provider_line(x, out, p, f)
     if encoded:
         x.content_type = None      # not ours to look into
     if x.plan.kind == PLAN_PASS and x.status >= 400 and x.deployment.secrets:
         redact_lines(x)
+
+
+cdef void note_left(Exchange x, const char* name, unsigned int size, const char* value, unsigned int digits) noexcept nogil:
+    """`x-ratelimit-remaining-requests` and `-tokens`, and Anthropic's: what the provider says is left, for its gauges."""
+    cdef unsigned long long left = 0
+    cdef unsigned int i
+    cdef bint requests
+    if size == 30 and same_ci(name, b"x-ratelimit-remaining-requests", 30) \
+            or size == 38 and same_ci(name, b"anthropic-ratelimit-requests-remaining", 38):
+        requests = True
+    elif size == 28 and same_ci(name, b"x-ratelimit-remaining-tokens", 28) \
+            or size == 36 and same_ci(name, b"anthropic-ratelimit-tokens-remaining", 36):
+        requests = False
+    else:
+        return
+    if not 0 < digits < 16:
+        return
+    for i in range(digits):
+        if not 48 <= value[i] <= 57:
+            return
+        left = 10 * left + value[i] - 48
+    if left > MOST_LEFT:
+        left = MOST_LEFT
+    if requests:
+        x.left_requests = <unsigned int>left + 1
+    else:
+        x.left_tokens = <unsigned int>left + 1
 
 
 cdef void redact_lines(Exchange x):

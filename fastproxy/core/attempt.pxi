@@ -66,8 +66,8 @@ cdef void finish_attempts(Exchange x, long long now):
     leave_group(x)
 
 
-cdef void note_failure(Exchange x, int status, int kind):
-    """What a failed try says about its deployment: counted, and perhaps taken out of service for a while."""
+cdef bint note_failure(Exchange x, int status, int kind):
+    """What a failed try says about its deployment: counted, and perhaps taken out of service for a while. Whether it was."""
     cdef Traffic t = x.gateway.traffic
     cdef Deployment d = x.deployment
     cdef Router router = x.table.router
@@ -79,24 +79,25 @@ cdef void note_failure(Exchange x, int status, int kind):
         t.sample(d.slot, L_FIRST if x.stream else L_ANSWER, 1000000000, <unsigned int>x.gateway.now)
     # A connection that did not come about says little; at the end of a cooldown it says enough.
     if kind == X_CONNECT and s.cooling_until == 0 or kind != X_CONNECT and not counts_against(status):
-        return
+        return False
     fails = window_add(&s.fails, minute_of(x), 1)
     if not router.cooldowns:
-        return
+        return False
     if d.fails_by_class[kind] >= 0:
         allowed = d.fails_by_class[kind]
         fails = window_add(&s.fails_by_class[kind], minute_of(x), 1)
     if s.cooling_until == 0 and not should_cool(status, fails, requests, len(x.group.deployments),
                                                 x.group.has_fallbacks, allowed):
-        return
+        return False
     if status == 429 and asked_delay(x, LONGEST_ASKED) > seconds:
         seconds = asked_delay(x, LONGEST_ASKED)
     if seconds <= 0.0:
-        return
+        return False
     t.cool(d.slot, monotonic_ns() + <long long>(seconds * 1e9))
     x.gateway.block.counters[C_COOLDOWNS] += 1
     x.gateway.log.warning("deployment %s of %s is out of service for %g s: %s", d.id[:12], d.group, seconds,
                           "no connection" if kind == X_CONNECT else f"status {status}")
+    return True
 
 
 cdef double asked_delay(Exchange x, double instead):
@@ -121,8 +122,7 @@ cdef bint try_again(Exchange x, int status, int kind):
     cdef bint may
     if x.deployment is None or not x.in_attempt:
         return False
-    note_failure(x, status, kind)
-    settle_attempt(x, status, kind)
+    settle_attempt(x, status, kind, note_failure(x, status, kind))
     end_attempt(x)
     if x.let_go:
         return False
@@ -216,6 +216,7 @@ cdef void forget_answer(Exchange x):
     x.status = x.interim = 0
     x.head_at = x.answer_size = 0
     x.tapping = x.error_answer = False
+    x.left_requests = x.left_tokens = 0
     x.retry_after = x.content_type = None
     x.answer_keep_alive = False
 
@@ -269,6 +270,7 @@ cdef bint fall_back(Exchange x, int kind):
                 x.pending = [*further, *x.pending]
             continue
         x.gateway.block.counters[C_FALLBACKS] += 1
+        x.flags |= E_FALLBACK
         x.deployment = d
         launch(x)
         return True

@@ -105,6 +105,8 @@ cdef bint read_options(Exchange x):
     """How this request wants to be tried: fields of its body. False: answered already."""
     cdef unsigned int present = x.scan.present if x.plan.kind == PLAN_LLM else 0
     x.no_fallbacks = x.key.no_fallbacks
+    if x.table.end_users:
+        read_end_user(x)
     if present & OPTIONS:
         try:
             read_body_options(x, present)
@@ -131,6 +133,8 @@ cdef bint read_options(Exchange x):
 
 cdef void read_body_options(Exchange x, unsigned int present):
     # Raises ValueError("field\0message"); a header that says the same wins.
+    if present & 1u << F_NO_LOG and x.scan.fields[F_NO_LOG].kind == 116:
+        x.wishes |= W_NO_LOG
     if present & 1u << F_NUM_RETRIES and x.num_retries < 0:
         x.num_retries = options.retries(field_bytes(x, F_NUM_RETRIES), "num_retries")
     if present & 1u << F_TIMEOUT and x.timeout == 0.0:
@@ -139,6 +143,34 @@ cdef void read_body_options(Exchange x, unsigned int present):
         x.no_fallbacks = x.no_fallbacks or x.scan.fields[F_DISABLE_FALLBACKS].kind == 116
     if present & 1u << F_FALLBACKS:
         x.asked_fallbacks = options.fallbacks(field_bytes(x, F_FALLBACKS))
+
+
+cdef void read_end_user(Exchange x):
+    """Whom the client serves, as its body says it, unless a header has: `user`, else `metadata.user_id`."""
+    cdef Field* field = &x.scan.fields[F_USER]
+    cdef bytes name = None
+    if x.plan.kind != PLAN_LLM or x.end_user_size:
+        return
+    if x.scan.present & 1u << F_USER and field.kind == 115:      # 's'
+        name = options.text(field_bytes(x, F_USER))
+    elif x.scan.present & 1u << F_METADATA and x.scan.fields[F_METADATA].kind == 111:      # 'o'
+        name = options.metadata_user(field_bytes(x, F_METADATA))
+    if name is not None:
+        note_end_user(x, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+
+
+cdef void note_end_user(Exchange x, const char* p, Py_ssize_t size) noexcept:
+    x.end_user_size = <unsigned char>whole_letters(p, size, 64)
+    memcpy(x.end_user, p, x.end_user_size)
+
+
+cdef Py_ssize_t whole_letters(const char* p, Py_ssize_t size, Py_ssize_t most) noexcept nogil:
+    # as much of a text in UTF-8 as fits
+    if size <= most:
+        return size
+    while most > 0 and (p[most] & 0xC0) == 0x80:
+        most -= 1
+    return most
 
 
 cdef bytes field_bytes(Exchange x, int index):
@@ -166,6 +198,7 @@ cdef bint reach_unknown(Exchange x):
             if x.deployment is None:
                 return fall_back(x, X_INTERNAL)
             x.gateway.block.counters[C_FALLBACKS] += 1
+            x.flags |= E_FALLBACK
             launch(x)
             return True
     return False

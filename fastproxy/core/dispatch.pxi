@@ -261,6 +261,8 @@ cdef void send_more(Exchange x):
     if x.upstream is None:
         return
     if x.body_complete:
+        if x.table.end_users:
+            read_end_user(x)
         if x.plan.kind == PLAN_LLM and x.scan.close_start < 0:
             refuse_close(x, 400, "invalid_request_error", "Invalid JSON payload: unexpected end of data",
                          "request_body")

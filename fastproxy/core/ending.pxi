@@ -97,6 +97,8 @@ cdef void settle_event(Exchange x, long long cost, bint estimated):
             e.input_tokens = x.input_estimate
             e.output_tokens = output_estimate(x)
     e.cost = cost
+    e.queued_us = x.queued_us
+    e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
     publish(x)
     if x.question is not None:
         tell_texts(x)
@@ -113,12 +115,14 @@ cdef Event* begin_event(Exchange x, long long now):
     if x.flight == NULL:
         describe_event(x, e)
     else:
-        memcpy(e, x.flight, sizeof(Event))
+        memcpy(e, x.flight, <char*>e.end_user - <char*>e)
         e.sequence = 0
         e.flags = 0
         e.status = 0
         e.input_tokens = e.output_tokens = e.cost = 0
         e.attempts = <unsigned char>x.attempts
+        if x.end_user_size or x.agent_size:
+            describe_client(x, e)
     e.duration_us = <unsigned int>((now - x.started) // 1000)
     return e
 
@@ -143,7 +147,7 @@ cdef void take_off(Exchange x):
         e = x.flight = x.gateway.block.depart()
         if e == NULL:
             return
-    memset(e, 0, sizeof(Event))
+    blank(e)
     e.status = 500
     e.flags = E_CUT | E_NO_USAGE | E_ESTIMATED | (E_STREAM if x.stream else 0)
     e.input_tokens = x.input_estimate
@@ -190,16 +194,27 @@ cdef void describe_event(Exchange x, Event* e):
     if x.traced:
         e.trace_size = 32
         memcpy(e.trace_id, x.trace_id, 32)
+    e.wishes = x.wishes
+    if x.end_user_size or x.agent_size:
+        describe_client(x, e)
 
 
-cdef void settle_attempt(Exchange x, int status, int kind):
+cdef void describe_client(Exchange x, Event* e) noexcept:
+    e.end_user_size, e.agent_size = x.end_user_size, x.agent_size
+    memcpy(e.end_user, x.end_user, x.end_user_size)
+    memcpy(e.agent, x.agent, x.agent_size)
+
+
+cdef void settle_attempt(Exchange x, int status, int kind, bint cooled):
     """A try that has failed: an event of its own. If its upstream may have begun to work and did not answer with an error,
     what it may have cost is estimated, and is the request's to pay."""
     cdef Event* e
     cdef bint worked = kind == X_TIMEOUT or kind == X_CONNECT and x.sent > 0 or x.head_at and not x.error_answer
     cdef long long cost = 0
-    if x.plan.endpoint in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS) or x.plan.kind == PLAN_TUNNEL or x.key is None:
+    if x.plan.endpoint == EP_COUNT or x.key is None:
         return
+    if x.plan.endpoint in (EP_COUNT_TOKENS, EP_MODERATIONS) or x.plan.kind == PLAN_TUNNEL:
+        worked = False                        # free, or nothing was said yet
     if worked:
         if x.input_estimate < 0:
             x.input_estimate = estimate_input(x)
@@ -212,7 +227,9 @@ cdef void settle_attempt(Exchange x, int status, int kind):
             charge_deployment(x, cost)
     e = begin_event(x, monotonic_ns())
     e.status = <unsigned short>status
-    e.flags = E_ATTEMPT | E_NO_USAGE | (E_STREAM if x.stream else 0) | (E_ESTIMATED if worked else 0)
+    e.flags = E_ATTEMPT | E_NO_USAGE | (E_STREAM if x.stream else 0) | (E_ESTIMATED if worked else 0) \
+        | (E_COOLED if cooled else 0) | (x.flags & E_FALLBACK)
+    e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
     e.input_tokens = x.input_estimate if worked else 0
     e.cost = cost
     publish(x)

@@ -43,6 +43,12 @@ cdef class Exchange:
     cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
     cdef bint traced                  # trace_id is one
     cdef char trace_id[32]
+    cdef unsigned char wishes         # as the event has them, and these too:
+    cdef unsigned char end_user_size, agent_size
+    cdef char end_user[64]
+    cdef char agent[32]
+    cdef unsigned int queued_us
+    cdef unsigned int left_requests, left_tokens
     cdef bytes cors_lines
     cdef bint stream, client_usage, ask_usage, no_anthropic_version
     cdef Py_ssize_t model_start, model_end   # of the bytes to be replaced, absolute in the body
@@ -143,6 +149,8 @@ cdef class Exchange:
         self.num_retries = -1
         self.timeout = self.stream_timeout = self.total_until = 0.0
         self.admitted = self.traced = self.governed = False
+        self.wishes = self.end_user_size = self.agent_size = 0
+        self.queued_us = self.left_requests = self.left_tokens = 0
         self.n_holds = self.n_own_holds = 0
         self.group_hold.held = False
         self.input_estimate = self.output_expected = self.text_size = -1

@@ -240,6 +240,7 @@ cdef class Gateway:
         while self.queue and self.admitted < max(1, self.table.router.max_in_flight):
             x = <Exchange>self.queue.popitem(False)[0]
             self.block.counters[C_QUEUED] -= 1
+            note_wait(x)
             hold_place(x)
             proceed(x)
 

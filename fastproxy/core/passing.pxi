@@ -77,6 +77,8 @@ cdef void pass_fields(Downstream d, Exchange x, Head* head, const char* p, objec
                                   H_API_KEY, H_X_GOOG_API_KEY, H_OCP_APIM_SUBSCRIPTION_KEY, H_X_LITELLM_API_KEY,
                                   H_X_LITELLM, H_X_LITELLM_CALL_ID, H_ORIGIN, H_VIA):
             continue
+        if not x.traced and f.name_id in (H_TRACEPARENT, H_TRACESTATE):
+            continue
         name = (p + f.name)[:f.name_size].lower()
         if name in own or name == key_header or name in (b"host", b"cookie", b"forwarded") \
                 or name.startswith((b"x-forwarded-", b"x-fastproxy-", b"access-control-")):

@@ -13,9 +13,14 @@ cdef bint take_place(Exchange x):
         g.queue[x] = None
         g.block.counters[C_QUEUED] += 1
         x.downstream.deadline = g.now + router.queue_timeout
+        x.queued_us = <unsigned int>(monotonic_ns() // 1000)        # when, until it is how long
         return False
     hold_place(x)
     return True
+
+
+cdef inline void note_wait(Exchange x) noexcept:
+    x.queued_us = <unsigned int>(monotonic_ns() // 1000) - x.queued_us
 
 
 cdef void hold_place(Exchange x):
@@ -34,6 +39,7 @@ cdef void give_place(Exchange x):
 
 
 cdef void leave_queue(Exchange x):
+    note_wait(x)
     x.gateway.queue.pop(x, None)
     x.gateway.block.counters[C_QUEUED] -= 1
 

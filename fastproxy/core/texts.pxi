@@ -3,7 +3,8 @@
 
 cdef void keep_question(Exchange x):
     """Its body, as long as it is here; what is sent to the client is kept from now on too."""
-    if x.question is not None or x.plan.kind != PLAN_LLM or x.key is None or not x.body_complete or x.let_go:
+    if x.question is not None or x.plan.kind != PLAN_LLM or x.key is None or not x.body_complete or x.let_go \
+            or x.wishes & W_NO_LOG and not x.table.texts_of_all:
         return
     if x.body.size > TEXT_MOST:
         x.gateway.block.counters[C_TEXTS_DROPPED] += 1

@@ -79,6 +79,19 @@ def metadata_tags(raw: bytes) -> frozenset[str]:
     return tags(orjson.dumps(value.get("tags"))) if isinstance(value, dict) else frozenset()
 
 
+def text(raw: bytes) -> bytes | None:
+    """A string as UTF-8; None for anything else and for an empty one."""
+    value = _value(raw)
+    return value.encode() if isinstance(value, str) and value else None
+
+
+def metadata_user(raw: bytes) -> bytes | None:
+    """`metadata.user_id`, by which Anthropic's clients say whom they serve."""
+    value = _value(raw)
+    found = value.get("user_id") if isinstance(value, dict) else None
+    return found.encode() if isinstance(found, str) and found else None
+
+
 def header_tags(raw: bytes) -> frozenset[str]:
     """`x-litellm-tags`: tags with commas between them."""
     names = raw.decode("latin-1").split(",")

@@ -8,6 +8,7 @@ from typing import Any
 
 from admin import make
 from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request, until
+from lab import Lab, mark
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a secret"}]}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -69,3 +70,60 @@ def test_whose_key_it_was_can_be_left_out(mock_port: int, tmp_path: Path):
         assert not {"key", "key_alias", "user", "team"} & lines(path)[0].keys()
     finally:
         gateway.stop()
+
+
+def test_a_request_is_one_line_however_often_it_was_tried(lab: Lab, tmp_path: Path):
+    path = tmp_path / "access.log"
+    config = {
+        "model_list": [lab.deployment(name) for name in ("broken", "spare")],
+        "general_settings": {"master_key": MASTER, "access_log": str(path)},
+        "router_settings": {"num_retries": 2, "fallbacks": [{"broken": ["spare"]}]},
+    }
+    gateway = Gateway(tmp_path, config).wait()
+    try:
+        with gateway.client() as client:
+            body = {
+                **CHAT,
+                "model": "broken",
+                "messages": [{"role": "user", "content": mark("e500", "ok")}],
+            }
+            lab.moods["broken"] = "e500"
+            assert client.post("/v1/chat/completions", body).status == 200
+            assert client.post("/v1/chat/completions", {**CHAT, "model": "spare"}).status == 200
+        until(lambda: len(lines(path)) >= 2)
+        first, second = lines(path)
+        assert (first["model"], first["deployment"], first["fallback"]) == ("broken", "spare", True)
+        assert first["attempts"] > 1
+        assert "fallback" not in second
+        assert len(gateway.events()) > 2
+    finally:
+        lab.moods.clear()
+        gateway.stop()
+
+
+def test_a_client_may_keep_out_of_it_unless_that_is_switched_off(mock_port: int, tmp_path: Path):
+    quiet = {**CHAT, "no-log": True}
+    for number, settings in enumerate(({}, {"global_disable_no_log_param": True})):
+        place = tmp_path / str(number)
+        place.mkdir()
+        gateway, path = started(place, mock_port, **settings)
+        try:
+            with gateway.client() as client:
+                for body in (quiet, {**CHAT, "no-log": False}, {**quiet, "model": "none"}, CHAT):
+                    client.post("/v1/chat/completions", body)
+            expected = 4 if settings else 2
+            until(lambda path=path, n=expected: len(lines(path)) >= n)
+            assert len(lines(path)) == expected
+            assert len(gateway.events()) == 4
+        finally:
+            gateway.stop()
+
+
+def test_lines_of_the_log_are_json_if_asked_for(mock_port: int, tmp_path: Path):
+    gateway = Gateway(tmp_path, mock_config(mock_port), JSON_LOGS="true", LITELLM_LOG="INFO").wait()
+    os.kill(gateway.process.pid, signal.SIGHUP)
+    until(lambda: '"level"' in gateway.log)
+    gateway.stop()
+    told = [line for line in gateway.log.splitlines() if line.startswith("{")]
+    assert {"timestamp", "level", "logger", "message"} <= json.loads(told[0]).keys()
+    assert " INFO " not in gateway.log

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from admin import CHAT, call, chat, make
-from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request
+from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request, until
 
 SQL = (
     "sk-' OR '1'='1' -- aaaaaaaa",
@@ -247,6 +248,108 @@ def test_cors_lets_no_origin_use_anybodys_cookies(gateway: Gateway):
     assert found.status == 200
     reflected = found.header("access-control-allow-origin") == "http://evil.example"
     assert not (reflected and found.header("access-control-allow-credentials") == "true")
+
+
+@pytest.mark.parametrize("path", ["/key/list", "/user/list", "/metrics", "/key/x/regenerate"])
+def test_no_page_uses_the_admin_api_unasked(gateway: Gateway, path: str):
+    """Only origins that the operator names; models are for every page, as LiteLLM has it."""
+    page = "Origin: http://evil.example\r\nAuthorization: Bearer " + MASTER + "\r\n"
+    asking = (
+        "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n"
+    )
+    with gateway.client() as client:
+        for method, extra in (("GET", ""), ("OPTIONS", asking)):
+            for target, told in ((path, False), ("/v1/models", True)):
+                head = f"{method} {target} HTTP/1.1\r\nHost: g\r\n{page}{extra}\r\n"
+                client.send(head.encode())
+                found = client.answer()
+                assert (found.header("access-control-allow-origin") is not None) == told, target
+                assert told or method == "GET" or found.status in (404, 405)
+
+
+def test_an_origin_that_is_named_may(start: Callable[..., Gateway], mock_port: int):
+    named = start(mock_config(mock_port), LITELLM_CORS_ORIGINS="https://admin.example").wait()
+    for origin, told in (("https://admin.example", "https://admin.example"), ("https://x", None)):
+        with named.client() as client:
+            client.send(
+                f"GET /key/list HTTP/1.1\r\nHost: g\r\nOrigin: {origin}\r\n"
+                f"Authorization: Bearer {MASTER}\r\n\r\n".encode()
+            )
+            assert client.answer().header("access-control-allow-origin") == told
+
+
+def test_an_admin_of_one_team_is_nobody_in_another(gateway: Gateway):
+    """GHSA-qqcv-vg9f-5rr3."""
+    key = make(gateway, "/user/new", {"user_id": "lead-a"})["key"]
+    lead = [{"role": "admin", "user_id": "lead-a"}]
+    make(gateway, "/team/new", {"team_id": "team-a", "members_with_roles": lead})
+    make(gateway, "/user/new", {"user_id": "in-b", "auto_create_key": False})
+    people = [{"role": "user", "user_id": "in-b"}]
+    make(gateway, "/team/new", {"team_id": "team-b", "members_with_roles": people})
+    theirs = make(gateway, "/key/generate", {"team_id": "team-b", "key_alias": "theirs"})
+    own = make(gateway, "/key/generate", {"team_id": "team-a"}, key)["key"]
+    member = {"team_id": "team-b", "user_id": "in-b"}
+    token = theirs["token"]
+    for path, body in (
+        ("/team/update", {"team_id": "team-b", "team_alias": "mine"}),
+        ("/team/member_add", {"team_id": "team-b", "member": lead[0]}),
+        ("/team/member_delete", member),
+        ("/team/member_update", {**member, "role": "admin"}),
+        ("/team/permissions_update", {"team_id": "team-b", "team_member_permissions": []}),
+        ("/key/generate", {"team_id": "team-b"}),
+        ("/key/service-account/generate", {"team_id": "team-b"}),
+        ("/key/update", {"key": own, "team_id": "team-b"}),
+        ("/key/update", {"key_alias": "theirs", "metadata": {}}),
+        ("/key/update", {"key": token, "metadata": {}}),
+        ("/key/delete", {"keys": [token]}),
+        ("/key/delete", {"key_aliases": ["theirs"]}),
+        ("/key/block", {"key": token}),
+        ("/key/regenerate", {"key": token}),
+        (f"/key/{token}/regenerate", {}),
+        (f"/key/{token}/reset_spend", {"reset_to": 0}),
+    ):
+        assert call(gateway, "POST", path, body, key)[0] == 403, (path, body)
+    for path in ("/team/info?team_id=team-b", "/team/permissions_list?team_id=team-b"):
+        assert call(gateway, "GET", path, key=key)[0] == 403, path
+    for path in (
+        "/key/list?team_id=team-b", f"/key/list?key_hash={token}", "/key/list?key_alias=theirs",
+        "/key/list?include_team_keys=true&size=100", "/key/list?include_created_by_keys=true&size=100",
+        "/key/aliases?team_id=team-b", "/key/aliases?search=theirs", "/team/list", "/v2/team/list?team_id=team-b",
+        "/v2/team/list?team_alias=b", "/spend/logs?page_size=1000",
+    ):  # fmt: skip
+        status, found = call(gateway, "GET", path, key=key)
+        assert status == 200
+        assert not {token, "theirs", "team-b"} & set(re.findall(r"[\w-]+", json.dumps(found))), path
+    assert (
+        make(gateway, "/v2/key/info", {"keys": [token], "key_aliases": ["theirs"]}, key)["info"]
+        == []
+    )
+    assert chat(gateway, theirs["key"]) == 200
+
+
+def test_what_is_kept_of_a_request_holds_no_credential(gateway: Gateway):
+    """The incident of 2026-03-18: raw headers in spend logs and traces."""
+    key = make(gateway, "/key/generate", {"max_budget": 1})["key"]
+    other = "Basic " + "c2VjcmV0LXBhc3N3b3JkLTEyMw=="
+    extra = f"X-Api-Key: {key}\r\nProxy-Authorization: {other}\r\nCookie: s={other}\r\n"
+    for path in ("/v1/chat/completions", "/raw/v1/chat/completions"):
+        with gateway.client() as client:
+            client.send(request(path, {**CHAT, "model": "gpt-4o-mini"}, key, extra))
+            assert client.answer().status == 200
+    token = hashlib.sha256(key.encode()).hexdigest()
+    until(
+        lambda: len(call(gateway, "GET", f"/spend/logs?api_key={token}")[1]) == 2, what="the rows"
+    )
+    told = [
+        json.dumps(call(gateway, "GET", path)[1])
+        for path in (f"/spend/logs?api_key={token}", "/audit", "/metrics", "/fastproxy/events", f"/key/info?key={token}")
+    ]  # fmt: skip
+    kept = [
+        p.read_bytes().decode("latin-1") for p in (gateway.path.parent / "fastproxy-data").iterdir()
+    ]
+    for text in (*told, *kept, gateway.log):
+        for secret in (key, other, MASTER, UPSTREAM_KEY):
+            assert secret not in text
 
 
 def test_no_key_stands_in_a_log_whatever_goes_wrong(gateway: Gateway):

@@ -38,6 +38,10 @@ async def judge(request: Request, api_key: str) -> UserAPIKeyAuth:
         return api_key
     if api_key == "thirteen":
         return 13
+    if api_key == "a few":
+        return UserAPIKeyAuth(rpm_limit="a few")
+    if api_key == "for ever":
+        return UserAPIKeyAuth(max_budget=1, budget_duration="for ever", budget_reset_at=1.0)
     if api_key == "slow":
         await asyncio.sleep(0.3)
         return UserAPIKeyAuth(user_role=LitellmUserRoles.INTERNAL_USER)
@@ -119,7 +123,7 @@ def test_other_routes_ask_it_too(gateway: Gateway):
 
 
 def test_what_can_not_be_used_and_a_dead_process_are_503(gateway: Gateway):
-    assert chat(gateway, "thirteen") == 503
+    assert [chat(gateway, key) for key in ("thirteen", "a few", "for ever")] == [503] * 3
     assert chat(gateway, "dies") == 503
     assert chat(gateway, MASTER) == 200
     until(lambda: chat(gateway, "text") == 200, what="another process")
@@ -196,6 +200,7 @@ def test_a_file_as_people_have_it(mock_port: int, tmp_path: Path):
         return status, answer["error"]["message"] if "error" in answer else ""
 
     try:
+        until(lambda: ask("nobody")[0] != 503, what="its process")
         assert ask("nobody") == (403, "not in the directory")
         assert ask("shared-secret") == (400, "which tenant?")
         assert ask("shared-secret", "?tenant=a")[1].startswith("BadRequest please pass param=user")

@@ -53,6 +53,32 @@ def test_terms_of_a_shared_budget_are_the_keys_own(gateway: Gateway):
     assert make(gateway, "/key/update", {"key": key, "rpm_limit": 4}, key)["rpm_limit"] == 4
 
 
+def test_periods_of_a_shared_budget_are_counted_by_its_keys(
+    start: Callable[..., Gateway], mock_port: int
+):
+    """Else a restart within a later period begins it anew."""
+    gateway = start(priced_config(mock_port)).wait()
+    make(gateway, "/budget/new", {"budget_id": "p", "max_budget": 0.01, "budget_duration": "1s"})
+    key = make(gateway, "/key/generate", {"budget_id": "p"})["key"]
+
+    def shown() -> Any:
+        return get(gateway, f"/key/info?key={key}")["info"]
+
+    assert shown()["budget_reset_at"] is None
+    assert ask(gateway, key).status == 200
+    until(lambda: shown()["budget_reset_at"], what="the key's own period")
+    make(gateway, "/budget/update", {"budget_id": "p", "budget_duration": "30d"})
+    assert shown()["budget_reset_at"] is None
+    until(lambda: ask(gateway, key).status == 422, what="the end of the budget")
+    until(lambda: shown()["spend"] > 0.01, what="the sum")
+    gateway.stop()
+    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
+    try:
+        assert ask(again, key).status == 422
+    finally:
+        assert again.stop() == 0
+
+
 def test_a_member_makes_no_key_that_is_nobodys(gateway: Gateway):
     """A key without a user has none of the user's and the member's limits."""
     key = member(gateway, "plain-team", "plain-1", "/key/generate", "/key/update")
@@ -66,6 +92,36 @@ def test_a_member_makes_no_key_that_is_nobodys(gateway: Gateway):
     make(gateway, "/team/permissions_update",
          {"team_id": "plain-team", "team_member_permissions": permissions})  # fmt: skip
     assert make(gateway, *service[1:], key)["user_id"] is None
+
+
+def test_who_leaves_a_team_and_comes_back_has_the_same_limits(gateway: Gateway):
+    lead = make(gateway, "/user/new", {"user_id": "back-lead"})["key"]
+    make(gateway, "/user/new", {"user_id": "back", "auto_create_key": False})
+    people = [{"role": "admin", "user_id": "back-lead"}]
+    make(gateway, "/team/new", {"team_id": "back", "members_with_roles": people})
+    one = {"role": "user", "user_id": "back"}
+    add = {"team_id": "back", "member": one, "max_budget_in_team": 0.01}
+    make(gateway, "/team/member_add", add)
+    key = make(gateway, "/key/generate", {"team_id": "back", "user_id": "back"}, lead)["key"]
+    assert [ask(gateway, key).status for _ in range(2)] == [200, 422]
+    until(lambda: spent(gateway, key) > 0.01, what="the sum")
+    make(gateway, "/team/member_delete", {"team_id": "back", "user_id": "back"}, lead)
+    make(gateway, "/team/member_add", {"team_id": "back", "member": one}, lead)
+    (member,) = (
+        m
+        for m in get(gateway, "/team/info?team_id=back")["team_memberships"]
+        if m["user_id"] == "back"
+    )
+    assert member["litellm_budget_table"]["max_budget"] == 0.01
+    assert member["spend"] > 0.01
+    key = make(gateway, "/key/generate", {"team_id": "back", "user_id": "back"}, lead)["key"]
+    assert ask(gateway, key).status == 422
+    make(gateway, "/team/member_delete", {"team_id": "back", "user_id": "back"}, lead)
+    make(
+        gateway, "/team/member_add", {**add, "max_budget_in_team": 5}
+    )  # a proxy admin decides anew
+    key = make(gateway, "/key/generate", {"team_id": "back", "user_id": "back"}, lead)["key"]
+    assert ask(gateway, key).status == 200
 
 
 def test_a_key_of_a_team_stays_in_it(gateway: Gateway):
@@ -202,6 +258,19 @@ BAD_BUDGETS = [
 @pytest.mark.parametrize("path", ["/key/generate", "/user/new", "/team/new", "/budget/new"])
 def test_a_limit_that_can_not_be_kept_is_refused(gateway: Gateway, path: str, budget: Any):
     assert call(gateway, "POST", path, {"model_max_budget": budget})[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/key/generate", {"budget_duration": "9999mo"}),
+        ("/key/generate", {"model_max_budget": {"priced": {"budget_limit": 1, "time_period": "9999mo"}}}),
+        ("/user/new", {"model_max_budget": {"priced": {"max_budget": 1, "budget_duration": "0d"}}}),
+        ("/team/new", {"team_member_budget": 1, "team_member_budget_duration": "9999mo"}),
+    ],
+)  # fmt: skip
+def test_a_period_that_never_ends_is_none(gateway: Gateway, path: str, body: dict[str, Any]):
+    assert call(gateway, "POST", path, body)[0] == 400
 
 
 def test_a_limit_that_is_stored_all_the_same_blocks_its_key_and_no_other(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin import make
+from admin import call, make
 from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request, until
+from lab import Lab, mark
+from lab_acts import RAW
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -107,6 +109,208 @@ def test_requests_tokens_and_money_are_counted_under_litellms_names(gateway: Gat
     assert made["key"] not in text
 
 
+def test_keys_teams_and_users_are_labels_of_every_kind(gateway: Gateway):
+    team = make(gateway, "/team/new", {"team_alias": "red", "max_budget": 50})["team_id"]
+    make(gateway, "/user/new", {"user_id": "zoe", "user_email": "zoe@x.example", "max_budget": 20})
+    limits = {"max_budget": 10, "budget_duration": "1d", "model_rpm_limit": {"priced": 9}}
+    whose = {"key_alias": "whole", "team_id": team, "user_id": "zoe"}
+    key = make(gateway, "/key/generate", {**whose, **limits})["key"]
+    with gateway.client() as client:
+        assert client.post("/v1/chat/completions", CHAT, key).status == 200
+    who = {"api_key_alias": "whole", "team_alias": "red"}
+
+    def text() -> str:
+        return scrape(gateway, MASTER)[2]
+
+    until(lambda: value(text(), "litellm_requests_metric_total", **who) == 1)
+    found = text()
+    for name in (
+        "litellm_request_total_latency_metric",
+        "litellm_llm_api_latency_metric",
+        "litellm_request_queue_time_seconds",
+        "litellm_deployment_latency_per_output_token",
+    ):
+        assert value(found, f"{name}_count", **who) == 1, name
+    assert value(found, "litellm_overhead_latency_metric_count", api_key_alias="whole") == 1
+    assert value(found, "litellm_deployment_total_requests_total", **who) == 1
+    spent = 10 - value(found, "litellm_remaining_api_key_budget_metric", api_key_alias="whole")
+    assert spent > 0
+    left = value(found, "litellm_remaining_team_budget_metric", team_alias="red")
+    assert left == pytest.approx(50 - spent)
+    left = value(found, "litellm_remaining_user_budget_metric", user="zoe")
+    assert left == pytest.approx(20 - spent)
+    hours = value(found, "litellm_api_key_budget_remaining_hours_metric", api_key_alias="whole")
+    assert 0 < hours <= 24
+    name = "litellm_remaining_api_key_requests_for_model"
+    assert value(found, name, api_key_alias="whole", model="priced") == 8
+    assert "zoe@x.example" not in found
+    assert 'client_ip="127' not in found
+
+
+def test_a_key_that_nobody_knows_is_a_request_too(gateway: Gateway):
+    name = "litellm_proxy_total_requests_metric_total"
+    before = value(scrape(gateway, MASTER)[2], name, status_code="401")
+    with gateway.client() as client:
+        assert client.post("/v1/chat/completions", CHAT, "sk-nobody").status == 401
+    assert value(scrape(gateway, MASTER)[2], name, status_code="401") == before + 1
+
+
+def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_path: Path):
+    groups = [lab.deployment("main", "main-a"), lab.deployment("main", "main-b")]
+    groups += [lab.deployment(name) for name in ("spare", "lost", "dead", "free")]
+    settings = {
+        "model_list": groups,
+        "general_settings": {"master_key": MASTER},
+        "router_settings": {
+            "num_retries": 0,
+            "allowed_fails": 0,
+            "cooldown_time": 300,
+            "fallbacks": [{"main": ["spare"]}, {"lost": ["dead"]}],
+        },
+    }
+    RAW["limits"] = [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"X-RateLimit-Remaining-Requests: 41\r\nanthropic-ratelimit-tokens-remaining: 5000000000\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    ]
+    lab.moods |= dict.fromkeys(("main-a", "main-b", "lost", "dead", "free"), "e500") | {
+        "spare": "limits"
+    }
+    running = Gateway(tmp_path, settings).wait()
+    try:
+        with running.client() as client:
+            body = {**CHAT, "model": "main"}
+            assert client.post("/v1/chat/completions", body).status == 200
+            body = {**CHAT, "model": "lost"}
+            assert client.post("/v1/chat/completions", body).status == 500
+            body = {"model": "free", "input": "hi"}
+            assert client.post("/v1/moderations", body).status == 500
+
+        def text() -> str:
+            return scrape(running, MASTER)[2]
+
+        until(lambda: value(text(), "litellm_proxy_total_requests_metric_total") == 3)
+        found = text()
+        name = "litellm_deployment_{}_fallbacks_total"
+        fell = {"requested_model": "main", "fallback_model": "spare", "exception_status": ""}
+        assert value(found, name.format("successful"), **fell) == 1
+        fell = {"requested_model": "lost", "fallback_model": "dead", "exception_status": "500"}
+        assert value(found, name.format("failed"), **fell) == 1
+        assert value(found, "litellm_deployment_cooled_down_total", exception_status="500") >= 1
+        cold = value(found, "litellm_deployment_state") / 2
+        assert cold == value(found, "fastproxy_cooldowns_total") >= 1
+        failure = "litellm_deployment_failure_responses_total"
+        kind = {"exception_status": "500", "exception_class": "Openai.InternalServerError"}
+        assert value(found, failure, **kind) >= 1
+        assert value(found, failure, model_id="free", requested_model="free") == 1
+        left = {"model_id": "spare"}
+        assert value(found, "litellm_remaining_requests_metric", **left) == 41
+        assert (
+            value(found, "litellm_remaining_tokens_metric", **left) == 2**32 - 2
+        )  # as much as fits
+    finally:
+        running.stop()
+        lab.moods.clear()
+
+
+def test_time_in_the_queue(lab: Lab, tmp_path: Path):
+    limits = {"max_in_flight_requests_per_worker": 1, "max_queued_requests_per_worker": 5}
+    general = {"master_key": MASTER, **limits}
+    models = [lab.deployment("one")]
+    running = Gateway(tmp_path, {"model_list": models, "general_settings": general}).wait()
+    name = "litellm_request_queue_time_seconds"
+    try:
+        with running.client() as first, running.client() as second:
+            slow = mark("hang")
+            body = {"model": "one", "messages": [{"role": "user", "content": slow}]}
+            first.send(request("/v1/chat/completions", body))
+            hit = lab.stalled(slow)
+            body = {"model": "one", "messages": [{"role": "user", "content": mark("ok")}]}
+            second.send(request("/v1/chat/completions", body))
+            until(lambda: running.counters()["queued"] == 1)
+            lab.release(hit)
+            assert [first.answer().status, second.answer().status] == [200, 200]
+        until(lambda: value(scrape(running, MASTER)[2], f"{name}_count") == 2)
+        at_once, late = sorted(running.events(), key=lambda event: event["queued_us"])
+        assert at_once["queued_us"] == 0
+        assert 0 < late["queued_us"] <= late["duration_us"]
+        found = value(scrape(running, MASTER)[2], f"{name}_sum")
+        assert found == pytest.approx(late["queued_us"] / 1e6)
+    finally:
+        running.stop()
+
+
+def test_an_end_user_behind_what_was_sent_already(mock_port: int, tmp_path: Path):
+    settings = config(mock_port)
+    settings["general_settings"]["metrics_labels"] = ["end_user"]
+    running = Gateway(tmp_path, settings).wait()
+    try:
+        with running.client() as client:
+            content = "x" * 3_000_000
+            body = {"model": "priced", "messages": [{"role": "user", "content": content}]}
+            raw = request("/v1/chat/completions", {**body, "user": "late"})
+            client.send(raw[:-100])
+            until(lambda: running.counters()["bytes_in"] >= len(raw) - 100)
+            client.send(raw[-100:])
+            assert client.answer().status == 200
+        until(lambda: len(running.events()) == 1)
+        assert running.events()[0]["end_user"] == "late"
+        assert value(scrape(running, MASTER)[2], "litellm_spend_metric_total", end_user="late") > 0
+    finally:
+        running.stop()
+
+
+def test_the_configuration_chooses_metrics_and_labels(mock_port: int, tmp_path: Path):
+    chosen = [
+        {
+            "group": "requests",
+            "metrics": ["litellm_proxy_total_requests_metric", "litellm_requests_metric_total"],
+            "include_labels": ["requested_model", "client_ip", "end_user", "stream"],
+        },
+        {"group": "latency", "metrics": ["litellm_llm_api_latency_metric"]},
+    ]
+    settings = config(mock_port, prometheus_metrics_config=chosen)
+    settings["general_settings"]["user_header_name"] = "X-Whom"
+    running = Gateway(tmp_path, settings, "--data-dir", str(tmp_path / "data")).wait()
+    try:
+        with running.client() as client:
+            assert client.post("/v1/chat/completions", {**CHAT, "user": "eve"}).status == 200
+            body = {**CHAT, "user": "eve", "stream": True}
+            whom = "x-whom: bob\r\n"
+            assert client.post("/v1/chat/completions", body, extra=whom).status == 200
+            stranger = "x-litellm-end-user-id: " + 40 * "\xe9" + "\r\n"
+            assert client.post("/v1/chat/completions", CHAT, extra=stranger).status == 200
+            claude = {**CHAT, "model": "claude", "max_tokens": 5, "metadata": {"user_id": "amy"}}
+            assert client.post("/v1/messages", claude).status == 200
+        name = "litellm_requests_metric_total"
+        until(lambda: value(scrape(running, MASTER)[2], name) == 4)
+        found = scrape(running, MASTER)[2]
+        families = {f.name: f for f in parse(found)}
+        ours = {n for n in families if n.startswith("litellm_")}
+        assert ours == {
+            "litellm_proxy_total_requests_metric",
+            "litellm_requests_metric",
+            "litellm_llm_api_latency_metric",
+        }
+        seen = {s.labels["end_user"] for s in families["litellm_requests_metric"].samples}
+        assert seen == {"eve", "bob", "amy", 32 * "\xe9"}
+        for sample in families["litellm_requests_metric"].samples:
+            assert set(sample.labels) == {"requested_model", "client_ip", "end_user"}
+            assert sample.labels["client_ip"] == "127.0.0.1"
+        total = "litellm_proxy_total_requests_metric_total"
+        assert value(found, total, stream="True", end_user="bob") == 1
+        latency = families["litellm_llm_api_latency_metric"].samples[0].labels
+        assert "hashed_api_key" in latency
+
+        def rows() -> set[str]:
+            answer = call(running, "GET", "/spend/logs")[1]
+            return {row["end_user"] for row in answer}
+
+        until(lambda: rows() == seen)
+    finally:
+        running.stop()
+
+
 def test_openmetrics_if_asked_for(gateway: Gateway):
     status, kind, text = scrape(gateway, MASTER, OPENMETRICS)
     assert status == 200
@@ -117,18 +321,22 @@ def test_openmetrics_if_asked_for(gateway: Gateway):
 
 
 def test_it_can_be_opened_and_says_less_then(mock_port: int, tmp_path: Any):
-    opened = Gateway(tmp_path, config(mock_port, require_auth_for_metrics_endpoint=False)).wait()
+    settings = {"require_auth_for_metrics_endpoint": False, "custom_prometheus_tags": ["blue-1"]}
+    opened = Gateway(tmp_path, config(mock_port, **settings)).wait()
     try:
         make(opened, "/key/generate", {"key_alias": "quiet"})
         with opened.client() as client:
-            client.send(request("/v1/chat/completions", CHAT, MASTER))
-            assert client.answer().status == 200
+            assert client.post("/v1/chat/completions", CHAT).status == 200
+            tagged = "x-litellm-tags: red, blue-1\r\n"
+            assert client.post("/v1/chat/completions", CHAT, extra=tagged).status == 200
 
         def counted() -> bool:
             status, _, text = scrape(opened, None)
-            return status == 200 and value(text, "litellm_requests_metric_total") == 1
+            return status == 200 and value(text, "litellm_requests_metric_total") == 2
 
         until(counted)
+        name = "litellm_requests_metric_total"
+        assert value(scrape(opened, None)[2], name, tag_blue_1="true") == 1
         assert f"127.0.0.1:{mock_port}" not in scrape(opened, None)[2]
     finally:
         opened.stop()
@@ -139,16 +347,17 @@ def test_the_dashboard_and_the_alerts_name_only_what_there_is(gateway: Gateway):
     text = (docs / "grafana.json").read_text() + (docs / "alerts.yaml").read_text()
     wanted = set(re.findall(r"\b(?:litellm|fastproxy)_[a-z0-9_]+", text))
     with gateway.client() as client:
-        client.send(request("/v1/chat/completions", CHAT, MASTER))
-        assert client.answer().status == 200
+        for body in (CHAT, {**CHAT, "stream": True}):
+            assert client.post("/v1/chat/completions", body).status == 200
 
     def there() -> set[str]:
         families = parse(scrape(gateway, MASTER)[2])
         return {name for family in families for name in family_names(family)}
 
     def family_names(family: Any) -> set[str]:
-        return {sample.name for sample in family.samples} | {family.name}
+        names = {family.name, f"{family.name}_total"} if family.type == "counter" else {family.name}
+        return {sample.name for sample in family.samples} | names
 
-    until(lambda: "litellm_requests_metric_total" in there())
+    until(lambda: "litellm_llm_api_time_to_first_token_metric_bucket" in there())
     assert len(wanted) > 15
     assert wanted - {"litellm_model_name"} <= there()  # a label

@@ -120,7 +120,12 @@ def test_fifty_thousand_random_keys_cost_a_few_look_ups_and_known_keys_go_on(gat
         with gateway.client(30) as client:
             for _ in range(FLOOD // FLOODERS // AT_ONCE):
                 keys = [f"sk-{secrets.token_hex(16)}" for _ in range(AT_ONCE)]
-                client.send(b"".join(request("/v1/chat/completions", b"{}", k) for k in keys))
+                client.send(
+                    b"".join(
+                        request("/v1/chat/completions", b"{}", k, "X-Forwarded-For: " + k + "\r\n")
+                        for k in keys
+                    )
+                )
                 got = b""
                 while got.count(b"\r\n\r\n") < AT_ONCE or not got.endswith(b"}"):
                     got += client.sock.recv(1 << 20)

@@ -18,6 +18,7 @@ from harness import (
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def chat(model: str = "gpt-4o-mini", **more):
@@ -189,12 +190,12 @@ def test_only_allowed_headers_and_never_the_clients_key_go_upstream(gateway: Gat
     seen = echo(
         gateway,
         chat("mock/mock-echo"),
-        "Cookie: a=b\r\nX-Secret: 1\r\nTraceparent: 00-1\r\nOpenAI-Beta: assistants=v2\r\n"
+        "Cookie: a=b\r\nX-Secret: 1\r\nTraceparent: " + TRACE + "\r\nOpenAI-Beta: assistants=v2\r\n"
         "Connection: keep-alive, x-hop\r\nX-Hop: 1\r\nAccept-Encoding: gzip\r\n",
     )
     names = {n.lower(): v for n, v in seen["headers"]}
     assert names["authorization"] == f"Bearer {UPSTREAM_KEY}"
-    assert names["traceparent"] == "00-1"
+    assert names["traceparent"] == TRACE
     assert names["openai-beta"] == "assistants=v2"
     assert not {"cookie", "x-secret", "x-hop", "connection", "accept-encoding"} & set(names)
     assert MASTER not in json.dumps(seen)

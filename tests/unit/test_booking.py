@@ -242,13 +242,21 @@ def test_a_soft_budget_is_crossed_once_in_a_period(connection: Connection, block
     now = {"created_at": 0, "updated_at": 0}
     names = ("models", "aliases", "config", "permissions", "metadata", "allowed_routes")
     empty: dict[str, object] = {name: [] for name in (*names, "allowed_cache_controls")}
+    crew = {"models": [], "model_aliases": {}, "metadata": {}, "member_permissions": []}
     people = {"user_role": "internal_user", "models": [], "metadata": {}}
     with connection.begin():
-        connection.execute(insert(schema.budgets).values(budget_id="b", soft_budget=12, **now))
-        connection.execute(insert(schema.users).values(user_id="u", soft_budget=8, **people, **now))
-        key = {"token": KEY.hex(), "key_name": "sk-...1234", "budget_id": "b", "user_id": "u"}
         ends = {"budget_duration": "1d", "budget_reset_at": 1_500}
-        connection.execute(insert(schema.keys).values(**key, **ends, **empty, **now))
+        connection.execute(
+            insert(schema.budgets).values(budget_id="b", soft_budget=12, **ends, **now)
+        )
+        connection.execute(insert(schema.users).values(user_id="u", soft_budget=8, **people, **now))
+        crew["default_member"] = {"max_budget": 99, "budget_duration": "1s"}
+        connection.execute(insert(schema.teams).values(team_id="t", blocked=False, **crew, **now))
+        one = {"team_id": "t", "user_id": "u", "role": "user", "created_at": 0}
+        connection.execute(insert(schema.members).values(**one))
+        key = {"token": KEY.hex(), "key_name": "sk-...1234", "budget_id": "b", "user_id": "u"}
+        key["team_id"] = "t"
+        connection.execute(insert(schema.keys).values(**key, **empty, **now))
 
     def crossed(begun: int) -> list[tuple[str, str, int, int]]:
         put(block, 1, started_ns=begun * 1_000_000)
@@ -265,3 +273,7 @@ def test_a_soft_budget_is_crossed_once_in_a_period(connection: Connection, block
     assert crossed(2_000) == []  # the next period of the key
     assert crossed(2_000) == []
     assert crossed(2_000) == [("key", "sk-...1234", 15, 12)]
+    found = connection.execute(text("SELECT spend, budget_reset_at FROM keys")).one()
+    assert found == (15, 86_400_000)  # the shared budget's period, counted by the key
+    found = connection.execute(text("SELECT spend, budget_reset_at FROM team_members")).one()
+    assert found == (15, 3_000)  # the team's, counted by the member

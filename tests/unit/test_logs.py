@@ -1,6 +1,7 @@
 """Log lines: written whole, dropped where they can't be, counted, never waited for."""
 
 import fcntl
+import json
 import logging
 import os
 import select
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastproxy.logs import LineHandler, say
+from fastproxy.logs import JsonFormatter, LineHandler, say
 
 
 @pytest.fixture
@@ -77,3 +78,20 @@ def test_closed_descriptors_are_opened_on_nothing():
     shell = 'exec "$@" <&- >&- 2>&-'
     done = subprocess.run(["sh", "-c", shell, "sh", sys.executable, "-c", code], check=False)
     assert done.returncode == 0
+
+
+def test_json_is_an_object_a_line_whatever_is_said(pipe: tuple[int, int]):
+    handler = LineHandler(pipe[1])
+    handler.setFormatter(JsonFormatter())
+    handler.lost = 3
+    try:
+        raise RuntimeError("two\nlines")
+    except RuntimeError:
+        handler.emit(
+            logging.LogRecord("n", logging.ERROR, "", 0, 'a "b"\n%s', ("c",), sys.exc_info())
+        )
+    lost, said = map(json.loads, os.read(pipe[0], 65536).decode().splitlines())
+    assert lost["message"].startswith("3 lines")
+    assert (said["level"], said["logger"], said["message"]) == ("ERROR", "n", 'a "b"\nc')
+    assert "RuntimeError: two\nlines" in said["stacktrace"]
+    assert said["timestamp"].endswith("+00:00")

@@ -30,6 +30,10 @@ def update(work: Work, asked: shapes.UpdateBudget) -> Any:
     change = values.given(asked, "budget_id")
     values.set_reset(change, work.now)
     stored = budgets.update(work.connection, asked.budget_id, change, work.by)
+    if "budget_duration" in change:  # periods of its keys that began under the old terms
+        for key in keys.of_budget(work.connection, asked.budget_id):
+            if key["budget_duration"] is None:
+                keys.update(work.connection, key["token"], {"budget_reset_at": None}, work.by)
     _touch_keys(work, asked.budget_id)
     work.note("updated", TABLE, asked.budget_id, old, stored)
     return values.shown(stored)

@@ -131,6 +131,8 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
             if parent is not None:
                 _within(work, change, _without_none(parent, team), enforced=True)
     values.set_reset(change, work.now)
+    if "budget_id" in change and not after["budget_duration"]:
+        change["budget_reset_at"] = None  # the period is the budget's
     values.fold(change, old)
     for name, empty in EMPTY.items():
         if name in change and change[name] is None:

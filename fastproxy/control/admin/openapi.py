@@ -65,6 +65,8 @@ REFUSALS = {
     "403": "not for this key",
     "404": "what is named is not there",
     "409": "something has this name already",
+    "413": "the body is larger than 1 MB",
+    "414": "the address is longer than 8 KB",
     "500": "the store is off",
     "503": "the store, or the control plane, can't answer now",
 }

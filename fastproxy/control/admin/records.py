@@ -59,6 +59,8 @@ class Records:
             "aliases": {str(k): str(v) for k, v in aliases.items()} or None,
             "user_id": key["user_id"],
             "team_id": key["team_id"],
+            "team_alias": (team or {}).get("team_alias"),
+            "user_email": (user or {}).get("user_email"),
             "routes": routes or None,
             "limits": self._limits(key, user, team, member) or None,
             "required": _required(key, user, team),

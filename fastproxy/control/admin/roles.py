@@ -300,7 +300,7 @@ def exceeded(
         and not models_within(values["models"] or [], ceiling.get("models"), groups)
     ):
         return "models"
-    for name in NUMBERS:
+    for name in NUMBERS if enforced else (*NUMBERS, "soft_budget"):  # who is watched moves no mark
         limit = ceiling.get(name)
         if limit is None or name not in values:
             continue
@@ -334,7 +334,7 @@ def inherited(values: dict[str, Any], ceiling: Row) -> None:
     """Fill what `values` leaves open with the ceiling's, so that leaving a limit out does not lift it."""
     if not values.get("models") and not unrestricted(ceiling.get("models")):
         values["models"] = list(ceiling["models"])
-    for name in (*NUMBERS, "expires"):
+    for name in (*NUMBERS, "soft_budget", "expires"):
         if values.get(name) is None and ceiling.get(name) is not None:
             values[name] = ceiling[name]
             if name == "max_budget" and not values.get("budget_duration"):

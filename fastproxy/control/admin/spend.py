@@ -323,6 +323,7 @@ def _row(row: Row, text: Row) -> Row:
         "call_type": row["call_type"],
         "api_key": row["api_key"],
         "user": row["user_id"] or "",
+        "end_user": row["end_user"] or "",
         "team_id": row["team_id"],
         "model": row["model"],
         "model_group": row["model_group"],

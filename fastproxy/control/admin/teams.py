@@ -12,10 +12,14 @@ from fastproxy.control.admin.refused import bad, conflict, forbidden, missing
 from fastproxy.control.admin.roles import Role
 from fastproxy.control.admin.routes import ROUTES
 from fastproxy.control.admin.work import Work, refuse_unapplied
-from fastproxy.control.store import keys, teams, users
+from fastproxy.control.store import audit, keys, teams, users
 from fastproxy.control.store.rows import Row
 
 TABLE = "teams"
+MEMBERS = "team_members"
+KEPT = (
+    "max_budget", "budget_duration", "budget_reset_at", "tpm_limit", "rpm_limit", "allowed_models", "spend",
+)  # fmt: skip
 MEMBER_FIELDS = {  # of a body -> of a member's row
     "team_member_budget": "max_budget",
     "team_member_budget_duration": "budget_duration",
@@ -183,7 +187,7 @@ def member_delete(work: Work, asked: shapes.DeleteMember) -> Any:
             work.touched.add(key["token"])
             work.note("deleted", key_routes.TABLE, key["token"], key, None)
     teams.leave(work.connection, asked.team_id, old["user_id"])
-    work.note("deleted", "team_members", f"{asked.team_id}/{old['user_id']}", old, None)
+    work.note("deleted", MEMBERS, _member_id(asked.team_id, old["user_id"]), old, None)
     return team_shown(work, team)
 
 
@@ -203,7 +207,7 @@ def member_update(work: Work, asked: shapes.UpdateMember) -> Any:
     if change:
         stored = teams.change_member(work.connection, asked.team_id, old["user_id"], change) or old
     _touch_keys(work, asked.team_id)
-    work.note("updated", "team_members", f"{asked.team_id}/{old['user_id']}", old, stored)
+    work.note("updated", MEMBERS, _member_id(asked.team_id, old["user_id"]), old, stored)
     user = users.get(work.connection, old["user_id"])
     shown = values.shown(stored)
     return {
@@ -258,10 +262,24 @@ def put_member(work: Work, team: Row, user_id: str, role: str, fields: dict[str,
     if known is not None:
         return known
     row = {"team_id": team["team_id"], "user_id": user_id, "role": role, "spend": 0, **fields}
+    if work.caller.role is not Role.ADMIN:
+        row |= _left_with(work, _member_id(team["team_id"], user_id))
     stored = teams.join(work.connection, row)
     _touch_keys(work, team["team_id"])
-    work.note("created", "team_members", f"{team['team_id']}/{user_id}", None, stored)
+    work.note("created", MEMBERS, _member_id(team["team_id"], user_id), None, stored)
     return stored
+
+
+def _left_with(work: Work, object_id: str) -> Row:
+    """What somebody had who is back in a team: to let them go and join again lifts no limit, and pays no debt."""
+    last = audit.last_of(work.connection, MEMBERS, object_id)
+    if last is None or last["action"] != "deleted":
+        return {}
+    return {name: value for name, value in last["before_value"].items() if name in KEPT}
+
+
+def _member_id(team_id: str, user_id: str) -> str:
+    return f"{team_id}/{user_id}"
 
 
 def team_shown(work: Work, row: Row) -> Row:
@@ -317,12 +335,25 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
 def _store(work: Work, old: Row, change: dict[str, Any]) -> Row:
     stored = teams.update(work.connection, old["team_id"], change, work.by)
     _touch_keys(work, old["team_id"])
+    if (stored["default_member"] or {}).get("budget_duration") != (old["default_member"] or {}).get(
+        "budget_duration"
+    ):
+        _begin_periods(work, old["team_id"])
     if "spend" in change:
         of_team = keys.of_team(work.connection, old["team_id"])
         work.respent |= {("team", key["token"]) for key in of_team[:1]}
     blocked = bool(stored["blocked"]) and not old["blocked"]
     work.note("blocked" if blocked else "updated", TABLE, old["team_id"], old, stored)
     return stored
+
+
+def _begin_periods(work: Work, team_id: str) -> None:
+    """Members whose budget's duration is the team's count a new period from their next request on."""
+    for member in teams.members_of(work.connection, team_id):
+        if member["budget_duration"] is None:
+            teams.change_member(
+                work.connection, team_id, member["user_id"], {"budget_reset_at": None}
+            )
 
 
 def _named(work: Work, team_id: str) -> Row:

@@ -25,7 +25,12 @@ def given(asked: msgspec.Struct, *without: str) -> dict[str, Any]:
         if (value := getattr(asked, name)) is not UNSET and name not in without
     }
     if values.get("model_max_budget"):
-        values["model_max_budget"] = msgspec.to_builtins(values["model_max_budget"])
+        values["model_max_budget"] = budgets = msgspec.to_builtins(values["model_max_budget"])
+        for budget in budgets.values():
+            if isinstance(budget, dict):
+                judge_length(budget.get("time_period"), "model_max_budget")
+                judge_length(budget.get("budget_duration"), "model_max_budget")
+    judge_length(values.get("team_member_budget_duration"), "team_member_budget_duration")
     return money(values)
 
 
@@ -55,6 +60,14 @@ def moment(duration: str | None, now: int, param: str = "duration") -> int | Non
         return None
     try:
         return durations.after(duration, now)
+    except ValueError as error:
+        raise bad(str(error), param) from None
+
+
+def judge_length(duration: str | None, param: str) -> None:
+    """Raises Refused (400) for a duration that is none, or longer than a hundred years."""
+    try:
+        durations.seconds(duration or "1s")
     except ValueError as error:
         raise bad(str(error), param) from None
 

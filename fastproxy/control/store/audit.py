@@ -53,6 +53,12 @@ def told(value: Any) -> Any:
     return value
 
 
+def last_of(connection: Connection, table: str, object_id: str) -> Row | None:
+    """The newest entry about one object."""
+    query = select(audit).where(audit.c.table_name == table, audit.c.object_id == object_id)
+    return next(fetch(connection, query.order_by(audit.c.at.desc()).limit(1)), None)
+
+
 def recent(connection: Connection, limit: int) -> list[Row]:
     """The newest entries first."""
     query = select(audit).order_by(audit.c.at.desc(), audit.c.id).limit(limit)

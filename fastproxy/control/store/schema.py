@@ -183,6 +183,7 @@ spend_logs = Table(
     Column("client", String),
     Column("trace_id", String),
     Column("tags", String),  # of the request, joined by commas
+    Column("end_user", String),  # whom the client serves, where that is asked for
     Index("ix_spend_logs_started", "started"),
     Index("ix_spend_logs_key", "api_key", "started"),
     Index("ix_spend_logs_user", "user_id", "started"),

@@ -243,6 +243,7 @@ def _add_to(
 def _charge(connection: Connection, sums: list[Row]) -> list[Row]:
     # what keys, users, teams and members have spent
     crossed: list[Row] = []
+    known: dict[str, Row] = {}
     owed: dict[Table, dict[tuple[str, ...], list[Row]]] = {}
     for one in sorted(sums, key=lambda one: int(one["started"])):
         if not one["spend"]:
@@ -262,9 +263,11 @@ def _charge(connection: Connection, sums: list[Row]) -> list[Row]:
             key = tuple(old[name] for name in names)
             if key not in parts:
                 continue
-            change = _charged(old, parts[key])
-            if _crosses(old, change, soft := _soft_budget(connection, old)):
-                crossed.append({**_NAMES[table](old), **change, "soft_budget": soft})
+            terms = _with_terms(connection, table, old, known)
+            change = _charged(terms, parts[key])
+            if _crosses(terms, change):
+                soft = {"soft_budget": terms["soft_budget"]}
+                crossed.append({**_NAMES[table](old), **change, **soft})
             if table is keys:
                 by_model = dict(old["model_spend"] or {})
                 for part in parts[key]:
@@ -287,15 +290,25 @@ _NAMES: dict[Table, Callable[[Row], Row]] = {
 }
 
 
-def _soft_budget(connection: Connection, row: Row) -> int | None:
-    soft: int | None = row["soft_budget"]
-    if soft is None and row.get("budget_id"):
-        query = select(budgets.c.soft_budget).where(budgets.c.budget_id == row["budget_id"])
-        soft = connection.execute(query).scalar_one_or_none()
-    return soft
+def _with_terms(connection: Connection, table: Table, row: Row, known: dict[str, Row]) -> Row:
+    # with what a key's shared budget, or a member's team, says of marks and periods where the row says nothing;
+    # known: those that this transaction has read
+    if table is keys and row["budget_id"]:
+        name, column = f"budget {row['budget_id']}", budgets.c.budget_id
+    elif table is members:
+        name, column = f"team {row['team_id']}", teams.c.team_id
+    else:
+        return row
+    if name not in known:
+        found = next(_by_id(connection, column, [name.partition(" ")[2]]), {})
+        known[name] = found if table is keys else found.get("default_member") or {}
+    terms = known[name]
+    names = ("soft_budget", "budget_duration", "budget_reset_at")
+    return {**row, **{n: terms.get(n) for n in names if row[n] is None}}
 
 
-def _crosses(old: Row, change: Row, soft: int | None) -> bool:
+def _crosses(old: Row, change: Row) -> bool:
+    soft = old["soft_budget"]
     if soft is None or change["spend"] < soft:
         return False
     before = old["spend"] if change["budget_reset_at"] == old["budget_reset_at"] else 0
@@ -308,6 +321,9 @@ def _charged(old: Row, parts: list[Row]) -> Row:
     spent, ends, duration = old["spend"], old["budget_reset_at"], old["budget_duration"]
     begun = _begin(duration, ends) if duration and ends else 0
     for part in parts:
+        if duration and not ends:  # a member's, whose team has the duration
+            ends = durations.next_reset(duration, part["started"])
+            begun = durations.period_start(duration, part["started"])
         if duration and ends and part["started"] >= ends:
             ends, spent = durations.next_reset(duration, part["started"]), 0
             begun = durations.period_start(duration, part["started"])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Connection, func, or_
 
 from fastproxy.control.store.rows import Row, add, change, like, one, page, remove, some
 from fastproxy.control.store.schema import users
@@ -19,8 +19,9 @@ def get(connection: Connection, user_id: str) -> Row | None:
 
 
 def by_email(connection: Connection, email: str) -> Row | None:
-    """The user of an address, however it is capitalised."""
-    found = some(connection, users, func.lower(users.c.user_email) == email.lower())
+    """The user of an address, however it is capitalised (SQLite knows that of ASCII only)."""
+    column = users.c.user_email
+    found = some(connection, users, or_(column == email, func.lower(column) == email.lower()))
     return found[0] if found else None
 
 

@@ -2,7 +2,19 @@
 
 from types import ModuleType
 
-from fastproxy.control.store.migrations import v0001_first, v0002_spend, v0003_tags, v0004_served
+from fastproxy.control.store.migrations import (
+    v0001_first,
+    v0002_spend,
+    v0003_tags,
+    v0004_served,
+    v0005_end_user,
+)
 
-STEPS: tuple[ModuleType, ...] = (v0001_first, v0002_spend, v0003_tags, v0004_served)
+STEPS: tuple[ModuleType, ...] = (
+    v0001_first,
+    v0002_spend,
+    v0003_tags,
+    v0004_served,
+    v0005_end_user,
+)
 HEAD: str = STEPS[-1].revision

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fastproxy.prices.table import LONG, PRICES  # not later: a worker that serves reads no file
+
 # pico-dollars by the names in FIELDS; "tiers": the same for longer contexts, each "above" so many tokens of input
 Prices = dict[str, Any]
 
@@ -74,8 +76,6 @@ def of(model: str, settings: Mapping[str, Any]) -> Prices | None:
 
 def look_up(model: str) -> Prices | None:
     """The table's prices of a model, also by a name with a date or behind a provider's or a region's prefix."""
-    from fastproxy.prices.table import LONG, PRICES  # most processes look nothing up
-
     name = model.lower()
     short = name.rsplit("/", 1)[-1]
     undated = DATED.sub("", short)

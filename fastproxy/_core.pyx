@@ -80,6 +80,7 @@ from fastproxy.routing.continuation import Continuation
 from fastproxy._table import ENDPOINTS
 from fastproxy.routing import first_token, options, required, response_ids, strict
 from fastproxy.routing.passing import google_key
+from fastproxy.stages import addresses
 
 cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int fd, const void* data, size_t size, int flags)

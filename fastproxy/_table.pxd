@@ -155,6 +155,7 @@ cdef class Table:
     cdef readonly bytes root_path
     cdef readonly object cors          # None or stages.cors policy
     cdef readonly object address_rule  # None or an address policy
+    cdef readonly object client_rule   # None, or whose X-Forwarded-For is believed without one
     cdef readonly bytes key_header     # lower case, or None
     cdef readonly bint forward_client_headers
     cdef readonly bint forward_openai_organization

@@ -324,6 +324,7 @@ cdef class Table:
         self._make_passes(snapshot.get("passthrough") or (), pools)
         self.cors = _cors(settings.get("cors"))
         self.address_rule = _address_rule(settings)
+        self.client_rule = _client_rule(settings)
 
     def stored_keys(self):
         """Hex digests of those keys that are not the configuration's."""
@@ -584,6 +585,14 @@ def _address_rule(settings):
     from fastproxy.stages.addresses import AddressRule
     return AddressRule(settings["allowed_ips"], bool(settings.get("use_x_forwarded_for")),
                        settings.get("trusted_proxy_ranges") or [])
+
+
+def _client_rule(settings):
+    # without ranges anybody can write the field, so that it says nothing here
+    if not settings.get("use_x_forwarded_for") or not settings.get("trusted_proxy_ranges"):
+        return None
+    from fastproxy.stages.addresses import AddressRule
+    return AddressRule([], True, settings["trusted_proxy_ranges"])
 
 
 def _substitute(str target, matched):

@@ -404,8 +404,10 @@ def _cgroup1() -> tuple[int, int]:
 
 
 def set_up_logging(debug: bool) -> None:
-    """Log lines to standard error; LITELLM_LOG names the level as for the LiteLLM proxy, JSON_LOGS asks for JSON."""
+    """Log lines to standard error: text on a terminal, else JSON; JSON_LOGS decides otherwise. LITELLM_LOG names the
+    level, as for the LiteLLM proxy."""
     named = os.environ.get("LITELLM_LOG", "").upper()
     chosen = logging.DEBUG if debug else logging.getLevelNamesMapping().get(named, logging.INFO)
-    as_json = os.environ.get("JSON_LOGS", "").strip().lower() in ("true", "1", "yes", "on")
+    asked = os.environ.get("JSON_LOGS", "").strip().lower()
+    as_json = asked in ("true", "1", "yes", "on") if asked else not os.isatty(2)
     logs.set_up(chosen, as_json)

@@ -13,6 +13,7 @@ cdef class Downstream(Link):
     cdef Py_ssize_t drained
     cdef bytes parked                 # digest of the key that the next request waits for, see misses.pxi
     cdef bint unanswered              # … which nobody could say anything about
+    cdef str source                   # … and from where it comes
     cdef bint counted                 # it has waited for counters of its limits, see misses.pxi
     cdef object verdict               # of custom_auth about the next request, None: it has not been asked
     cdef bytes credential             # the last one that was accepted, and its record

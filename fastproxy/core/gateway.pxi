@@ -116,9 +116,10 @@ cdef class Gateway:
     def judge_by(self, ask):
         """`ask(number, key, method, target, headers, client)` has custom_auth asked, which `judged` answers; None: nobody can."""
         self.misses.ask_custom = ask
-        if ask is None:
-            for name in [name for name in self.misses.parked if len(name) != DIGEST_SIZE]:
-                self.misses.answered(name, False, True)
+        self.misses.custom_met = True
+        # who was asked about has lost the answer; at the start nobody was
+        for name in [name for name in self.misses.parked if len(name) != DIGEST_SIZE]:
+            self.misses.answered(name, False, ask is None)
 
     def judged(self, int number, record, refusal, double ttl):
         """What custom_auth says: a key's record, or (status, type, message, param); neither: it can't say now."""

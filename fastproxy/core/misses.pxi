@@ -20,8 +20,9 @@ cdef class Misses:
     cdef dict parked                  # digest -> [Downstream]
     cdef Py_ssize_t waiting           # how many of them
     cdef dict unknown                 # digest -> monotonic seconds; oldest first
-    cdef dict strangers               # client address -> (end of its window, unknown keys in it)
+    cdef dict strangers               # client address or network -> (end of its window, unknown keys in it)
     cdef object ask_custom            # (number, key, method, target, headers, client) -> None, or None: nobody answers
+    cdef bint custom_met              # … or nobody answered yet, as the process is only starting
     cdef int number                   # of the newest question to custom_auth
     cdef dict trusted                 # digest -> (record, monotonic seconds, table): answers that may be used again
 
@@ -44,7 +45,8 @@ cdef class Misses:
             del self.unknown[digest]
         if unanswered or self.ask is None:
             return M_AWAY
-        if self.is_strange(d.peer, now):
+        d.source = source_of(d)
+        if self.is_strange(d.source, now):
             return M_STRANGE
         if self.waiting >= PARKED_MAX:
             return M_AWAY
@@ -77,12 +79,13 @@ cdef class Misses:
         return True
 
     cdef bint ask_about(self, Downstream d, bytes raw):
-        """Has custom_auth asked about the request at hand, which waits. False: nobody answers, or too many wait."""
+        """Has custom_auth asked about the request at hand, which waits; at the start also for its process. False: nobody
+        answers, or too many wait."""
         cdef Head* head = &self.gateway.head
         cdef const char* p = self.gateway.head_at
         cdef bytes name
         cdef int i
-        if self.ask_custom is None or self.waiting >= CUSTOM_MAX:
+        if self.ask_custom is None and self.custom_met or self.waiting >= CUSTOM_MAX:
             return False
         headers = [((p + head.fields[i].name)[:head.fields[i].name_size].decode("latin-1"),
                     (p + head.fields[i].value)[:head.fields[i].value_size].decode("latin-1"))
@@ -93,6 +96,8 @@ cdef class Misses:
         self.waiting += 1
         d.parked = name
         d.deadline = self.gateway.now + CUSTOM_SECONDS
+        if self.ask_custom is None:
+            return True
         self.ask_custom(self.number, raw.decode("latin-1"), (p + head.method)[:head.method_size].decode("latin-1"),
                         (p + head.target)[:head.target_size].decode("latin-1"), headers, d.peer)
         return True
@@ -121,8 +126,8 @@ cdef class Misses:
             del self.trusted[next(iter(self.trusted))]
         self.trusted[digest] = (key, self.gateway.now + ttl, table)
 
-    cdef bint is_strange(self, str peer, double now):
-        found = self.strangers.get(peer)
+    cdef bint is_strange(self, str source, double now):
+        found = self.strangers.get(source)
         return found is not None and found[0] > now and found[1] >= STRANGE_MAX
 
     cdef void answered(self, bytes digest, bint known, bint away):
@@ -134,20 +139,20 @@ cdef class Misses:
             self.forget_oldest()
             self.unknown[digest] = now + UNKNOWN_SECONDS
             if others:
-                self.count_stranger((<Downstream>others[0]).peer, now)
+                self.count_stranger((<Downstream>others[0]).source, now)
         for d in others:
             self.waiting -= 1
             d.parked = None
             d.unanswered = away
             d.serve_soon()
 
-    cdef void count_stranger(self, str peer, double now):
-        found = self.strangers.get(peer)
+    cdef void count_stranger(self, str source, double now):
+        found = self.strangers.get(source)
         if found is None or found[0] <= now:
             if len(self.strangers) >= STRANGERS_MAX:
                 self.strangers.clear()
             found = (now + STRANGE_SECONDS, 0)
-        self.strangers[peer] = (found[0], found[1] + 1)
+        self.strangers[source] = (found[0], found[1] + 1)
 
     cdef void forget_oldest(self):
         if len(self.unknown) >= UNKNOWN_MAX:
@@ -161,6 +166,20 @@ cdef class Misses:
             del self.parked[d.parked]
         self.waiting -= 1
         d.parked = None
+
+
+cdef str source_of(Downstream d):
+    # Whose request it is, for all that is known: behind proxies of ours not their address.
+    cdef Head* head = &d.gateway.head
+    cdef bytes value = None
+    cdef int i
+    rule = d.gateway.table.client_rule
+    if rule is None:
+        return addresses.source(d.peer)
+    for i in range(head.n_fields):
+        if head.fields[i].name_id == H_X_FORWARDED_FOR:
+            value = (d.gateway.head_at + head.fields[i].value)[:head.fields[i].value_size]
+    return addresses.source(rule.client(d.peer, value))
 
 
 cdef void miss(Downstream d, Exchange x, bytes digest, const char* value, unsigned int size):

@@ -33,6 +33,17 @@ class AddressRule:
         return _within(address, self.allowed)
 
 
+def source(address: str) -> str:
+    """Whose doing is counted together: an address, of IPv6 the network of 64 bits that one client has."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if ip.version == 6 and ip.ipv4_mapped is None:
+        return str(ip_network((ip, 64), strict=False))
+    return str(ip)
+
+
 def _within(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:
     try:
         ip = ip_address(address)

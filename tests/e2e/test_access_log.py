@@ -2,12 +2,17 @@
 
 import json
 import os
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from admin import make
-from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, request, until
+from harness import MASTER, UPSTREAM_KEY, Gateway, free_port, mock_config, request, until
 from lab import Lab, mark
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a secret"}]}
@@ -119,11 +124,42 @@ def test_a_client_may_keep_out_of_it_unless_that_is_switched_off(mock_port: int,
             gateway.stop()
 
 
-def test_lines_of_the_log_are_json_if_asked_for(mock_port: int, tmp_path: Path):
-    gateway = Gateway(tmp_path, mock_config(mock_port), JSON_LOGS="true", LITELLM_LOG="INFO").wait()
+def test_lines_of_the_log_are_json_in_a_file(mock_port: int, tmp_path: Path):
+    gateway = Gateway(tmp_path, mock_config(mock_port), LITELLM_LOG="INFO").wait()
     os.kill(gateway.process.pid, signal.SIGHUP)
     until(lambda: '"level"' in gateway.log)
     gateway.stop()
     told = [line for line in gateway.log.splitlines() if line.startswith("{")]
     assert {"timestamp", "level", "logger", "message"} <= json.loads(told[0]).keys()
     assert " INFO " not in gateway.log
+
+
+@pytest.mark.parametrize("asked", [{}, {"JSON_LOGS": "true"}])
+def test_lines_of_the_log_are_text_on_a_terminal(
+    mock_port: int, tmp_path: Path, asked: dict[str, str]
+):
+    (tmp_path / "proxy.yaml").write_text(yaml.safe_dump(mock_config(mock_port)))
+    command = [sys.executable, "-m", "fastproxy", "--config", str(tmp_path / "proxy.yaml")]
+    command += ["--port", str(free_port()), "--num_workers", "1"]
+    leader, terminal = os.openpty()
+    child = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=os.environ | asked)
+    os.close(terminal)
+    told = b""
+
+    def says(words: bytes) -> bool:
+        nonlocal told
+        if select.select([leader], [], [], 0)[0]:
+            told += os.read(leader, 65536)
+        return words in told
+
+    try:
+        until(lambda: says(b"is ready on"), 20, "the start")
+        child.send_signal(signal.SIGHUP)
+        until(
+            lambda: says(b'"level"' if asked else b" WARNING fastproxy.control: "),
+            what="a line of the log",
+        )
+    finally:
+        child.terminate()
+        child.wait(15)
+        os.close(leader)

@@ -130,6 +130,16 @@ def test_what_can_not_be_used_and_a_dead_process_are_503(gateway: Gateway):
     assert "custom_auth: what it returned can't be used" in gateway.log
 
 
+def test_the_first_requests_wait_for_its_process(mock_port: int, tmp_path: Path):
+    slow = "import time\ntime.sleep(1)\ndef judge(request, api_key):\n    return api_key\n"
+    (tmp_path / "my_auth.py").write_text(slow)
+    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge")).wait()
+    try:
+        assert [chat(running, key) for key in ("x", "y")] == [200, 200]
+    finally:
+        assert running.stop() == 0, running.log
+
+
 def test_a_reload_takes_the_new_file(mock_port: int, tmp_path: Path):
     file = tmp_path / "my_auth.py"
     file.write_text("def judge(request, api_key):\n    raise Exception('v1')\n")

@@ -110,6 +110,28 @@ def test_an_address_with_many_unknown_keys_is_held_off_and_known_keys_go_on(gate
     assert chat(gateway, MASTER) == 200
 
 
+def test_behind_a_proxy_of_ours_clients_are_told_apart(
+    start: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
+    trust = {"use_x_forwarded_for": True, "trusted_proxy_ranges": ["127.0.0.0/8"]}
+    gateway = start(mock_config(mock_port, **trust), "--data-dir", str(tmp_path / "data")).wait()
+    key = make(gateway, "/key/generate", {})["key"]
+
+    def first_use(client: Client, address: str) -> int:
+        unknown = f"sk-{secrets.token_hex(16)}"
+        return client.post(
+            "/v1/chat/completions", CHAT, unknown, f"X-Forwarded-For: {address}\r\n"
+        ).status
+
+    with gateway.client() as client:
+        # one network of IPv6 is one client
+        seen = [first_use(client, f"2001:db8::{i:x}") for i in range(501)]
+        assert seen == [401] * 500 + [429]
+        assert first_use(client, "2001:db8:0:1::1") == 401
+        assert first_use(client, "192.0.2.1") == 401
+        assert client.post("/v1/chat/completions", CHAT, key).status == 200
+
+
 def test_fifty_thousand_random_keys_cost_a_few_look_ups_and_known_keys_go_on(gateway: Gateway):
     known = make(gateway, "/key/generate", {})["key"]
     assert chat(gateway, known) == 200

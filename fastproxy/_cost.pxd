@@ -21,4 +21,6 @@ cdef class Prices:
     cdef long long of_tokens(self, long long input_tokens, long long output_tokens) noexcept nogil
     cdef long long at_most(self, long long input_tokens, long long output_tokens) noexcept nogil
     cdef long long of_pieces(self, long long images, long long characters) noexcept nogil
+    cdef long long of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
+                           long long* out) noexcept nogil
     cdef const Rates* of_context(self, long long input_tokens) noexcept nogil

@@ -80,7 +80,7 @@ cdef class Prices:
         """Nano-dollars; -1: without a price."""
         cdef const Rates* r
         cdef long long plain = bounded(usage.input_tokens), out = bounded(usage.output_tokens)
-        cdef long long cached, written, lasting, spoken, seen, pico
+        cdef long long cached, written, pico
         if not self.known:
             return -1
         if apart:
@@ -90,24 +90,32 @@ cdef class Prices:
             r = self.of_context(plain)
             cached = taken(usage.cached_tokens, &plain)
             written = taken(usage.cache_write_tokens, &plain)
-        lasting = taken(usage.cache_write_1h_tokens, &written)
-        spoken = taken(usage.audio_input_tokens, &plain)
-        seen = taken(usage.image_input_tokens, &plain)
-        pico = plain * r.input + cached * r.cached + written * r.cache_write + lasting * r.cache_write_1h
-        pico += spoken * r.audio_input + seen * r.image_input + self.request
+        pico = self.request
+        if usage.cache_write_1h_tokens | usage.audio_input_tokens | usage.audio_output_tokens \
+                | usage.image_input_tokens | usage.image_output_tokens | usage.images | usage.characters:
+            pico += self.of_rare(usage, r, &plain, &written, &out)
         pico += taken(usage.reasoning_tokens, &out) * r.reasoning
-        pico += taken(usage.audio_output_tokens, &out) * r.audio_output
-        seen = taken(usage.image_output_tokens, &out)
-        if usage.images and not seen:            # who makes images and does not tell tokens apart
-            seen, out = out, 0
-        pico += seen * r.image_output + out * r.output
-        if usage.images and self.image and not (seen and r.image_output):
-            pico += min(usage.images, IMAGES_MAX) * self.image
-        pico += bounded(usage.characters) * self.character
+        pico += plain * r.input + cached * r.cached + written * r.cache_write + out * r.output
         if self.second:
             nanoseconds = usage.seconds * 1000 if usage.seconds else nanoseconds // 1000000
             pico += self.second // 1000 * min(nanoseconds, LONGEST_MS)
         return (pico + 999) // 1000
+
+    cdef long long of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
+                           long long* out) noexcept nogil:
+        """Pico-dollars of what most answers have none of; its tokens are taken off the others."""
+        cdef long long pico, made
+        pico = taken(usage.cache_write_1h_tokens, written) * r.cache_write_1h
+        pico += taken(usage.audio_input_tokens, plain) * r.audio_input
+        pico += taken(usage.image_input_tokens, plain) * r.image_input
+        pico += taken(usage.audio_output_tokens, out) * r.audio_output
+        made = taken(usage.image_output_tokens, out)
+        if usage.images and not made:            # who makes images and does not tell tokens apart
+            made, out[0] = out[0], 0
+        pico += made * r.image_output
+        if usage.images and self.image and not (made and r.image_output):
+            pico += min(usage.images, IMAGES_MAX) * self.image
+        return pico + bounded(usage.characters) * self.character
 
     cdef long long of_tokens(self, long long input_tokens, long long output_tokens) noexcept nogil:
         """Nano-dollars of so many tokens of text of which nothing more is known; 0: without a price."""

@@ -124,7 +124,8 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
     if table.address_rule is not None and not address_allowed(d, x, p, forwarded):
         return False
     if origin != NULL and table.cors is not None \
-            and not (table.cors.any and table.is_admin((p + head.target)[:head.path_size])):
+            and not (table.cors.any and (plan is None or plan.kind == PLAN_CONTROL)
+                     and table.is_admin((p + head.target)[:head.path_size])):
         if preflight and head.method_size == 7 and memcmp(p + head.method, b"OPTIONS", 7) == 0:
             status, body, lines = table.cors.preflight(
                 (p + origin.value)[:origin.value_size],

@@ -1,6 +1,22 @@
 # What an answer cost, in integers: see _cost.pyx.
 from fastproxy._tap cimport Usage
 
+cdef extern from *:
+    """
+    #ifndef FP_WIDE
+    #define FP_WIDE
+    typedef __int128 fp_wide;       /* a price times a count, whatever a configuration asks for */
+    /* Rounded up; a billion dollars are the most. */
+    static inline long long fp_nano(fp_wide pico) {
+        if (pico >> 62 == 0) return ((long long)pico + 999) / 1000;
+        pico = (pico + 999) / 1000;
+        return pico > 1000000000000000000LL ? 1000000000000000000LL : (long long)pico;
+    }
+    #endif
+    """
+    ctypedef long long wide "fp_wide"
+    long long to_nano "fp_nano"(wide pico) noexcept nogil
+
 cdef enum:
     TIERS = 4                # of the length of the context, the shortest first
 
@@ -21,6 +37,6 @@ cdef class Prices:
     cdef long long of_tokens(self, long long input_tokens, long long output_tokens) noexcept nogil
     cdef long long at_most(self, long long input_tokens, long long output_tokens) noexcept nogil
     cdef long long of_pieces(self, long long images, long long characters) noexcept nogil
-    cdef long long of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
+    cdef wide of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
                            long long* out) noexcept nogil
     cdef const Rates* of_context(self, long long input_tokens) noexcept nogil

@@ -1,7 +1,7 @@
 """What an answer cost: usage and prices to nano-dollars, rounded up once. No floating point.
 
-Prices are pico-dollars of a token (fastproxy.prices). Counts are bounded before they are multiplied, so that
-what a provider claims can't overflow: the dearest price times the largest count fits into 63 bits.
+Prices are pico-dollars of a token (fastproxy.prices), a million dollars at most. Counts are bounded, and multiplied in
+128 bits, so that neither what a provider claims nor what a configuration asks for can overflow.
 """
 
 from libc.string cimport memset
@@ -32,15 +32,10 @@ cdef inline long long taken(long long count, long long* rest) noexcept nogil:
     return count
 
 
-cdef inline long long price(value):
-    # Ten thousand dollars for a million tokens: times TOKENS_MAX it still fits, seven times.
-    return min(<long long>value, 10000000000)
-
-
 cdef void set_rates(Rates* r, dict record):
     found = {}
     for kind, instead in KINDS.items():
-        found[kind] = price(record.get(kind, found.get(instead, 0)))
+        found[kind] = record.get(kind, found.get(instead, 0))
     r.above = record.get("above", 0)
     r.input, r.output, r.cached = found["input"], found["output"], found["cached"]
     r.cache_write, r.cache_write_1h = found["cache_write"], found["cache_write_1h"]
@@ -64,10 +59,8 @@ cdef class Prices:
             if self.tiers < TIERS:
                 set_rates(&self.rates[self.tiers], longer)
                 self.tiers += 1
-        self.request = min(<long long>record.get("request", 0), 10 ** 18)
-        self.second = min(<long long>record.get("second", 0), 10 ** 12)
-        self.image = min(<long long>record.get("image", 0), 10 ** 15)
-        self.character = price(record.get("character", 0))
+        self.request, self.second = record.get("request", 0), record.get("second", 0)
+        self.image, self.character = record.get("image", 0), record.get("character", 0)
 
     cdef const Rates* of_context(self, long long input_tokens) noexcept nogil:
         """The rates of a request with so many tokens of input."""
@@ -80,7 +73,8 @@ cdef class Prices:
         """Nano-dollars; -1: without a price."""
         cdef const Rates* r
         cdef long long plain = bounded(usage.input_tokens), out = bounded(usage.output_tokens)
-        cdef long long cached, written, pico
+        cdef long long cached, written
+        cdef wide pico
         if not self.known:
             return -1
         if apart:
@@ -94,50 +88,50 @@ cdef class Prices:
         if usage.cache_write_1h_tokens | usage.audio_input_tokens | usage.audio_output_tokens \
                 | usage.image_input_tokens | usage.image_output_tokens | usage.images | usage.characters:
             pico += self.of_rare(usage, r, &plain, &written, &out)
-        pico += taken(usage.reasoning_tokens, &out) * r.reasoning
-        pico += plain * r.input + cached * r.cached + written * r.cache_write + out * r.output
+        pico += <wide>taken(usage.reasoning_tokens, &out) * r.reasoning
+        pico += <wide>plain * r.input + <wide>cached * r.cached + <wide>written * r.cache_write + <wide>out * r.output
         if self.second:
             nanoseconds = usage.seconds * 1000 if usage.seconds else nanoseconds // 1000000
-            pico += self.second // 1000 * min(nanoseconds, LONGEST_MS)
-        return (pico + 999) // 1000
+            pico += <wide>(self.second // 1000) * min(nanoseconds, LONGEST_MS)
+        return to_nano(pico)
 
-    cdef long long of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
+    cdef wide of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
                            long long* out) noexcept nogil:
         """Pico-dollars of what most answers have none of; its tokens are taken off the others."""
-        cdef long long pico, made
-        pico = taken(usage.cache_write_1h_tokens, written) * r.cache_write_1h
-        pico += taken(usage.audio_input_tokens, plain) * r.audio_input
-        pico += taken(usage.image_input_tokens, plain) * r.image_input
-        pico += taken(usage.audio_output_tokens, out) * r.audio_output
+        cdef long long made
+        cdef wide pico = <wide>taken(usage.cache_write_1h_tokens, written) * r.cache_write_1h
+        pico += <wide>taken(usage.audio_input_tokens, plain) * r.audio_input
+        pico += <wide>taken(usage.image_input_tokens, plain) * r.image_input
+        pico += <wide>taken(usage.audio_output_tokens, out) * r.audio_output
         made = taken(usage.image_output_tokens, out)
         if usage.images and not made:            # who makes images and does not tell tokens apart
             made, out[0] = out[0], 0
-        pico += made * r.image_output
+        pico += <wide>made * r.image_output
         if usage.images and self.image and not (made and r.image_output):
-            pico += min(usage.images, IMAGES_MAX) * self.image
-        return pico + bounded(usage.characters) * self.character
+            pico += <wide>min(usage.images, IMAGES_MAX) * self.image
+        return pico + <wide>bounded(usage.characters) * self.character
 
     cdef long long of_tokens(self, long long input_tokens, long long output_tokens) noexcept nogil:
         """Nano-dollars of so many tokens of text of which nothing more is known; 0: without a price."""
         cdef const Rates* r = self.of_context(input_tokens)
         if not self.known:
             return 0
-        return (bounded(input_tokens) * max(r.input, r.cache_write)
-                + bounded(output_tokens) * max(r.output, r.reasoning) + self.request + 999) // 1000
+        return to_nano(<wide>bounded(input_tokens) * max(r.input, r.cache_write)
+                       + <wide>bounded(output_tokens) * max(r.output, r.reasoning) + self.request)
 
     cdef long long at_most(self, long long input_tokens, long long output_tokens) noexcept nogil:
         """Nano-dollars of so many tokens of the dearest kind; 0: without a price."""
         cdef const Rates* r = self.of_context(input_tokens)
         if not self.known:
             return 0
-        return (bounded(input_tokens) * r.dearest_input + bounded(output_tokens) * r.dearest_output
-                + self.request + 999) // 1000
+        return to_nano(<wide>bounded(input_tokens) * r.dearest_input + <wide>bounded(output_tokens) * r.dearest_output
+                       + self.request)
 
     cdef long long of_pieces(self, long long images, long long characters) noexcept nogil:
         """Nano-dollars of images that are made and characters that are spoken, where these have a price."""
         if images < 0 or images > IMAGES_MAX:
             images = IMAGES_MAX
-        return (images * self.image + bounded(characters) * self.character + 999) // 1000
+        return to_nano(<wide>images * self.image + <wide>bounded(characters) * self.character)
 
     def cost(self, long long input_tokens=0, long long output_tokens=0, long long cached=0, long long cache_write=0,
              long long reasoning=0, bint apart=False, double seconds=0.0, *, long long cache_write_1h=0,

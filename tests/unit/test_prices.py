@@ -58,6 +58,9 @@ def test_a_cost_by_hand():
     assert sonnet.cost(10, 1, cached=100, cache_write=20, apart=True) == (
         10 * 3000 + 100 * 300 + 20 * 3750 + 15000
     )
+    # whatever a configuration asks for: a dollar a token, and no sum beyond a billion dollars
+    assert Prices({"input": prices.PICO, "output": 2 * prices.PICO}).cost(3, 5) == 13_000_000_000
+    assert Prices({"input": prices.LARGEST, "output": prices.LARGEST}).cost(10**9, 10**9) == 10**18
     assert Prices(None).cost(1, 1) is None
     timed = Prices(prices.of("x", {"input_cost_per_second": 0.5, "input_cost_per_request": 1}))
     assert timed.cost(0, 0, seconds=2.0) == 2_000_000_000

@@ -4,6 +4,7 @@ Events stay in the rings until the transaction that holds them is committed. Whi
 wait there, and the log says so; LLM requests don't notice.
 """
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -31,6 +32,9 @@ MUCH = 1024  # events that are written at the next look
 QUICK_SECONDS = 0.02  # between two looks at rings that fill; else LOOK_SECONDS
 LOOK_SECONDS = 0.1
 BOOK_SECONDS = 0.9  # between two transactions where little comes: each keeps a core busy for a millisecond or two
+RETRY_SECONDS = (
+    0.5  # between two tries that the store refuses: each costs the workers' cores some milliseconds
+)
 FILLING = 0.125
 
 
@@ -46,6 +50,7 @@ class Spend:
         self.soft = SoftBudgets()
         self.raw_rows = True
         self.retention_ms: int | None = None
+        self.writing = asyncio.Lock()  # what waits is written, and let go, by one at a time
         self.behind = False  # the store does not take them
         self.warned = 0.0
         self.forgotten = 0.0
@@ -92,18 +97,20 @@ class Spend:
     @property
     def pause(self) -> float:
         """Seconds until the rings are to be looked at again."""
-        return QUICK_SECONDS if self.rings.filled > FILLING else LOOK_SECONDS
+        return QUICK_SECONDS if self.rings.filled > FILLING and not self.behind else LOOK_SECONDS
 
     async def flush(self, at_once: bool = True) -> None:
         """Write what waits; if not at once, what has waited for a second, or is much."""
         now = time.monotonic()
         much = sum(batch.count for batch in self.rings.waiting) >= MUCH
-        if not (at_once or much or self.behind) and now - self.booked_at < BOOK_SECONDS:
+        pause = RETRY_SECONDS if self.behind else 0.0 if much else BOOK_SECONDS
+        if not at_once and now - self.booked_at < pause:
             return
-        if self.rings.waiting:
-            self.booked_at = now
-        if self.store is not None and await self._book(self.rings, self.deployments):
-            await self._forget()
+        async with self.writing:
+            if self.rings.waiting:
+                self.booked_at = time.monotonic()
+            if self.store is not None and await self._book(self.rings, self.deployments):
+                await self._forget()
 
     async def _book(self, rings: Rings, deployments: Deployments) -> bool:
         from fastproxy.control.store import spend

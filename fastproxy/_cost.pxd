@@ -38,5 +38,5 @@ cdef class Prices:
     cdef long long at_most(self, long long input_tokens, long long output_tokens) noexcept nogil
     cdef long long of_pieces(self, long long images, long long characters) noexcept nogil
     cdef wide of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
-                           long long* out) noexcept nogil
+                      long long* out) noexcept nogil
     cdef const Rates* of_context(self, long long input_tokens) noexcept nogil

@@ -96,7 +96,7 @@ cdef class Prices:
         return to_nano(pico)
 
     cdef wide of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
-                           long long* out) noexcept nogil:
+                      long long* out) noexcept nogil:
         """Pico-dollars of what most answers have none of; its tokens are taken off the others."""
         cdef long long made
         cdef wide pico = <wide>taken(usage.cache_write_1h_tokens, written) * r.cache_write_1h

@@ -324,8 +324,7 @@ cdef class Limits:
         # One more than now's counts too: another worker's clock may be a tick ahead.
         cdef unsigned long long seen
         cdef long long total = 0
-        cdef unsigned int at
-        cdef int age
+        cdef int at, age
         oldest[0] = number
         for at in range(BUCKETS):
             seen = lm_load(self._word(slot, tokens, at))

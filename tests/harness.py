@@ -1,7 +1,9 @@
 """What tests drive: the process tree, a raw client, and configs in front of the mock LLM."""
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,10 +20,13 @@ UPSTREAM_KEY = "sk-upstream-fedcba9876543210"
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port nobody listens on: below those that connections get, and of this process of the test run alone."""
+    first = 10_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 9 * 2500
+    while True:
+        port = first + secrets.randbelow(2500)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def until(check: Callable[[], Any], seconds: float = 10.0, what: str = "the condition") -> Any:

@@ -235,7 +235,7 @@ def test_nothing_of_a_request_is_left_for_the_next(
         ("pair", ("e500", "ok"), {}, {}, 200, 2),
         ("pair", ("e500", "ok"), {"disable_fallbacks": True}, {}, 500, 1),
         ("pair", ("e500", "ok"), {"stream": True}, {}, 200, 2),
-        ("pair", ("hang",), {}, {"x-litellm-timeout": "0.2", "x-litellm-num-retries": "1"}, 408, 4),
+        ("pair", ("hang",), {}, {"x-litellm-timeout": "1", "x-litellm-num-retries": "1"}, 408, 4),
         ("pair", ("slow400",), {}, {}, 200, 1),
         ("pair", ("open-err", "head-cut", "ok"), {"stream": True, "num_retries": 1}, {}, 200, 3),
         ("plain", ("e429-ra9",), {}, {}, 429, 1),

@@ -290,7 +290,7 @@ class Control:
             await self.counters.claim(
                 gates_of(record, self.admin.snapshot["key_limits"]), owed=True
             )
-        elif any(one["digest"] == digest for one in self.admin.snapshot["keys"]):
+        elif digest in self.configured:
             await self._begin_budgets()
         else:
             return False

@@ -58,7 +58,7 @@ def gateway(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
 
 def limits_of(gateway: Gateway) -> Limits:
     """The file of limits, as control sees it."""
-    (path,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*/limits-*")  # noqa: S108
+    (path,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*/limits-*")  # noqa: S108  # the tree's own
     return Limits(str(path), -1)
 
 

@@ -46,9 +46,9 @@ class SlowStore:
 
 
 def spending(batches: int) -> tuple[Spend, SlowStore]:
-    spend = Spend(Waiting(batches), Path(), lambda *_: None)  # type: ignore[arg-type]
+    spend = Spend(Waiting(batches), Path(), lambda *_: None)  # type: ignore[arg-type]  # what it uses of Rings
     store = SlowStore()
-    spend.store = store  # type: ignore[assignment]
+    spend.store = store  # type: ignore[assignment]  # … and of Store
     return spend, store
 
 

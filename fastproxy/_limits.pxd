@@ -56,6 +56,7 @@ cdef class Limits:
     cdef Counter* counters
     cdef int workers
     cdef public bint sliding      # windows are
+    cdef public bint strict       # no request goes that needs more money than what is left
     cdef unsigned long long* buckets      # … then they are counted here
     cdef long long* money         # per worker and counter: reserved nano-dollars …
     cdef int* parallel            # … and requests in flight
@@ -72,6 +73,7 @@ cdef class Limits:
     cdef void undo(self, Hold* hold) noexcept nogil
     cdef long long count_now(self, int slot, bint tokens, long long now) noexcept nogil
     cdef long long spent(self, Gate gate) noexcept nogil
+    cdef long long left(self, Gate gate, long long wall)
     cdef bint is_spent(self, Gate gate, long long wall)
     cdef void charge(self, Gate gate, long long wall, long long money)
     # --- private
@@ -87,7 +89,7 @@ cdef class Limits:
     cdef int _count_sliding(self, int slot, bint tokens, unsigned int* window, long long now, long long n,
                             long long limit) noexcept nogil
     cdef long long _sum(self, int slot, bint tokens, unsigned int number, unsigned int* oldest) noexcept nogil
-    cdef void reprice(self, Hold* hold, long long money) noexcept nogil
+    cdef bint reprice(self, Hold* hold, long long money) noexcept nogil
     cdef int _slot(self, Gate gate) noexcept nogil
     cdef unsigned long long _current(self, Gate gate, long long wall)
     cdef int _reserve_money(self, Gate gate, Counter* c, Hold* hold, long long wall, long long money)

@@ -16,6 +16,8 @@ the columns then. So one of the two sees the other, and no counter leaves under 
   sum then, and taken out again if that is too much; two at once may both be refused.
 - Requests in flight and reserved money: a worker adds to its own column first and sums all columns then. Whoever
   adds last sees everything, so that nobody is admitted beyond the limit; two at once may both be refused.
+- Money is admitted while anything is left, and reserved in full: all together are beyond a budget by less than what one
+  of them needs (`limit_mode: strict`: not at all).
 - Settled money is added to `spent` before the reservation is taken out of the column, and the sum reads columns
   first: it never misses money on its way from one to the other.
 - A dead worker's columns are its successor's to clear (`sweep`): what was reserved counts as spent, what was in
@@ -364,27 +366,33 @@ cdef class Limits:
         hold.money = money
         total = self.reserved(gate.slot)               # columns before what is settled, see above
         total += lm_load_money(&c.spent)
-        if total - money >= gate.budget:
+        # While something is left, one may go that needs more than that. It keeps all that it needs, so that what others
+        # give back does not let a second one in.
+        if total - money >= gate.budget or self.strict and total > gate.budget:
             self.used = lm_load_money(&c.spent)
             self.resets = <long long>gate.ends - wall if gate.ends else 0
             return OVER_BUDGET
-        if total > gate.budget:                        # there is something left: the reservation shrinks to it
-            lm_add(&self.own_money[gate.slot], gate.budget - total)
-            hold.money += gate.budget - total
         return ADMITTED
 
-    cdef void reprice(self, Hold* hold, long long money) noexcept nogil:
-        """What is reserved becomes `money`, or what is left of the budget: it goes on for another price."""
-        cdef long long more = money - hold.money, left
-        if hold.budget < 0 or hold.period == 0 or more <= 0:
-            return
+    cdef bint reprice(self, Hold* hold, long long money) noexcept nogil:
+        """What is reserved becomes `money`: it goes on for another price. False, and nothing changes: strict, and that
+        is more than what is left."""
+        cdef long long more = money - hold.money
+        if hold.period == 0 or more <= 0:
+            return True
         lm_add(&self.own_money[hold.slot], more)
+        if self.strict and self.reserved(hold.slot) + lm_load_money(&self.counters[hold.slot].spent) > hold.budget:
+            lm_add(&self.own_money[hold.slot], -more)
+            return False
         hold.money = money
-        left = hold.budget - self.reserved(hold.slot) - lm_load_money(&self.counters[hold.slot].spent)
-        if left < 0:
-            left = max(left, -more)
-            lm_add(&self.own_money[hold.slot], left)
-            hold.money += left
+        return True
+
+    cdef long long left(self, Gate gate, long long wall):
+        """Nano-dollars of a budget that are neither spent nor reserved."""
+        if self._slot(gate) < 0:
+            return 0
+        self._current(gate, wall)
+        return gate.budget - self.reserved(gate.slot) - self.spent(gate)
 
     cdef int _slot(self, Gate gate) noexcept nogil:
         # -1: it has no counter.
@@ -655,6 +663,10 @@ cdef class Trial:
                 return why
             self.count += 1
         return 0
+
+    def reprice(self, long long money):
+        """Whether the last gate lets it go on for `money`."""
+        return self.limits.reprice(&self.holds[self.count - 1], money)
 
     def leave(self, long long tokens, long long money):
         """Settle, in reverse."""

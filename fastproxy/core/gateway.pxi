@@ -90,6 +90,7 @@ cdef class Gateway:
         """The next request uses this table; those in flight keep theirs."""
         self.table = table
         self.limits.sliding = table.sliding_limits
+        self.limits.strict = table.strict_limits
 
     def change_keys(self, list upserts, list deletes):
         """Stored keys that are new or changed, by record, and those that may be gone, by hex digest."""

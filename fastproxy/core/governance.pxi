@@ -28,9 +28,9 @@ cdef bint pass_gates(Exchange x):
             refuse(x, 503, "service_unavailable", f"A key may have at most {MAX_GATES} limits that concern one model")
             return False
         if gate.estimates and tokens < 0:
+            x.input_estimate = estimate_input(x)
             if x.table.strict_limits and not bound_request(x, gate.tpm):
                 return False
-            x.input_estimate = estimate_input(x)
             tokens = x.input_estimate + expected_output(x, gate.tpm)
             money = dearest(x, x.input_estimate, tokens - x.input_estimate)
         why = limits.reserve(gate, &x.holds[x.n_holds], now, wall, max(0, tokens), max(0, money))
@@ -70,7 +70,7 @@ cdef void release_group(Exchange x, long long tokens) noexcept:
 cdef bint change_group(Exchange x):
     """The request goes on in another group, with that one's limit and prices. False: its limit does not let it in."""
     cdef int i
-    cdef long long money
+    cdef long long money = -1
     if x.key is None or x.key.master:
         return True
     if x.group_hold.held and x.tried is None:
@@ -81,8 +81,11 @@ cdef bint change_group(Exchange x):
         return False
     for i in range(x.n_holds):
         if x.holds[i].period:
-            money = dearest(x, x.input_estimate, max(<long long>0, x.output_expected)) + x.lost_cost
-            x.gateway.limits.reprice(&x.holds[i], money)
+            if money < 0:
+                money = dearest(x, x.input_estimate, max(<long long>0, x.output_expected)) + x.lost_cost
+            if not x.gateway.limits.reprice(&x.holds[i], money):
+                x.unfit = U_BUDGET
+                return False
     return True
 
 
@@ -99,8 +102,7 @@ cdef bint bound_request(Exchange x, long long tpm):
         if x.plan.kind != PLAN_LLM:
             raise ValueError(f"path\0limit_mode is strict and this key has a limit of tokens or money: what a request to "
                              f"{x.plan.path} costs can't be bounded")
-        x.input_estimate = estimate_input(x)
-        most = expected_output(x, tpm) // answers_asked(x)
+        most = affordable(x, expected_output(x, tpm)) // answers_asked(x)
         bounded = strict.bound(whole_body(x), ENDPOINTS[x.plan.endpoint], max(1, most),
                                [] if x.group is None else [(<Deployment>d).model for d in x.group.deployments])
     except ValueError as error:
@@ -117,6 +119,19 @@ cdef bint bound_request(Exchange x, long long tpm):
         if x.path_model is None:
             asked_model(x)                    # where it stands now
     return True
+
+
+cdef long long affordable(Exchange x, long long output_tokens):
+    """As many of these tokens as what is left of the budgets pays for."""
+    cdef Gate gate
+    cdef long long wall = wall_of(x)
+    cdef long long least = dearest(x, x.input_estimate, 0)
+    cdef long long more = dearest(x, x.input_estimate, output_tokens) - least
+    cdef long long left = more
+    for gate in x.key.gates:
+        if gate.budget >= 0 and (gate.model is None or gate.model == x.model):
+            left = min(left, x.gateway.limits.left(gate, wall) - least)
+    return output_tokens if left >= more else <long long>(<double>output_tokens * max(<long long>0, left) / more)
 
 
 cdef bint reserve_own(Exchange x, Deployment d):
@@ -439,6 +454,9 @@ cdef void refuse_limit(Exchange x, Gate gate, int why):
         whose = "" if gate.scope in ("api_key", "proxy") else f"{gate.scope}={gate.value} "
         message = f"Budget has been exceeded! {whose}Current cost: {limits.used / 1e9:.10g}, " \
             f"Max budget: {gate.budget / 1e9:.10g}"
+        if x.table.strict_limits and limits.used < gate.budget:
+            message += ". This request may cost more than what is left, and limit_mode is strict: a smaller maximum of " \
+                "output tokens would do"
         lines = f"retry-after: {seconds}\r\n".encode() if limits.resets else b""
         refuse(x, status, "budget_exceeded", message, None, "", lines)
         return

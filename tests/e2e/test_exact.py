@@ -137,7 +137,7 @@ def test_tokens(gateway: Gateway):
 
 
 def test_money(gateway: Gateway):
-    # … and of money only what the last one takes, whose reservation has shrunk to what was left
+    # … and of money less than what the last one takes, which may go while anything is left
     key = make(gateway, "/key/generate", {"max_budget": 2.0})["key"]
     paid: list[float] = []
 
@@ -154,5 +154,5 @@ def test_money(gateway: Gateway):
                 break
     dearest = max(paid)
     assert dearest <= (50 * OUTPUT + 100 * INPUT) / 1e9
-    assert 2.0 <= sum(paid) <= 2.0 + dearest
+    assert 2.0 <= sum(paid) < 2.0 + dearest
     until(lambda: spent(gateway, key) == pytest.approx(sum(paid)), what="the store's sum")

@@ -92,15 +92,33 @@ def test_an_estimate_larger_than_a_window_is_admitted_alone(path: str, control: 
     assert enter(limits, known(control, gate("none", tpm_limit=0)), 1) == TOKENS
 
 
-def test_a_reservation_shrinks_to_what_is_left_of_a_budget(path: str, control: Limits):
+def test_while_something_is_left_of_a_budget_one_may_go(path: str, control: Limits):
     limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=30))
-    first = Trial(limits)
-    assert first.enter([one], NOW, WALL, 0, 500) == OK
-    assert limits.describe(one)["reserved"] == 70
+    first, second = Trial(limits), Trial(limits)
+    assert first.enter([one], NOW, WALL, 0, 60) == OK
+    assert second.enter([one], NOW, WALL, 0, 60) == OK
     assert enter(limits, one, money=1) == BUDGET
-    first.leave(0, 20)
-    assert limits.describe(one)["spent"] == 50
+    first.leave(0, 50)
+    assert enter(limits, one, money=1) == BUDGET  # what is given back is the second one's first
+    second.leave(0, 10)
+    assert limits.describe(one)["spent"] == 90
     assert enter(limits, one, money=1) == OK
+
+
+def test_strict_lets_nobody_go_who_needs_more_than_what_is_left(path: str, control: Limits):
+    limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=30))
+    limits.strict = True
+    assert enter(limits, one, money=71) == BUDGET
+    assert limits.describe(one)["reserved"] == 0
+    trial = Trial(limits)
+    assert trial.enter([one], NOW, WALL, 0, 60) == OK
+    assert not trial.reprice(71)
+    assert limits.describe(one)["reserved"] == 60
+    assert trial.reprice(70)
+    assert enter(limits, one, money=1) == BUDGET
+    limits.strict = False
+    assert trial.reprice(90)
+    assert limits.describe(one)["reserved"] == 90
 
 
 def test_a_budget_begins_anew_and_never_goes_back(path: str, control: Limits):
@@ -113,7 +131,7 @@ def test_a_budget_begins_anew_and_never_goes_back(path: str, control: Limits):
     # the clock steps back, and a worker that has not seen the new period asks
     stale = gate(max_budget=100, spend=100, budget_duration="1d", budget_reset_at=WALL + 10)
     assert Trial(limits).enter([stale], NOW, WALL + 5, 0, 60) == OK
-    assert limits.describe(one)["reserved"] == 100
+    assert limits.describe(one)["reserved"] == 120
     trial.leave(0, 60)
     assert limits.describe(one)["spent"] == 60
 
@@ -304,23 +322,29 @@ def test_a_worker_whose_clock_is_behind_does_not_begin_a_window_anew(path: str, 
     steps=st.lists(
         st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(0, 60), st.booleans()),
         max_size=60,
-    )
+    ),
+    strict=st.booleans(),
 )
 def test_never_more_is_admitted_than_the_limits_say(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int, bool]]
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[int, int, int, bool]],
+    strict: bool,
 ):
     file = str(tmp_path_factory.mktemp("l") / "limits")
     _limits.create(file, 3)
     views = [Limits(file, i) for i in range(3)]
     one = gate(max_parallel_requests=3, max_budget=200, tpm_limit=100, rpm_limit=20)
     known(Limits(file, -1), one)
+    for view in views:
+        view.strict = strict
     running: list[tuple[Trial, int]] = []
-    spent = over = admitted = 0
+    spent = over = admitted = dearest = 0
     for worker, tokens, money, ends in steps:
         trial = Trial(views[worker])
         if trial.enter([one], NOW, WALL, tokens, money) == OK:
             running.append((trial, money))
             admitted += 1
+            dearest = max(dearest, money)
         if running and ends:
             old, reserved = running.pop(0)
             old.leave(tokens, money)
@@ -328,7 +352,11 @@ def test_never_more_is_admitted_than_the_limits_say(
             over += max(0, money - reserved)
         assert len(running) <= 3
         assert admitted <= 20
-    # money: overshoot is at most what requests took beyond what was reserved for them, plus what had shrunk
+        state = views[0].describe(one)
+        assert state["reserved"] == sum(money for _, money in running)
+        # beyond the budget: what requests took beyond what was reserved for them, and of one of them what it needed
+        most = 200 + over + (0 if strict else dearest)
+        assert state["spent"] + state["reserved"] <= most
     state = views[0].describe(one)
     assert state["in_flight"] == len(running)
     assert state["spent"] == spent

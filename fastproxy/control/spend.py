@@ -32,9 +32,7 @@ MUCH = 1024  # events that are written at the next look
 QUICK_SECONDS = 0.02  # between two looks at rings that fill; else LOOK_SECONDS
 LOOK_SECONDS = 0.1
 BOOK_SECONDS = 0.9  # between two transactions where little comes: each keeps a core busy for a millisecond or two
-RETRY_SECONDS = (
-    0.5  # between two tries that the store refuses: each costs the workers' cores some milliseconds
-)
+RETRY_SECONDS = 0.5  # between two tries that the store refuses
 FILLING = 0.125
 
 
@@ -51,7 +49,8 @@ class Spend:
         self.raw_rows = True
         self.retention_ms: int | None = None
         self.writing = asyncio.Lock()  # what waits is written, and let go, by one at a time
-        self.behind = False  # the store does not take them
+        self.behind = False  # the store does not take them …
+        self.trust = ROWS  # … and how many events it is tried with: a refusal costs the workers' cores what they take
         self.warned = 0.0
         self.forgotten = 0.0
         self.counted = 0  # events until the last look, and when that was
@@ -130,12 +129,14 @@ class Spend:
         sums_only = self._crowded(rings)
         try:
             while rings.waiting:
-                batches = list(_some(rings.waiting, SUMMED if sums_only else ROWS))
+                most = SUMMED if sums_only else ROWS
+                batches = list(_some(rings.waiting, min(most, self.trust)))
                 raw = self.raw_rows and not sums_only
                 crossed = await self.store.run(spend.book, rings.epoch, batches, served, raw)
                 self.soft.tell(crossed)
                 rings.release(batches)
                 self.behind = False
+                self.trust = min(SUMMED, 4 * self.trust)
             for ring, generation, found in rings.folds():
                 crossed = await self.store.run(
                     spend.book_folds, rings.epoch, ring, generation, found, served
@@ -187,7 +188,7 @@ class Spend:
             self._say(error)
 
     def _say(self, error: Exception) -> None:
-        self.behind = True
+        self.behind, self.trust = True, 1
         if (now := time.monotonic()) - self.warned > WARN_SECONDS:
             self.warned = now
             log.error("spend waits in shared memory, the store can't take it: %s", error)

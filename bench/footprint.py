@@ -18,11 +18,8 @@ import fastproxy.load
 from fastproxy import __version__, procstat
 from fastproxy.loadtest import (
     CLIENT_KEY,
-    Child,
     chat_body,
-    free_port,
-    gateway_config,
-    own_command,
+    start_gateway,
     start_mock,
 )
 
@@ -36,6 +33,7 @@ IDLE = 2000
 TLS_CONNECTIONS = 200
 STREAM_MODEL = "mock-gap1000-tokens60"
 MODELS = ["mock", STREAM_MODEL, "mock-delay1500"]
+GENERAL = {"pool_max_idle": 4096, "pool_idle_timeout": 600}
 
 
 class Gateway:
@@ -45,15 +43,9 @@ class Gateway:
         self, mock_port: int, folder: Path, workers: int = 1, cert: Path | None = None
     ) -> None:
         folder.mkdir()
-        config = folder / "gateway.yaml"
-        general = {"pool_max_idle": 4096, "pool_idle_timeout": 600}
-        config.write_text(gateway_config(mock_port, MODELS, general, cert))
-        self.port = free_port()
-        flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(self.port)]
-        self.child = Child(
-            "gateway", own_command(*flags, "--num_workers", str(workers)), None, folder
+        self.child, self.port, _ = start_gateway(
+            mock_port, MODELS, None, folder, GENERAL, certificate=cert, workers=workers
         )
-        self.child.wait_ready(self.port, "/health/readiness")
         self.url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
 
     def kilobytes(self) -> int:

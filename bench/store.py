@@ -1,4 +1,5 @@
-"""What requests notice of the store: nothing while it is locked or its disk is full, nothing of how many keys it holds.
+"""What requests notice of the store: nothing while it is locked or its disk is full, nothing of how many keys it holds;
+and how soon all workers know of a change.
 
 Prints and writes bench/STORE.md. The store lies on a small file system of its own, in memory, which is filled up: that takes
 root, or user namespaces (the script starts itself anew in one).
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,8 @@ import fastproxy.load
 from fastproxy import __version__, procstat
 from fastproxy.loadtest import (
     CLIENT_KEY,
-    Child,
     chat_body,
-    free_port,
-    gateway_config,
-    own_command,
+    start_gateway,
     start_mock,
 )
 
@@ -50,20 +49,18 @@ BODY = chat_body("mock", 1054, False)
 DISK = 64 << 20
 RECOVERY = 120.0  # seconds in which what has waited must be written
 FIRST_USES = 500
+CHANGES = 500
+CHANGE_RATE = 20  # a second
 
 
 class Gateway:
-    """One worker with a store in `data`."""
+    """With a store in `data`."""
 
-    def __init__(self, mock_port: int, folder: Path, data: Path) -> None:
+    def __init__(self, mock_port: int, folder: Path, data: Path, workers: int = 1) -> None:
         folder.mkdir(exist_ok=True)
-        config = folder / "gateway.yaml"
-        config.write_text(gateway_config(mock_port, ["mock"], params=PRICES))
-        self.port = free_port()
-        flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(self.port)]
-        flags += ["--num_workers", "1", "--data-dir", str(data)]
-        self.child = Child("gateway", own_command(*flags), None, folder)
-        self.started = self.child.wait_ready(self.port, "/health/readiness")
+        self.child, self.port, self.started = start_gateway(
+            mock_port, ["mock"], None, folder, params=PRICES, workers=workers, data=data
+        )
         self.url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -259,6 +256,38 @@ def many_keys(folder: Path, mock_port: int, count: int, rounds: int) -> Iterator
         )
 
 
+def changes(folder: Path, mock_port: int) -> Iterator[tuple[str, ...]]:
+    """Milliseconds until a change of a key is acknowledged: it is on disk, and all workers have it."""
+    for workers in (1, 8):
+        place = folder / f"changes-{workers}"
+        gateway = Gateway(mock_port, place, place, workers)
+        try:
+            keys = [gateway.ask("POST", "/key/generate", LIMITS)["key"] for _ in range(2)]
+            idle = acknowledged(gateway, keys[0])
+            with ThreadPoolExecutor(1) as pool:
+                load = pool.submit(gateway.load, keys[1], CHANGES / CHANGE_RATE + 2)
+                loaded = acknowledged(gateway, keys[0])
+                failed = load.result().failed
+        finally:
+            gateway.child.stop()
+        for name, found in (("idle", idle), (f"{RATE:,} requests/s", loaded)):
+            values = (statistics.median(found), quantile(found), max(found))
+            texts = [f"{value:.1f} ms" for value in values]
+            yield (f"{workers} workers, {name}", *texts, str(failed if found is loaded else 0))
+
+
+def acknowledged(gateway: Gateway, key: str) -> list[float]:
+    """Milliseconds of a key's blocking and unblocking, in turn."""
+    times: list[float] = []
+    for number in range(CHANGES):
+        begun = time.perf_counter()
+        gateway.ask("POST", f"/key/{'un' if number % 2 else ''}block", {"key": key})
+        took = time.perf_counter() - begun
+        times.append(1000 * took)
+        time.sleep(max(0.0, 1 / CHANGE_RATE - took))
+    return times
+
+
 def quantile(values: list[float]) -> float:
     """The 99th percentile."""
     return statistics.quantiles(values, n=100)[98]
@@ -308,6 +337,13 @@ def main() -> int:
             ]
             keys = ("keys in the store", "start", "worker", "control", "first use", "second use")
             table(lines, keys, many_keys(folder, mock_port, options.keys, options.rounds))
+            lines += [
+                f"A key blocked and unblocked, {CHANGE_RATE} times a second, until that is acknowledged: it is on disk then, "
+                "and every worker has it.",
+                "",
+            ]
+            head = ("", "median", "p99", "most", "requests failed")
+            table(lines, head, changes(folder, mock_port))
         finally:
             mock.stop()
     if not options.print_only:

@@ -219,14 +219,18 @@ def start_gateway(
     extra: dict[str, str] | None = None,
     certificate: Path | None = None,
     params: dict[str, Any] | None = None,
+    workers: int = 1,
+    data: Path | None = None,
 ) -> tuple[Child, int, float]:
-    """Start fastproxy in front of the mock; gives it, its port and the seconds to readiness."""
+    """Start fastproxy in front of the mock; gives it, its port and the seconds to readiness. data: where its store is."""
     config = folder / "gateway.yaml"
     config.write_text(gateway_config(mock_port, models, general, certificate, params))
     port = free_port()
     flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    command = own_command(*flags, "--num_workers", "1")
-    child = Child("fastproxy", command, cpus, folder, extra)
+    flags += ["--num_workers", str(workers)]
+    if data is not None:
+        flags += ["--data-dir", str(data)]
+    child = Child("fastproxy", own_command(*flags), cpus, folder, extra)
     try:
         took = child.wait_ready(port, "/health/readiness")
     except BenchError:

@@ -31,7 +31,10 @@ ctypedef long long (*Pricer)(void* whose, const Usage* usage) noexcept nogil
 cdef class AnswerTap:
     cdef Usage usage
     cdef long long events           # SSE events with data, [DONE] included
-    cdef long long content_bytes    # bytes of data payload relayed
+    cdef long long told_at          # the number of the last event with usage
+    # What an answer has said, in bytes: strings in nested containers (keys and their quotes too), those of the first
+    # event alone, and the `delta` of events of the Responses API.
+    cdef long long said, said_first, delta_bytes
     cdef bint done_seen             # [DONE], message_stop, response.completed, .incomplete or .failed went by
     # model: JSON-escaped name without quotes that replaces the upstream's name; None: leave it alone.
     # drop_usage: take the chat usage chunk (choices: [], usage: {...}) out, the client did not ask.
@@ -80,7 +83,6 @@ cdef class AnswerTap:
     cdef bint no_choices
     cdef bint usage_object
     cdef Py_ssize_t event_size      # bytes of it in earlier feeds
-    cdef Py_ssize_t event_content
     # relaying: valid during a feed
     cdef const char* relayed        # what is before it was relayed, held or taken out
     cdef const char* event_start

@@ -69,8 +69,9 @@ cdef extern from *:
     }
 
     /* Passes over what is nested, 32 bytes at a time, as long as that is easy: short strings without backslashes.
-       Starts outside of strings and stops there; *deep counts the open containers, and at 0 it is done. */
-    static inline const char *fp_skip_nested(const char *p, const char *end, int *deep) {
+       Starts outside of strings and stops there; *deep counts the open containers, and at 0 it is done; *said grows by
+       the bytes of strings, each with its opening quote. */
+    static inline const char *fp_skip_nested(const char *p, const char *end, int *deep, long long *said) {
     #ifdef FP_SSE2
         int open = *deep;
         while (end - p >= 32) {
@@ -99,15 +100,19 @@ cdef extern from *:
                     break;
             }
             brackets = (opening | closing) & ~inside;
+            inside &= (unsigned)((1ULL << size) - 1);
             while (brackets) {
                 if (brackets & -brackets & opening) {
                     open++;
                 } else if (--open == 0) {
+                    const int at = __builtin_ctz(brackets);
                     *deep = 0;
-                    return p + __builtin_ctz(brackets) + 1;
+                    *said += __builtin_popcount(inside & ((1u << at) - 1));
+                    return p + at + 1;
                 }
                 brackets &= brackets - 1;
             }
+            *said += __builtin_popcount(inside);
             p += size;
         }
         *deep = open;
@@ -115,7 +120,7 @@ cdef extern from *:
         return p;
     }
     """
-    const char* fp_skip_nested(const char* p, const char* end, int* deep) noexcept nogil
+    const char* fp_skip_nested(const char* p, const char* end, int* deep, long long* said) noexcept nogil
     const char* fp_find_eol(const char* p, const char* end) noexcept nogil
     const char* fp_find_quote(const char* p, const char* end) noexcept nogil
     const char* fp_find_bracket(const char* p, const char* end) noexcept nogil
@@ -161,6 +166,7 @@ cdef enum:
     K_ID
     K_DATA
     K_INNER                       # message, response
+    K_DELTA                       # of an event of the Responses API: text
 
 # Where in a line of the event stream the scan stands.
 cdef enum:
@@ -429,8 +435,10 @@ cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogi
     return 0
 
 
-cdef void merge_usage(Usage* into, const Usage* later) noexcept nogil:
+cdef void merge_usage(AnswerTap t, const Usage* later) noexcept nogil:
     """What a later event says wins, field by field, unless it says nothing or zero."""
+    cdef Usage* into = &t.usage
+    t.told_at = t.events
     into.seen = True
     if later.input_tokens:
         into.input_tokens = later.input_tokens
@@ -538,6 +546,8 @@ cdef inline int key_of(const char* key, Py_ssize_t size, int level) noexcept nog
             return K_MODEL
         if memcmp(key, b"usage", 5) == 0:
             return K_USAGE
+        if memcmp(key, b"delta", 5) == 0:
+            return K_DELTA
     elif size == 2:
         if key[0] == c"i" and key[1] == c"d":
             return K_ID
@@ -609,6 +619,7 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
     cdef int key = t.key
     cdef int deep = t.deep
     cdef bint escape = t.escape
+    cdef long long said = 0
     cdef char c
     cdef Usage usage
     if state == J_OFF:
@@ -680,13 +691,15 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                         p -= 1
                         q = read_usage(p, end if end - p <= USAGE_MAX else p + USAGE_MAX, &usage)
                         if q != NULL:
-                            merge_usage(&t.usage, &usage)
+                            merge_usage(t, &usage)
                             if t.pricer != NULL:
                                 add_cost(t, q - 1, &usage)
                             p = q
                             state = J_AFTER
                             continue
                         t.capturing = True
+                        t.said += said
+                        said = 0
                         t.captured_size = 0
                         start = p
                         p += 1
@@ -762,14 +775,17 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
             else:
                 state = J_COLON
         elif state == J_IN_STRING:
+            q = p
             p = close_quote(p, end, &escape)
+            if key == K_DELTA:
+                t.delta_bytes += p - q
             if p == end:
                 break
             p += 1
             state = J_AFTER
         elif state == J_SKIP:
             while True:
-                p = fp_skip_nested(p, end, &deep)
+                p = fp_skip_nested(p, end, &deep, &said)
                 if deep == 0:
                     state = J_AFTER
                     break
@@ -779,7 +795,9 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                 c = p[0]
                 p += 1
                 if c == c'"':
+                    q = p - 1
                     p = close_quote(p, end, &escape)
+                    said += p - q
                     if p == end:
                         state = J_SKIP_STRING
                         break
@@ -793,9 +811,10 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                         break
             if state == J_AFTER and t.capturing:
                 t.capturing = False
+                said = 0
                 capture(t, start, p)
                 if t.captured_size <= USAGE_MAX and parse_usage(t.captured, t.captured_size, &usage):
-                    merge_usage(&t.usage, &usage)
+                    merge_usage(t, &usage)
                     if t.pricer != NULL:
                         add_cost(t, p - 1, &usage)
         elif state == J_IMAGES:
@@ -814,7 +833,10 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                 if deep == 0:
                     state = J_AFTER
         elif state == J_SKIP_STRING or state == J_IMAGES_STRING:
+            q = p
             p = close_quote(p, end, &escape)
+            if state == J_SKIP_STRING:
+                said += p - q
             if p == end:
                 break
             p += 1
@@ -871,6 +893,8 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
         capture(t, start, end)
     if state == J_OFF:
         t.keep = True
+    if not t.capturing:
+        t.said += said
     t.json = state
     t.level = level
     t.key = key
@@ -886,7 +910,6 @@ cdef inline void begin_event(AnswerTap t, const char* at) noexcept nogil:
     t.complete = False
     t.json = J_OFF
     t.event_size = 0
-    t.event_content = 0
     t.event_start = at
 
 
@@ -901,6 +924,8 @@ cdef inline void begin_data(AnswerTap t) noexcept nogil:
     t.data_lines += 1
     if t.data_lines == 1:
         t.events += 1
+        if t.events == 2:
+            t.said_first = t.said
         begin_document(t)
     else:
         t.keep = True           # a document over several lines is only relayed
@@ -931,7 +956,6 @@ cdef int end_event(AnswerTap t, const char* blank, const char* behind) noexcept 
                 relay(t, t.event_start)
             t.relayed = behind
             t.altered = True
-            t.content_bytes -= t.event_content
             owner = CR_DROPPED
         elif t.held:
             relay(t, behind)
@@ -989,8 +1013,6 @@ cdef void scan_lines(AnswerTap t, const char* p, const char* end) noexcept nogil
 
         q = fp_find_eol(p, end)
         if t.line == L_DATA:
-            t.content_bytes += q - p
-            t.event_content += q - p
             if t.json != J_OFF and q > p:
                 scan_document(t, p, q)
         p = q
@@ -1037,7 +1059,7 @@ cdef class AnswerTap:
         self.pricer = NULL
         memset(&self.usage, 0, sizeof(Usage))
         self.events = 0
-        self.content_bytes = 0
+        self.told_at = self.said = self.said_first = self.delta_bytes = 0
         self.done_seen = False
         self.key = K_OTHER
         self.deep = 0
@@ -1061,7 +1083,6 @@ cdef class AnswerTap:
         self.event_start = data
         self.altered = False
         if self.mode == TAP_JSON:
-            self.content_bytes += size
             if self.json != J_OFF:
                 scan_document(self, data, end)
         else:
@@ -1092,7 +1113,6 @@ cdef class AnswerTap:
             if self.line == L_DATA:
                 end_data(self)
             if droppable(self):
-                self.content_bytes -= self.event_content
                 buf_clear(&self.hold)
                 self.held = False
             else:
@@ -1135,7 +1155,10 @@ cdef class AnswerTap:
         return {
             "usage": as_dict(&self.usage) if self.usage.seen else None,
             "events": self.events,
-            "content_bytes": self.content_bytes,
+            "told_at": self.told_at,
+            "said": self.said,
+            "said_first": self.said_first,
+            "delta_bytes": self.delta_bytes,
             "done_seen": bool(self.done_seen),
             "images": self.usage.images,
         }

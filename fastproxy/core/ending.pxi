@@ -40,7 +40,7 @@ cdef bint request_sent(Exchange x):
 cdef void settle(Exchange x):
     """Counters and the usage event. Once per exchange."""
     cdef Block block = x.gateway.block
-    cdef bint estimated, resting = False
+    cdef bint estimated, partly = False, resting = False
     cdef long long cost
     block.counters[C_IN_FLIGHT] -= 1
     if x.attempts and (x.state == S_PAUSE or x.state == S_WAIT or x.state == S_BODY):
@@ -51,6 +51,8 @@ cdef void settle(Exchange x):
         and x.key is not None and x.plan.kind != PLAN_TUNNEL and x.plan.endpoint not in (EP_COUNT, EP_COUNT_TOKENS, EP_MODERATIONS)
     if estimated and x.input_estimate < 0:
         x.input_estimate = estimate_input(x)
+    if x.flags & (E_CUT | E_CLIENT_GONE):
+        partly = told_partly(x)
     cost = cost_of(x, estimated)
     if cost > 0 and x.deployment.budgets is not None:
         charge_deployment(x, cost)
@@ -65,9 +67,9 @@ cdef void settle(Exchange x):
     else:
         block.counters[C_5XX] += 1
     if x.plan is not None and x.plan.endpoint != EP_COUNT and x.key is not None:
-        settle_event(x, cost, estimated)
+        settle_event(x, cost, estimated or partly)
     if x.n_holds or x.group_hold.held:         # behind the event: without a hold, a counter may leave
-        if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400:
+        if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400 and not partly:
             learn_usage(x)
         settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, max(0, cost) + x.lost_cost)
 
@@ -82,6 +84,19 @@ cdef void settle_event(Exchange x, long long cost, bint estimated):
                                        if not x.stream else (x.sent_at - x.started) // 1000)
     e.status = <unsigned short>x.status
     e.flags = x.flags | (E_STREAM if x.stream else 0)
+    tell_usage(x, e, estimated)
+    e.cost = cost
+    e.queued_us = x.queued_us
+    e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
+    publish(x)
+    if x.question is not None:
+        tell_texts(x)
+
+
+cdef void tell_usage(Exchange x, Event* e, bint estimated) noexcept:
+    # What the last try used, as far as it is known.
+    if estimated:
+        e.flags |= E_ESTIMATED
     if x.tapping and x.tap.usage.seen:
         e.input_tokens = summable(x.tap.usage.input_tokens)
         e.output_tokens = summable(x.tap.usage.output_tokens)
@@ -90,18 +105,11 @@ cdef void settle_event(Exchange x, long long cost, bint estimated):
         e.reasoning_tokens = summable(x.tap.usage.reasoning_tokens)
         e.audio_input_tokens = summable(x.tap.usage.audio_input_tokens)
         e.audio_output_tokens = summable(x.tap.usage.audio_output_tokens)
-    else:
-        e.flags |= E_NO_USAGE
-        if estimated:
-            e.flags |= E_ESTIMATED
-            e.input_tokens = x.input_estimate
-            e.output_tokens = output_estimate(x)
-    e.cost = cost
-    e.queued_us = x.queued_us
-    e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
-    publish(x)
-    if x.question is not None:
-        tell_texts(x)
+        return
+    e.flags |= E_NO_USAGE
+    if estimated:
+        e.input_tokens = x.input_estimate
+        e.output_tokens = output_estimate(x)
 
 
 cdef inline long long summable(long long tokens) noexcept nogil:
@@ -218,19 +226,20 @@ cdef void settle_attempt(Exchange x, int status, int kind, bint cooled):
     if worked:
         if x.input_estimate < 0:
             x.input_estimate = estimate_input(x)
-        cost = -1
-        if priced(x):
-            cost = x.deployment.prices.of_tokens(x.input_estimate, 0) + x.deployment.prices.of_pieces(0, x.characters)
-        x.lost_tokens += x.input_estimate
+        told_partly(x)
+        cost = cost_of(x, True)
+        x.lost_tokens += used_tokens(x, True)
         x.lost_cost += max(0, cost)
         if cost > 0 and x.deployment.budgets is not None:
             charge_deployment(x, cost)
     e = begin_event(x, monotonic_ns())
     e.status = <unsigned short>status
-    e.flags = E_ATTEMPT | E_NO_USAGE | (E_STREAM if x.stream else 0) | (E_ESTIMATED if worked else 0) \
-        | (E_COOLED if cooled else 0) | (x.flags & E_FALLBACK)
+    e.flags = E_ATTEMPT | (E_STREAM if x.stream else 0) | (E_COOLED if cooled else 0) | (x.flags & E_FALLBACK)
     e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
-    e.input_tokens = x.input_estimate if worked else 0
+    if worked:
+        tell_usage(x, e, True)
+    else:
+        e.flags |= E_NO_USAGE
     e.cost = cost
     publish(x)
 
@@ -324,16 +333,34 @@ cdef long long cost_of(Exchange x, bint estimated):
     return x.deployment.prices.of_usage(usage, x.plan.endpoint == EP_MESSAGES, monotonic_ns() - x.started)
 
 
+cdef bint told_partly(Exchange x):
+    """Whether the last try broke off behind an event that told what it had used until then (Anthropic's first one does):
+    what came since is added to that, as an estimate."""
+    cdef AnswerTap tap = x.tap
+    if not (x.tapping and x.stream and tap.usage.seen) or tap.done_seen or tap.told_at == tap.events:
+        return False
+    tap.usage.output_tokens = max(tap.usage.output_tokens, output_estimate(x))
+    return True
+
+
 cdef long long output_estimate(Exchange x):
-    # An event of a stream carries about one token; text has about four bytes a token.
+    """Tokens of an answer that broke off: an event of a stream carries one at least, and about one for four bytes of text."""
+    cdef AnswerTap tap = x.tap
+    cdef long long frame, said
     if x.plan.endpoint not in (EP_CHAT, EP_COMPLETIONS, EP_RESPONSES, EP_MESSAGES, EP_GENERATE_CONTENT,
                                EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY):
         return 0
     if not x.head_at:
         return unseen_output(x, x.input_estimate)
-    if x.stream and x.tapping and x.tap.events:
-        return x.tap.events
-    return x.answer_size // 4
+    if not (x.stream and x.tapping and tap.events):
+        return x.answer_size // 4
+    said = tap.delta_bytes
+    if x.plan.endpoint != EP_RESPONSES:
+        # Names and words that stand in each event. The first one of a chat is such a frame, if it has no text yet.
+        frame = FRAME_MESSAGES if x.plan.endpoint == EP_MESSAGES else min(tap.said_first, FRAME_CHAT)
+        said = tap.said - frame * tap.events
+    said = max(tap.events, said // 4)
+    return min(said, x.output_most) if x.output_most > 0 else said
 
 
 cdef void on_upstream_lost(Exchange x, Upstream u):

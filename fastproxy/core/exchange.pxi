@@ -40,6 +40,7 @@ cdef class Exchange:
     cdef object usual, rate           # what is known of such requests: Usual and Rate, or None
     cdef long long text_size          # bytes that it was estimated from; -1: there were parts of data
     cdef long long output_expected    # same, of an answer of which nothing is seen
+    cdef long long output_most        # tokens that the request allows at most; -1: it does not say, or nobody asked
     cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
     cdef bint traced                  # trace_id is one
     cdef char trace_id[32]
@@ -153,7 +154,7 @@ cdef class Exchange:
         self.queued_us = self.left_requests = self.left_tokens = 0
         self.n_holds = self.n_own_holds = 0
         self.group_hold.held = False
-        self.input_estimate = self.output_expected = self.text_size = -1
+        self.input_estimate = self.output_expected = self.output_most = self.text_size = -1
         self.flight = NULL
         self.images = self.characters = 0
         self.lost_tokens = self.lost_cost = self.lost_before = 0

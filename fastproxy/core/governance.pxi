@@ -255,6 +255,7 @@ cdef long long expected_output(Exchange x, long long tpm):
     if not has_output(x):
         return 0
     most, times = explicit_output(x), answers_asked(x)
+    x.output_most = most * times if most >= 0 else -1
     if most < 0:
         usual = usual_output(x)
         most = usual if usual >= 0 else max(x.input_estimate, 1024 if tpm < 0 else min(1024, tpm // 4))
@@ -301,7 +302,7 @@ cdef long long number_field(Exchange x, int field):
     cdef Field* f = &x.scan.fields[field]
     cdef long long value = 0
     cdef Py_ssize_t at
-    if f.kind != 110 or not x.body_complete or f.end - f.start > 11:          # 'n'
+    if f.kind != 110 or not x.body_complete or f.end > x.body.size or f.end - f.start > 11:          # 'n'
         return -1
     for at in range(f.start, f.end):
         if not 48 <= x.body.data[at] <= 57:

@@ -13,7 +13,7 @@ import pytest
 from admin import call, make
 from harness import MASTER, Client, Gateway, request, until
 from lab import Lab, mark
-from lab_acts import LAST, RAW, SSE_HEAD, STALL
+from lab_acts import CLOSE, LAST, RAW, SSE_HEAD, STALL
 from spending import CHAT, INPUT, OUTPUT, ask, control_pid, cost, get, priced_config, rows, spent
 
 
@@ -139,6 +139,77 @@ def test_who_hangs_up_just_before_the_usage_is_charged_each_time(
         owed = (row["prompt_tokens"] * INPUT + 7 * OUTPUT) / 1e9
         assert row["spend"] == pytest.approx(owed)
     assert spent(gateway, key) == pytest.approx(sum(row["spend"] for row in found))
+
+
+WORDS = "eight words of text and a few others more"  # 42 bytes
+
+
+def said(api: str, count: int) -> tuple[str, dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """Path, body and the events of a stream of `count` times WORDS that breaks off."""
+    question = {"model": api, "stream": True}
+    asked = [{"role": "user", "content": ""}]
+    if api == "messages":
+        usage = {"input_tokens": 7, "output_tokens": 1}
+        begin = {"type": "message_start", "message": {"id": "m", "content": [], "usage": usage}}
+        block = {"type": "text", "text": ""}
+        start = {"type": "content_block_start", "index": 0, "content_block": block}
+        delta = {"type": "text_delta", "text": WORDS}
+        more = {"type": "content_block_delta", "index": 0, "delta": delta}
+        events = [begin, start, *count * [more]]
+        body = {**question, "messages": asked, "max_tokens": 1000}
+        return "/v1/messages", body, [(event["type"], event) for event in events]
+    if api == "responses":
+        begin = {"type": "response.created", "response": {"id": "r", "usage": None, "output": []}}
+        more = {"type": "response.output_text.delta", "item_id": 50 * "i", "delta": WORDS}
+        body = {**question, "input": ""}
+        return "/v1/responses", body, [(event["type"], event) for event in [begin, *count * [more]]]
+    choice = {"index": 0, "logprobs": None, "finish_reason": None}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "model": "m"}
+    begin = {**chunk, "choices": [{**choice, "delta": {"role": "assistant", "content": ""}}]}
+    more = {**chunk, "choices": [{**choice, "delta": {"content": WORDS}}]}
+    return "/v1/chat/completions", {**question, "messages": asked}, [
+        ("", event) for event in [begin, *count * [more]]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("api", ["chat", "messages", "responses"])
+def test_an_answer_that_breaks_off_costs_what_it_has_said(
+    lab: Lab, start: Callable[..., Gateway], tmp_path: Path, api: str
+):
+    """Whichever side breaks it off, and whatever its first event told."""
+    path, body, events = said(api, 40)
+    sent = b"".join(
+        (b"event: %s\n" % name.encode() if name else b"")
+        + b"data: %s\n\n" % json.dumps(event).encode()
+        for name, event in events
+    )
+    RAW["stuck"] = [SSE_HEAD, b"%x\r\n%s\r\n" % (len(sent), sent), STALL, LAST]
+    RAW["torn"] = [SSE_HEAD, b"%x\r\n%s\r\n" % (len(sent), sent), CLOSE]
+    prices = {"input_cost_per_token": INPUT / 1e9, "output_cost_per_token": OUTPUT / 1e9}
+    provider = "anthropic" if api == "messages" else "openai"
+    config = {
+        "model_list": [lab.deployment(api, provider=provider, **prices)],
+        "general_settings": {"master_key": MASTER},
+    }
+    gateway = start(config, "--data-dir", str(tmp_path / "data")).wait()
+    key = make(gateway, "/key/generate", {"max_budget": 1000})["key"]
+    for act in ("stuck", "torn"):
+        text = json.dumps(body).replace('""', json.dumps(mark(act)))
+        with gateway.client() as client:
+            client.send(request(path, text.encode(), key))
+            assert client.head()[0] == 200
+            seen = b""
+            while seen.count(WORDS.encode()) < 40:
+                seen += next(client.chunks())
+    found = until(
+        lambda: len(r := rows(gateway, f"api_key={key}")) == 2 and r, what="a row for each"
+    )
+    for row in found:
+        assert row["estimated"] is True
+        assert 250 < row["completion_tokens"] < 480, row  # of 420
+        assert row["prompt_tokens"] == 7 or api != "messages"
+        owed = row["prompt_tokens"] * INPUT + row["completion_tokens"] * OUTPUT
+        assert row["spend"] == pytest.approx(owed / 1e9)
 
 
 def test_who_leaves_between_two_tries_pays_for_the_first_only(
@@ -306,7 +377,9 @@ def test_a_try_that_timed_out_is_a_row_of_its_own(mock_port: int, tmp_path: Path
         last, first = get(gateway, f"/spend/logs?api_key={key}")
         assert first["request_id"] == last["request_id"]
         assert (first["status_code"], last["status_code"]) == (408, 200)
-        assert float(first["spend"]) > 0
+        assert (first["estimated"], first["completion_tokens"]) == (True, CHAT["max_tokens"])
+        owed = first["prompt_tokens"] * INPUT + first["completion_tokens"] * OUTPUT
+        assert float(first["spend"]) == pytest.approx(owed / 1e9)
         assert float(last["spend"]) == pytest.approx(cost(answer))
         assert spent(gateway, key) == pytest.approx(float(first["spend"]) + cost(answer))
         activity = get(gateway, "/global/activity")

@@ -81,7 +81,6 @@ class TestJson:
         out, state = run(JSON, body)
         assert out == body
         assert state["usage"] == USAGE_READ
-        assert state["content_bytes"] == len(body)
 
     @pytest.mark.parametrize("indent", [None, 2])
     def test_replaces_model(self, indent: int | None) -> None:
@@ -148,7 +147,7 @@ class TestJson:
     def test_off(self) -> None:
         body = dump({**CHUNK, "usage": USAGE})
         out, state = run(OFF, body, model=b"y")
-        assert (out, state["usage"], state["content_bytes"]) == (body, None, 0)
+        assert (out, state["usage"], state["said"]) == (body, None, 0)
 
     def test_begin_forgets(self) -> None:
         tap = AnswerTap()
@@ -159,7 +158,10 @@ class TestJson:
         assert tap.py_state() == {
             "usage": None,
             "events": 0,
-            "content_bytes": 13,
+            "told_at": 0,
+            "said": 0,
+            "said_first": 0,
+            "delta_bytes": 0,
             "done_seen": False,
             "images": 0,
         }
@@ -178,7 +180,7 @@ class TestStream:
         kept = sse(CHUNK, {**CHUNK, "usage": None}, b"[DONE]", end=end)
         assert out == kept.replace(b"upstream-model", b"mine")
         assert dropped["usage"] == USAGE_READ
-        assert state["content_bytes"] - dropped["content_bytes"] == len(dump(final))
+        assert state["told_at"] == 3
 
     def test_messages(self) -> None:
         start = {
@@ -422,6 +424,17 @@ def streams(draw: st.DrawFn) -> bytes:
 cuts = st.lists(st.integers(0, 1 << 16), max_size=8)
 
 
+def strings(value: object) -> int:
+    """Bytes of all strings of a document, names too, each with its opening quote."""
+    if isinstance(value, str):
+        return len(json.dumps(value)) - 1
+    if isinstance(value, list):
+        return sum(strings(one) for one in value)
+    if isinstance(value, dict):
+        return sum(strings(name) + strings(one) for name, one in value.items())
+    return 0
+
+
 def pieces(data: bytes, where: list[int]) -> list[bytes]:
     at = sorted(cut % (len(data) + 1) for cut in where)
     return [data[a:b] for a, b in zip([0, *at], [*at, len(data)], strict=True)]
@@ -459,6 +472,15 @@ class TestProperties:
             if model is not None and "model" in place:
                 place["model"] = model.decode()
         assert json.loads(whole[0]) == expected
+
+    @given(st.lists(documents, max_size=5), cuts)
+    def test_what_is_said_is_the_strings_in_containers(
+        self, found: list[object], where: list[int]
+    ) -> None:
+        stream = sse(*({"choices": [one], "type": "x", "id": "y"} for one in found))
+        _, state = run(SSE, *pieces(stream, where))
+        assert state["said"] == sum(strings(one) for one in found)
+        assert state["said_first"] == (strings(found[0]) if len(found) > 1 else 0)
 
     @given(st.lists(documents, max_size=5), st.booleans())
     @settings(max_examples=200)

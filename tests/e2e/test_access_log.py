@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +19,72 @@ from lab import Lab, mark
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a secret"}]}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
+Serve = Callable[..., Gateway]
 
-def started(tmp_path: Path, mock_port: int, **settings: Any) -> tuple[Gateway, Path]:
-    path = tmp_path / "access.log"
+
+def logged(mock_port: int, path: Path, **settings: Any) -> dict[str, Any]:
+    """A config with an access log."""
     config = mock_config(mock_port)
     config["general_settings"]["access_log"] = str(path)
     config.setdefault("litellm_settings", {}).update(settings)
-    return Gateway(tmp_path, config).wait(), path
+    return config
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_every_request_is_a_line_and_a_rotated_file_is_opened_anew(mock_port: int, tmp_path: Path):
-    gateway, path = started(tmp_path, mock_port)
-    try:
-        made = make(gateway, "/key/generate", {"key_alias": "logged", "user_id": "ann"})
-        with gateway.client() as client:
-            parent = f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"
-            raw = request("/v1/chat/completions", CHAT, made["key"])
-            client.send(raw.replace(b"\r\n", b"\r\n" + parent.encode(), 1))
-            answer = client.answer()
-            client.send(request("/v1/chat/completions", {**CHAT, "model": "none"}, MASTER))
-            assert client.answer().status == 400
-        until(lambda: len(lines(path)) == 2)
-        first, second = lines(path)
-        assert first["call_id"] == answer.header("x-litellm-call-id")
-        assert (first["status"], first["model"], first["call_type"]) == (200, "gpt-4o-mini", "chat")
-        assert (first["key_alias"], first["user"], first["trace_id"]) == ("logged", "ann", TRACE)
-        assert first["input_tokens"] == answer.json()["usage"]["prompt_tokens"]
-        assert second["status"] == 400
-        text = path.read_text()
-        for secret in (made["key"], MASTER, UPSTREAM_KEY, "a secret"):
-            assert secret not in text
+def test_every_request_is_a_line_and_a_rotated_file_is_opened_anew(
+    serve: Serve, mock_port: int, tmp_path: Path
+):
+    path = tmp_path / "access.log"
+    gateway = serve(logged(mock_port, path))
+    made = make(gateway, "/key/generate", {"key_alias": "logged", "user_id": "ann"})
+    with gateway.client() as client:
+        parent = f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"
+        raw = request("/v1/chat/completions", CHAT, made["key"])
+        client.send(raw.replace(b"\r\n", b"\r\n" + parent.encode(), 1))
+        answer = client.answer()
+        client.send(request("/v1/chat/completions", {**CHAT, "model": "none"}, MASTER))
+        assert client.answer().status == 400
+    until(lambda: len(lines(path)) == 2)
+    first, second = lines(path)
+    assert first["call_id"] == answer.header("x-litellm-call-id")
+    assert (first["status"], first["model"], first["call_type"]) == (200, "gpt-4o-mini", "chat")
+    assert (first["key_alias"], first["user"], first["trace_id"]) == ("logged", "ann", TRACE)
+    assert first["input_tokens"] == answer.json()["usage"]["prompt_tokens"]
+    assert second["status"] == 400
+    text = path.read_text()
+    for secret in (made["key"], MASTER, UPSTREAM_KEY, "a secret"):
+        assert secret not in text
 
-        path.rename(tmp_path / "old.log")
-        os.kill(gateway.process.pid, signal.SIGHUP)
-        until(path.exists)
-        with gateway.client() as client:
-            client.send(request("/v1/chat/completions", CHAT, MASTER))
-            assert client.answer().status == 200
-        until(lambda: len(lines(path)) == 1)
-    finally:
-        gateway.stop()
-    assert "Traceback" not in gateway.log
-
-
-def test_whose_key_it_was_can_be_left_out(mock_port: int, tmp_path: Path):
-    gateway, path = started(tmp_path, mock_port, redact_user_api_key_info=True)
-    try:
-        with gateway.client() as client:
-            client.send(request("/v1/chat/completions", CHAT, MASTER))
-            assert client.answer().status == 200
-        until(lambda: len(lines(path)) == 1)
-        assert not {"key", "key_alias", "user", "team"} & lines(path)[0].keys()
-    finally:
-        gateway.stop()
+    path.rename(tmp_path / "old.log")
+    os.kill(gateway.process.pid, signal.SIGHUP)
+    until(path.exists)
+    with gateway.client() as client:
+        client.send(request("/v1/chat/completions", CHAT, MASTER))
+        assert client.answer().status == 200
+    until(lambda: len(lines(path)) == 1)
 
 
-def test_a_request_is_one_line_however_often_it_was_tried(lab: Lab, tmp_path: Path):
+def test_whose_key_it_was_can_be_left_out(serve: Serve, mock_port: int, tmp_path: Path):
+    path = tmp_path / "access.log"
+    gateway = serve(logged(mock_port, path, redact_user_api_key_info=True))
+    with gateway.client() as client:
+        client.send(request("/v1/chat/completions", CHAT, MASTER))
+        assert client.answer().status == 200
+    until(lambda: len(lines(path)) == 1)
+    assert not {"key", "key_alias", "user", "team"} & lines(path)[0].keys()
+
+
+def test_a_request_is_one_line_however_often_it_was_tried(serve: Serve, lab: Lab, tmp_path: Path):
     path = tmp_path / "access.log"
     config = {
         "model_list": [lab.deployment(name) for name in ("broken", "spare")],
         "general_settings": {"master_key": MASTER, "access_log": str(path)},
         "router_settings": {"num_retries": 2, "fallbacks": [{"broken": ["spare"]}]},
     }
-    gateway = Gateway(tmp_path, config).wait()
+    gateway = serve(config)
     try:
         with gateway.client() as client:
             body = {
@@ -103,29 +103,26 @@ def test_a_request_is_one_line_however_often_it_was_tried(lab: Lab, tmp_path: Pa
         assert len(gateway.events()) > 2
     finally:
         lab.moods.clear()
-        gateway.stop()
 
 
-def test_a_client_may_keep_out_of_it_unless_that_is_switched_off(mock_port: int, tmp_path: Path):
+def test_a_client_may_keep_out_of_it_unless_that_is_switched_off(
+    serve: Serve, mock_port: int, tmp_path: Path
+):
     quiet = {**CHAT, "no-log": True}
     for number, settings in enumerate(({}, {"global_disable_no_log_param": True})):
-        place = tmp_path / str(number)
-        place.mkdir()
-        gateway, path = started(place, mock_port, **settings)
-        try:
-            with gateway.client() as client:
-                for body in (quiet, {**CHAT, "no-log": False}, {**quiet, "model": "none"}, CHAT):
-                    client.post("/v1/chat/completions", body)
-            expected = 4 if settings else 2
-            until(lambda path=path, n=expected: len(lines(path)) >= n)
-            assert len(lines(path)) == expected
-            assert len(gateway.events()) == 4
-        finally:
-            gateway.stop()
+        path = tmp_path / f"{number}.log"
+        gateway = serve(logged(mock_port, path, **settings))
+        with gateway.client() as client:
+            for body in (quiet, {**CHAT, "no-log": False}, {**quiet, "model": "none"}, CHAT):
+                client.post("/v1/chat/completions", body)
+        expected = 4 if settings else 2
+        until(lambda path=path, n=expected: len(lines(path)) >= n)
+        assert len(lines(path)) == expected
+        assert len(gateway.events()) == 4
 
 
-def test_lines_of_the_log_are_json_in_a_file(mock_port: int, tmp_path: Path):
-    gateway = Gateway(tmp_path, mock_config(mock_port), LITELLM_LOG="INFO").wait()
+def test_lines_of_the_log_are_json_in_a_file(serve: Serve, mock_port: int):
+    gateway = serve(mock_config(mock_port), LITELLM_LOG="INFO")
     os.kill(gateway.process.pid, signal.SIGHUP)
     until(lambda: '"level"' in gateway.log)
     gateway.stop()

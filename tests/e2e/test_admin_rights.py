@@ -3,7 +3,7 @@
 import json
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,14 +12,8 @@ from harness import MASTER, UPSTREAM_KEY, Gateway, mock_config, until
 
 
 @pytest.fixture(scope="module")
-def stored(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("rights"), mock_config(mock_port)).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+def stored(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
+    return serve(mock_config(mock_port))
 
 
 def user(gateway: Gateway, name: str, **fields: Any) -> str:
@@ -347,7 +341,9 @@ def test_defaults_and_upper_bounds_of_the_file(start: Callable[..., Gateway], mo
     assert make(gateway, "/key/generate", {"max_budget": 2, "duration": "1d"})["max_budget"] == 2.0
 
 
-def test_models_are_added_changed_and_taken_away(start: Callable[..., Gateway], mock_port: int):
+def test_models_are_added_changed_and_taken_away(
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
+):
     gateway = start(mock_config(mock_port)).wait()
     params = {
         "model": "openai/up-added", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY,
@@ -370,29 +366,26 @@ def test_models_are_added_changed_and_taken_away(start: Callable[..., Gateway], 
     assert chat(gateway, MASTER, "renamed") == 200  # with the credential that it had
     assert chat(gateway, MASTER, "added") == 400
     assert gateway.stop() == 0
-    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
-    try:
-        assert chat(again, MASTER, "renamed") == 200
-        make(again, "/model/delete", {"id": identity})
-        assert chat(again, MASTER, "renamed") == 400
-        assert call(again, "POST", "/model/delete", {"id": identity})[0] == 400
-        for bad in (
-            {"api_key": "os.environ/HOME"},
-            {"api_base": "no-address"},
-            {"timeout": "soon"},
-            {"extra_headers": {"x": "os.environ/HOME"}},
-        ):
-            body = {"model_name": "bad", "litellm_params": {**params, **bad}}
-            status, answer = call(again, "POST", "/model/new", body)
-            assert status == 400, answer
-            assert UPSTREAM_KEY not in json.dumps(answer)
-        assert chat(again, MASTER) == 200
-    finally:
-        assert again.stop() == 0, again.log
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert chat(again, MASTER, "renamed") == 200
+    make(again, "/model/delete", {"id": identity})
+    assert chat(again, MASTER, "renamed") == 400
+    assert call(again, "POST", "/model/delete", {"id": identity})[0] == 400
+    for bad in (
+        {"api_key": "os.environ/HOME"},
+        {"api_base": "no-address"},
+        {"timeout": "soon"},
+        {"extra_headers": {"x": "os.environ/HOME"}},
+    ):
+        body = {"model_name": "bad", "litellm_params": {**params, **bad}}
+        status, answer = call(again, "POST", "/model/new", body)
+        assert status == 400, answer
+        assert UPSTREAM_KEY not in json.dumps(answer)
+    assert chat(again, MASTER) == 200
 
 
 def test_a_lost_salt_key_is_named_and_the_rest_is_served(
-    start: Callable[..., Gateway], mock_port: int
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
 ):
     gateway = start(mock_config(mock_port), LITELLM_SALT_KEY="one").wait()
     params = {
@@ -400,22 +393,19 @@ def test_a_lost_salt_key_is_named_and_the_rest_is_served(
     }  # fmt: skip
     made = make(gateway, "/model/new", {"model_name": "salted", "litellm_params": params})
     gateway.stop()
-    again = Gateway(gateway.path.parent, gateway.path.read_text(), LITELLM_SALT_KEY="two").wait()
-    try:
-        assert "LITELLM_SALT_KEY" in again.log
-        assert UPSTREAM_KEY not in again.log
-        assert (chat(again, MASTER, "salted"), chat(again, MASTER)) == (400, 200)
-        # nothing is sealed under a second key, until what the lost one sealed is gone
-        another = {"model_name": "another", "litellm_params": params}
-        status, answer = call(again, "POST", "/model/new", another)
-        assert (status, "LITELLM_SALT_KEY" in answer["error"]["message"]) == (500, True)
-        made["model_info"] |= {"a": 1}
-        assert call(again, "POST", "/model/update", {"model_info": made["model_info"]})[0] == 500
-        make(again, "/model/delete", {"id": made["model_info"]["id"]})
-        make(again, "/model/new", another)
-        assert chat(again, MASTER, "another") == 200
-    finally:
-        again.stop()
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent, LITELLM_SALT_KEY="two")
+    assert "LITELLM_SALT_KEY" in again.log
+    assert UPSTREAM_KEY not in again.log
+    assert (chat(again, MASTER, "salted"), chat(again, MASTER)) == (400, 200)
+    # nothing is sealed under a second key, until what the lost one sealed is gone
+    another = {"model_name": "another", "litellm_params": params}
+    status, answer = call(again, "POST", "/model/new", another)
+    assert (status, "LITELLM_SALT_KEY" in answer["error"]["message"]) == (500, True)
+    made["model_info"] |= {"a": 1}
+    assert call(again, "POST", "/model/update", {"model_info": made["model_info"]})[0] == 500
+    make(again, "/model/delete", {"id": made["model_info"]["id"]})
+    make(again, "/model/new", another)
+    assert chat(again, MASTER, "another") == 200
 
 
 def test_a_key_file_that_is_gone_is_not_made_anew(start: Callable[..., Gateway], mock_port: int):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,19 +20,13 @@ SQL = (
 
 
 @pytest.fixture(scope="module")
-def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
     config = mock_config(mock_port)
     config["general_settings"]["pass_through_endpoints"] = [
         {"path": "/raw", "target": f"http://127.0.0.1:{mock_port}", "include_subpath": True,
          "headers": {"Authorization": f"Bearer {UPSTREAM_KEY}"}, "auth": True}
     ]  # fmt: skip
-    running = Gateway(tmp_path_factory.mktemp("attacked"), config).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config)
 
 
 @pytest.fixture(scope="module")

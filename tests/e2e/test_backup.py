@@ -19,7 +19,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_there_and_back(start: Callable[..., Gateway], mock_port: int, tmp_path: Path):
+def test_there_and_back(
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
     gateway = start(mock_config(mock_port)).wait()
     data, copy = str(gateway.path.parent / "fastproxy-data"), tmp_path / "copy.db"
     kept = make(gateway, "/key/generate", {"key_alias": "kept"})["key"]
@@ -39,21 +41,16 @@ def test_there_and_back(start: Callable[..., Gateway], mock_port: int, tmp_path:
     os.unlink(gateway.path.parent / "fastproxy-data" / "salt.key")
     done = run("restore", str(copy), "--data-dir", data)
     assert done.returncode == 0, done.stderr
-    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
-    try:
-        assert (chat(again, kept), chat(again, later)) == (200, 401)
-        assert chat(again, MASTER, "stored") == 200  # the key file came along
-        assert call(again, "GET", "/key/aliases")[1]["aliases"] == ["kept"]
-    finally:
-        assert again.stop() == 0, again.log
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert (chat(again, kept), chat(again, later)) == (200, 401)
+    assert chat(again, MASTER, "stored") == 200  # the key file came along
+    assert call(again, "GET", "/key/aliases")[1]["aliases"] == ["kept"]
+    assert again.stop() == 0, again.log
     before = gateway.path.parent / "fastproxy-data" / "fastproxy.db.before-restore"
     done = run("restore", str(before), "--data-dir", data)
     assert done.returncode == 0, done.stderr
-    last = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
-    try:
-        assert chat(last, later) == 200
-    finally:
-        assert last.stop() == 0, last.log
+    last = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert chat(last, later) == 200
 
 
 def test_what_is_no_copy_is_refused(tmp_path: Path):

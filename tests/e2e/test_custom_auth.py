@@ -1,7 +1,7 @@
 """`general_settings.custom_auth`: a file as people have it for the LiteLLM proxy, asked about every request."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,16 +57,12 @@ async def judge(request: Request, api_key: str) -> UserAPIKeyAuth:
 
 
 @pytest.fixture(scope="module")
-def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(
+    mock_port: int, serve: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
+) -> Gateway:
     folder = tmp_path_factory.mktemp("custom")
     (folder / "my_auth.py").write_text(FILE)
-    running = Gateway(folder, mock_config(mock_port, custom_auth="my_auth.judge")).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(mock_config(mock_port, custom_auth="my_auth.judge"), folder=folder)
 
 
 def error(gateway: Gateway, key: str) -> tuple[int, str]:
@@ -130,31 +126,27 @@ def test_what_can_not_be_used_and_a_dead_process_are_503(gateway: Gateway):
     assert "custom_auth: what it returned can't be used" in gateway.log
 
 
-def test_the_first_requests_wait_for_its_process(mock_port: int, tmp_path: Path):
+def test_the_first_requests_wait_for_its_process(
+    serve: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
     slow = "import time\ntime.sleep(1)\ndef judge(request, api_key):\n    return api_key\n"
     (tmp_path / "my_auth.py").write_text(slow)
-    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge")).wait()
-    try:
-        assert [chat(running, key) for key in ("x", "y")] == [200, 200]
-    finally:
-        assert running.stop() == 0, running.log
+    running = serve(mock_config(mock_port, custom_auth="my_auth.judge"), folder=tmp_path)
+    assert [chat(running, key) for key in ("x", "y")] == [200, 200]
 
 
-def test_a_reload_takes_the_new_file(mock_port: int, tmp_path: Path):
+def test_a_reload_takes_the_new_file(serve: Callable[..., Gateway], mock_port: int, tmp_path: Path):
     file = tmp_path / "my_auth.py"
     file.write_text("def judge(request, api_key):\n    raise Exception('v1')\n")
-    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge")).wait()
-    try:
-        assert error(running, "x") == (401, "Authentication Error, v1")
-        file.write_text("def judge(request, api_key):\n    return api_key\n")
-        running.process.send_signal(signal.SIGHUP)
-        until(lambda: chat(running, "x") == 200, what="the new file")
-        file.write_text("def judge(request, api_key:\n")
-        running.process.send_signal(signal.SIGHUP)
-        until(lambda: "my_auth.py, line 1" in running.log, what="a refusal")
-        assert chat(running, "x") == 200
-    finally:
-        assert running.stop() == 0, running.log
+    running = serve(mock_config(mock_port, custom_auth="my_auth.judge"), folder=tmp_path)
+    assert error(running, "x") == (401, "Authentication Error, v1")
+    file.write_text("def judge(request, api_key):\n    return api_key\n")
+    running.process.send_signal(signal.SIGHUP)
+    until(lambda: chat(running, "x") == 200, what="the new file")
+    file.write_text("def judge(request, api_key:\n")
+    running.process.send_signal(signal.SIGHUP)
+    until(lambda: "my_auth.py, line 1" in running.log, what="a refusal")
+    assert chat(running, "x") == 200
 
 
 AS_PEOPLE_HAVE_IT = """
@@ -200,24 +192,21 @@ async def user_api_key_auth(request: Request, api_key: str) -> Union[UserAPIKeyA
 """
 
 
-def test_a_file_as_people_have_it(mock_port: int, tmp_path: Path):
+def test_a_file_as_people_have_it(serve: Callable[..., Gateway], mock_port: int, tmp_path: Path):
     (tmp_path / "gate.py").write_text(AS_PEOPLE_HAVE_IT)
-    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="gate.user_api_key_auth")).wait()
+    running = serve(mock_config(mock_port, custom_auth="gate.user_api_key_auth"), folder=tmp_path)
 
     def ask(key: str, query: str = "", **more: object) -> tuple[int, str]:
         path = "/v1/chat/completions" + query
         status, answer = call(running, "POST", path, {**CHAT, **more}, key)
         return status, answer["error"]["message"] if "error" in answer else ""
 
-    try:
-        until(lambda: ask("nobody")[0] != 503, what="its process")
-        assert ask("nobody") == (403, "not in the directory")
-        assert ask("shared-secret") == (400, "which tenant?")
-        assert ask("shared-secret", "?tenant=a")[1].startswith("BadRequest please pass param=user")
-        assert ask("shared-secret", "?tenant=a", user="me") == (200, "")
-        assert ask("shared-secret", "?tenant=a", user="me", model="claude")[0] == 403
-    finally:
-        assert running.stop() == 0, running.log
+    until(lambda: ask("nobody")[0] != 503, what="its process")
+    assert ask("nobody") == (403, "not in the directory")
+    assert ask("shared-secret") == (400, "which tenant?")
+    assert ask("shared-secret", "?tenant=a")[1].startswith("BadRequest please pass param=user")
+    assert ask("shared-secret", "?tenant=a", user="me") == (200, "")
+    assert ask("shared-secret", "?tenant=a", user="me", model="claude")[0] == 403
 
 
 def test_a_function_that_is_not_there_stops_the_start(mock_port: int, tmp_path: Path):

@@ -1,7 +1,7 @@
 """enforced_params: what the configuration, a key, its team and its user want of every request's body."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ GOOD = {**CHAT, "user": "me", "metadata": {"generation_name": "g", "app": "a"}, 
 
 
 @pytest.fixture(scope="module")
-def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
     config = mock_config(mock_port, enforced_params=["user"])
     config["general_settings"]["keys"] += [
         {"key": "sk-named-0123456789", "enforced_params": "metadata.generation_name"}
@@ -21,13 +21,7 @@ def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         {"path": "/raw", "target": f"http://127.0.0.1:{mock_port}", "include_subpath": True,
          "headers": {"Authorization": f"Bearer {UPSTREAM_KEY}"}, "auth": True}
     ]  # fmt: skip
-    running = Gateway(tmp_path_factory.mktemp("enforced"), config).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config)
 
 
 def ask(gateway: Gateway, key: str, body: Any, path: str = "/v1/chat/completions") -> Any:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from spending import ask, get, priced_config, spent
 
 
 @pytest.fixture(scope="module")
-def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
     config = priced_config(mock_port)
     base = {"api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY}
     config["model_list"] += [
@@ -21,13 +21,7 @@ def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         {"model_name": "plain", "litellm_params": {"model": "openai/plain", **base},
          "model_info": {"access_groups": ["staff"]}},
     ]  # fmt: skip
-    running = Gateway(tmp_path_factory.mktemp("escalation"), config).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config)
 
 
 def member(gateway: Gateway, team: str, name: str, *permissions: str) -> str:
@@ -54,7 +48,7 @@ def test_terms_of_a_shared_budget_are_the_keys_own(gateway: Gateway):
 
 
 def test_periods_of_a_shared_budget_are_counted_by_its_keys(
-    start: Callable[..., Gateway], mock_port: int
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
 ):
     """Else a restart within a later period begins it anew."""
     gateway = start(priced_config(mock_port)).wait()
@@ -72,11 +66,8 @@ def test_periods_of_a_shared_budget_are_counted_by_its_keys(
     until(lambda: ask(gateway, key).status == 422, what="the end of the budget")
     until(lambda: shown()["spend"] > 0.01, what="the sum")
     gateway.stop()
-    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
-    try:
-        assert ask(again, key).status == 422
-    finally:
-        assert again.stop() == 0
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert ask(again, key).status == 422
 
 
 def test_a_member_makes_no_key_that_is_nobodys(gateway: Gateway):
@@ -274,7 +265,7 @@ def test_a_period_that_never_ends_is_none(gateway: Gateway, path: str, body: dic
 
 
 def test_a_limit_that_is_stored_all_the_same_blocks_its_key_and_no_other(
-    start: Callable[..., Gateway], mock_port: int
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
 ):
     """Of a store that somebody else has written to."""
     gateway = start(priced_config(mock_port)).wait()
@@ -286,13 +277,9 @@ def test_a_limit_that_is_stored_all_the_same_blocks_its_key_and_no_other(
         store.execute(change, ('{"priced": "lots"}', bad["token"]))
         change = "UPDATE keys SET max_budget = 1, budget_duration = ? WHERE token = ?"
         store.execute(change, ("soon", worse["token"]))
-    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
-    try:
-        assert [chat(again, key["key"]) for key in (bad, worse, good)] == [401, 401, 200]
-        assert f"key {bad['key_name']} is blocked: its limits can't be kept" in again.log
-    finally:
-        assert again.stop() == 0
-    assert "Traceback" not in again.log
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert [chat(again, key["key"]) for key in (bad, worse, good)] == [401, 401, 200]
+    assert f"key {bad['key_name']} is blocked: its limits can't be kept" in again.log
 
 
 def test_the_models_budget_may_have_either_shape(gateway: Gateway):

@@ -2,7 +2,7 @@
 than their limit; tokens and money at most by what requests use beyond what was reserved for them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from admin import make
@@ -13,20 +13,13 @@ WORKERS, CONNECTIONS = 8, 64
 
 
 @pytest.fixture(scope="module")
-def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
     config = priced_config(mock_port)
     config["router_settings"]["disable_cooldowns"] = True
     config["router_settings"]["model_group_limits"] = {
         "gpt-4o-mini": {"rpm_limit": 150, "max_parallel_requests": 40}
     }
-    folder = tmp_path_factory.mktemp("exact")
-    running = Gateway(folder, config, "--num_workers", str(WORKERS)).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config, "--num_workers", str(WORKERS))
 
 
 def flood(gateway: Gateway, ask: Callable[[int], bytes], seen: Callable[[Answer], bool]) -> None:

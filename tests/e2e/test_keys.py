@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,9 @@ from harness import MASTER, Client, Gateway, mock_config, request, until
 
 
 @pytest.fixture(scope="module")
-def stored(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def stored(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
     """A gateway with a store and two workers, for the tests that leave it as it was."""
-    running = Gateway(
-        tmp_path_factory.mktemp("stored"), mock_config(mock_port), "--num_workers", "2"
-    ).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(mock_config(mock_port), "--num_workers", "2")
 
 
 def on_every_worker(gateway: Gateway, key: str) -> set[int]:
@@ -188,7 +180,7 @@ def test_keys_of_the_file_use_models_and_manage_nothing(stored: Gateway):
 
 
 def test_keys_are_there_after_a_restart_and_a_revocation_survives_kill(
-    start: Callable[..., Gateway], mock_port: int
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
 ):
     gateway = start(mock_config(mock_port)).wait()
     kept = make(gateway, "/key/generate", {"key_alias": "kept"})["key"]
@@ -196,12 +188,9 @@ def test_keys_are_there_after_a_restart_and_a_revocation_survives_kill(
     make(gateway, "/key/delete", {"keys": [gone]})
     os.kill(gateway.process.pid, signal.SIGKILL)
     gateway.process.wait()
-    again = Gateway(gateway.path.parent, gateway.path.read_text()).wait()
-    try:
-        assert chat(again, kept) == 200
-        assert chat(again, gone) == 401
-    finally:
-        assert again.stop() == 0, again.log
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert chat(again, kept) == 200
+    assert chat(again, gone) == 401
 
 
 def test_what_is_stored_holds_no_key(start: Callable[..., Gateway], mock_port: int):

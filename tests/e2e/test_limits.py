@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,8 @@ WORKERS = 4
 
 
 @pytest.fixture(scope="module")
-def limited(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(
-        tmp_path_factory.mktemp("limited"), mock_config(mock_port), "--num_workers", str(WORKERS)
-    ).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+def limited(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
+    return serve(mock_config(mock_port), "--num_workers", str(WORKERS))
 
 
 def ask(gateway: Gateway, key: str, **body: Any) -> Answer:
@@ -128,18 +120,12 @@ def test_a_model_of_a_key_has_its_own_limit(limited: Gateway):
 
 
 @pytest.fixture(scope="module")
-def strict(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def strict(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
     config = priced_config(mock_port)
     config["general_settings"]["limit_mode"] = "strict"
     priced = dict(config["model_list"][-1]["litellm_params"], model="openai/mock-echo")
     config["model_list"].append({"model_name": "priced-echo", "litellm_params": priced})
-    running = Gateway(tmp_path_factory.mktemp("strict"), config).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config)
 
 
 def sent(gateway: Gateway, path: str, body: dict[str, Any], key: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import http.client
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,8 @@ def config(mock_port: int, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def gateway(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(
-        tmp_path_factory.mktemp("metrics"), config(mock_port), "--num_workers", "2"
-    ).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+def gateway(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
+    return serve(config(mock_port), "--num_workers", "2")
 
 
 def scrape(gateway: Gateway, key: str | None, accept: str = "") -> tuple[int, str, str]:
@@ -155,7 +147,9 @@ def test_a_key_that_nobody_knows_is_a_request_too(gateway: Gateway):
     assert value(scrape(gateway, MASTER)[2], name, status_code="401") == before + 1
 
 
-def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_path: Path):
+def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(
+    start: Callable[..., Gateway], lab: Lab
+):
     groups = [lab.deployment("main", "main-a"), lab.deployment("main", "main-b")]
     groups += [lab.deployment(name) for name in ("spare", "lost", "dead", "free")]
     settings = {
@@ -176,7 +170,7 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_
     lab.moods |= dict.fromkeys(("main-a", "main-b", "lost", "dead", "free"), "e500") | {
         "spare": "limits"
     }
-    running = Gateway(tmp_path, settings).wait()
+    running = start(settings).wait()
     try:
         with running.client() as client:
             body = {**CHAT, "model": "main"}
@@ -209,58 +203,53 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(lab: Lab, tmp_
             value(found, "litellm_remaining_tokens_metric", **left) == 2**32 - 2
         )  # as much as fits
     finally:
-        running.stop()
         lab.moods.clear()
 
 
-def test_time_in_the_queue(lab: Lab, tmp_path: Path):
+def test_time_in_the_queue(start: Callable[..., Gateway], lab: Lab):
     limits = {"max_in_flight_requests_per_worker": 1, "max_queued_requests_per_worker": 5}
     general = {"master_key": MASTER, **limits}
     models = [lab.deployment("one")]
-    running = Gateway(tmp_path, {"model_list": models, "general_settings": general}).wait()
+    running = start({"model_list": models, "general_settings": general}).wait()
     name = "litellm_request_queue_time_seconds"
-    try:
-        with running.client() as first, running.client() as second:
-            slow = mark("hang")
-            body = {"model": "one", "messages": [{"role": "user", "content": slow}]}
-            first.send(request("/v1/chat/completions", body))
-            hit = lab.stalled(slow)
-            body = {"model": "one", "messages": [{"role": "user", "content": mark("ok")}]}
-            second.send(request("/v1/chat/completions", body))
-            until(lambda: running.counters()["queued"] == 1)
-            lab.release(hit)
-            assert [first.answer().status, second.answer().status] == [200, 200]
-        until(lambda: value(scrape(running, MASTER)[2], f"{name}_count") == 2)
-        at_once, late = sorted(running.events(), key=lambda event: event["queued_us"])
-        assert at_once["queued_us"] == 0
-        assert 0 < late["queued_us"] <= late["duration_us"]
-        found = value(scrape(running, MASTER)[2], f"{name}_sum")
-        assert found == pytest.approx(late["queued_us"] / 1e6)
-    finally:
-        running.stop()
+    with running.client() as first, running.client() as second:
+        slow = mark("hang")
+        body = {"model": "one", "messages": [{"role": "user", "content": slow}]}
+        first.send(request("/v1/chat/completions", body))
+        hit = lab.stalled(slow)
+        body = {"model": "one", "messages": [{"role": "user", "content": mark("ok")}]}
+        second.send(request("/v1/chat/completions", body))
+        until(lambda: running.counters()["queued"] == 1)
+        lab.release(hit)
+        assert [first.answer().status, second.answer().status] == [200, 200]
+    until(lambda: value(scrape(running, MASTER)[2], f"{name}_count") == 2)
+    at_once, late = sorted(running.events(), key=lambda event: event["queued_us"])
+    assert at_once["queued_us"] == 0
+    assert 0 < late["queued_us"] <= late["duration_us"]
+    found = value(scrape(running, MASTER)[2], f"{name}_sum")
+    assert found == pytest.approx(late["queued_us"] / 1e6)
 
 
-def test_an_end_user_behind_what_was_sent_already(mock_port: int, tmp_path: Path):
+def test_an_end_user_behind_what_was_sent_already(start: Callable[..., Gateway], mock_port: int):
     settings = config(mock_port)
     settings["general_settings"]["metrics_labels"] = ["end_user"]
-    running = Gateway(tmp_path, settings).wait()
-    try:
-        with running.client() as client:
-            content = "x" * 3_000_000
-            body = {"model": "priced", "messages": [{"role": "user", "content": content}]}
-            raw = request("/v1/chat/completions", {**body, "user": "late"})
-            client.send(raw[:-100])
-            until(lambda: running.counters()["bytes_in"] >= len(raw) - 100)
-            client.send(raw[-100:])
-            assert client.answer().status == 200
-        until(lambda: len(running.events()) == 1)
-        assert running.events()[0]["end_user"] == "late"
-        assert value(scrape(running, MASTER)[2], "litellm_spend_metric_total", end_user="late") > 0
-    finally:
-        running.stop()
+    running = start(settings).wait()
+    with running.client() as client:
+        content = "x" * 3_000_000
+        body = {"model": "priced", "messages": [{"role": "user", "content": content}]}
+        raw = request("/v1/chat/completions", {**body, "user": "late"})
+        client.send(raw[:-100])
+        until(lambda: running.counters()["bytes_in"] >= len(raw) - 100)
+        client.send(raw[-100:])
+        assert client.answer().status == 200
+    until(lambda: len(running.events()) == 1)
+    assert running.events()[0]["end_user"] == "late"
+    assert value(scrape(running, MASTER)[2], "litellm_spend_metric_total", end_user="late") > 0
 
 
-def test_the_configuration_chooses_metrics_and_labels(mock_port: int, tmp_path: Path):
+def test_the_configuration_chooses_metrics_and_labels(
+    start: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
     chosen = [
         {
             "group": "requests",
@@ -271,44 +260,41 @@ def test_the_configuration_chooses_metrics_and_labels(mock_port: int, tmp_path: 
     ]
     settings = config(mock_port, prometheus_metrics_config=chosen)
     settings["general_settings"]["user_header_name"] = "X-Whom"
-    running = Gateway(tmp_path, settings, "--data-dir", str(tmp_path / "data")).wait()
-    try:
-        with running.client() as client:
-            assert client.post("/v1/chat/completions", {**CHAT, "user": "eve"}).status == 200
-            body = {**CHAT, "user": "eve", "stream": True}
-            whom = "x-whom: bob\r\n"
-            assert client.post("/v1/chat/completions", body, extra=whom).status == 200
-            stranger = "x-litellm-end-user-id: " + 40 * "\xe9" + "\r\n"
-            assert client.post("/v1/chat/completions", CHAT, extra=stranger).status == 200
-            claude = {**CHAT, "model": "claude", "max_tokens": 5, "metadata": {"user_id": "amy"}}
-            assert client.post("/v1/messages", claude).status == 200
-        name = "litellm_requests_metric_total"
-        until(lambda: value(scrape(running, MASTER)[2], name) == 4)
-        found = scrape(running, MASTER)[2]
-        families = {f.name: f for f in parse(found)}
-        ours = {n for n in families if n.startswith("litellm_")}
-        assert ours == {
-            "litellm_proxy_total_requests_metric",
-            "litellm_requests_metric",
-            "litellm_llm_api_latency_metric",
-        }
-        seen = {s.labels["end_user"] for s in families["litellm_requests_metric"].samples}
-        assert seen == {"eve", "bob", "amy", 32 * "\xe9"}
-        for sample in families["litellm_requests_metric"].samples:
-            assert set(sample.labels) == {"requested_model", "client_ip", "end_user"}
-            assert sample.labels["client_ip"] == "127.0.0.1"
-        total = "litellm_proxy_total_requests_metric_total"
-        assert value(found, total, stream="True", end_user="bob") == 1
-        latency = families["litellm_llm_api_latency_metric"].samples[0].labels
-        assert "hashed_api_key" in latency
+    running = start(settings, "--data-dir", str(tmp_path / "data")).wait()
+    with running.client() as client:
+        assert client.post("/v1/chat/completions", {**CHAT, "user": "eve"}).status == 200
+        body = {**CHAT, "user": "eve", "stream": True}
+        whom = "x-whom: bob\r\n"
+        assert client.post("/v1/chat/completions", body, extra=whom).status == 200
+        stranger = "x-litellm-end-user-id: " + 40 * "\xe9" + "\r\n"
+        assert client.post("/v1/chat/completions", CHAT, extra=stranger).status == 200
+        claude = {**CHAT, "model": "claude", "max_tokens": 5, "metadata": {"user_id": "amy"}}
+        assert client.post("/v1/messages", claude).status == 200
+    name = "litellm_requests_metric_total"
+    until(lambda: value(scrape(running, MASTER)[2], name) == 4)
+    found = scrape(running, MASTER)[2]
+    families = {f.name: f for f in parse(found)}
+    ours = {n for n in families if n.startswith("litellm_")}
+    assert ours == {
+        "litellm_proxy_total_requests_metric",
+        "litellm_requests_metric",
+        "litellm_llm_api_latency_metric",
+    }
+    seen = {s.labels["end_user"] for s in families["litellm_requests_metric"].samples}
+    assert seen == {"eve", "bob", "amy", 32 * "\xe9"}
+    for sample in families["litellm_requests_metric"].samples:
+        assert set(sample.labels) == {"requested_model", "client_ip", "end_user"}
+        assert sample.labels["client_ip"] == "127.0.0.1"
+    total = "litellm_proxy_total_requests_metric_total"
+    assert value(found, total, stream="True", end_user="bob") == 1
+    latency = families["litellm_llm_api_latency_metric"].samples[0].labels
+    assert "hashed_api_key" in latency
 
-        def rows() -> set[str]:
-            answer = call(running, "GET", "/spend/logs")[1]
-            return {row["end_user"] for row in answer}
+    def rows() -> set[str]:
+        answer = call(running, "GET", "/spend/logs")[1]
+        return {row["end_user"] for row in answer}
 
-        until(lambda: rows() == seen)
-    finally:
-        running.stop()
+    until(lambda: rows() == seen)
 
 
 def test_openmetrics_if_asked_for(gateway: Gateway):
@@ -320,26 +306,23 @@ def test_openmetrics_if_asked_for(gateway: Gateway):
     assert {"litellm_requests_metric", "litellm_deployment_state", "fastproxy_requests"} <= names
 
 
-def test_it_can_be_opened_and_says_less_then(mock_port: int, tmp_path: Any):
+def test_it_can_be_opened_and_says_less_then(start: Callable[..., Gateway], mock_port: int):
     settings = {"require_auth_for_metrics_endpoint": False, "custom_prometheus_tags": ["blue-1"]}
-    opened = Gateway(tmp_path, config(mock_port, **settings)).wait()
-    try:
-        make(opened, "/key/generate", {"key_alias": "quiet"})
-        with opened.client() as client:
-            assert client.post("/v1/chat/completions", CHAT).status == 200
-            tagged = "x-litellm-tags: red, blue-1\r\n"
-            assert client.post("/v1/chat/completions", CHAT, extra=tagged).status == 200
+    opened = start(config(mock_port, **settings)).wait()
+    make(opened, "/key/generate", {"key_alias": "quiet"})
+    with opened.client() as client:
+        assert client.post("/v1/chat/completions", CHAT).status == 200
+        tagged = "x-litellm-tags: red, blue-1\r\n"
+        assert client.post("/v1/chat/completions", CHAT, extra=tagged).status == 200
 
-        def counted() -> bool:
-            status, _, text = scrape(opened, None)
-            return status == 200 and value(text, "litellm_requests_metric_total") == 2
+    def counted() -> bool:
+        status, _, text = scrape(opened, None)
+        return status == 200 and value(text, "litellm_requests_metric_total") == 2
 
-        until(counted)
-        name = "litellm_requests_metric_total"
-        assert value(scrape(opened, None)[2], name, tag_blue_1="true") == 1
-        assert f"127.0.0.1:{mock_port}" not in scrape(opened, None)[2]
-    finally:
-        opened.stop()
+    until(counted)
+    name = "litellm_requests_metric_total"
+    assert value(scrape(opened, None)[2], name, tag_blue_1="true") == 1
+    assert f"127.0.0.1:{mock_port}" not in scrape(opened, None)[2]
 
 
 def test_the_dashboard_and_the_alerts_name_only_what_there_is(gateway: Gateway):

@@ -105,7 +105,7 @@ def test_what_finds_the_ring_full_is_a_sum(start, mock_port: int):
     assert counters["events_dropped"] == 0
 
 
-def test_sums_in_shared_memory_outlive_the_whole_tree(start, mock_port: int, tmp_path: Path):
+def test_sums_in_shared_memory_outlive_the_whole_tree(start, serve, mock_port: int):
     running = start(priced_config(mock_port)).wait()
     count = 16_384 + 500
     key = make(running, "/key/generate", {})["key"]
@@ -116,14 +116,11 @@ def test_sums_in_shared_memory_outlive_the_whole_tree(start, mock_port: int, tmp
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         running.process.wait(10)
-    again = Gateway(running.path.parent, running.path.read_text()).wait()
-    try:
-        until(lambda: booked(again, key, count, paid), what="what an earlier run left")
-    finally:
-        assert again.stop() == 0
+    again = serve(running.path.read_text(), folder=running.path.parent)
+    until(lambda: booked(again, key, count, paid), what="what an earlier run left")
 
 
-def test_old_rows_are_deleted_and_sums_stay(start, mock_port: int):
+def test_old_rows_are_deleted_and_sums_stay(start, serve, mock_port: int):
     config = priced_config(mock_port)
     running = start(config).wait()
     key = make(running, "/key/generate", {})["key"]
@@ -132,10 +129,6 @@ def test_old_rows_are_deleted_and_sums_stay(start, mock_port: int):
     assert len(rows(running, f"api_key={key}")) == 5
     assert running.stop() == 0
     config["general_settings"]["maximum_spend_logs_retention_period"] = "1s"
-    directory = running.path.parent
-    again = Gateway(directory, config).wait()
-    try:
-        until(lambda: rows(again, f"api_key={key}") == [], what="an end of the rows")
-        assert booked(again, key, 5, paid)
-    finally:
-        assert again.stop() == 0
+    again = serve(config, folder=running.path.parent)
+    until(lambda: rows(again, f"api_key={key}") == [], what="an end of the rows")
+    assert booked(again, key, 5, paid)

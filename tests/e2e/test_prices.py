@@ -1,6 +1,6 @@
 """What has a price of its own, in the real process tree: images, speech, sound, and the cost in a stream's usage."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -11,7 +11,9 @@ from spending import INPUT, OUTPUT, priced_config, rows
 
 
 @pytest.fixture(scope="module")
-def shop(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shop(
+    mock_port: int, serve: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
+) -> Gateway:
     config = priced_config(mock_port)
 
     def sells(name: str, **prices: float) -> None:
@@ -32,14 +34,7 @@ def shop(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
             "headers": {"authorization": f"Bearer {UPSTREAM_KEY}"},
         }
     ]
-    place = tmp_path_factory.mktemp("shop")
-    running = Gateway(place, config, "--data-dir", str(place / "data"), "--num_workers", "1").wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config, "--data-dir", str(tmp_path_factory.mktemp("shop") / "data"))
 
 
 def client(gateway: Gateway, key: str = MASTER) -> openai.OpenAI:
@@ -135,16 +130,11 @@ def test_no_cost_where_nobody_asked_or_nobody_knows(shop: Gateway):
     assert "cost" not in usage
 
 
-def test_the_cost_in_streams_can_be_turned_off(
-    mock_port: int, tmp_path_factory: pytest.TempPathFactory
-):
+def test_the_cost_in_streams_can_be_turned_off(start: Callable[..., Gateway], mock_port: int):
     config = priced_config(mock_port)
     config.setdefault("litellm_settings", {})["include_cost_in_streaming_usage"] = False
-    running = Gateway(tmp_path_factory.mktemp("off"), config, "--num_workers", "1").wait()
-    try:
-        usage, _ = usage_of(running, "priced", stream_options={"include_usage": True})
-    finally:
-        running.stop()
+    running = start(config).wait()
+    usage, _ = usage_of(running, "priced", stream_options={"include_usage": True})
     assert usage is not None
     assert "cost" not in usage
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,8 @@ from spending import CHAT, INPUT, OUTPUT, ask, control_pid, cost, get, priced_co
 
 
 @pytest.fixture(scope="module")
-def spending(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(
-        tmp_path_factory.mktemp("spending"), priced_config(mock_port), "--num_workers", "2"
-    ).wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+def spending(mock_port: int, serve: Callable[..., Gateway]) -> Gateway:
+    return serve(priced_config(mock_port), "--num_workers", "2")
 
 
 def test_a_request_is_a_row_and_part_of_every_sum(spending: Gateway):
@@ -267,9 +259,11 @@ def test_calculate(spending: Gateway):
     assert "no price" in answer["error"]["message"]
 
 
-def test_every_answer_is_charged_once_whatever_dies(mock_port: int, tmp_path: Path):
+def test_every_answer_is_charged_once_whatever_dies(
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
+):
     """Control is killed again and again while requests go on; the store is read after the end."""
-    running = Gateway(tmp_path, priced_config(mock_port), "--num_workers", "2").wait()
+    running = start(priced_config(mock_port), "--num_workers", "2").wait()
     key = make(running, "/key/generate", {})["key"]
     owed: dict[str, float] = {}
     with Client(running.port) as client:
@@ -285,12 +279,11 @@ def test_every_answer_is_charged_once_whatever_dies(mock_port: int, tmp_path: Pa
     assert running.stop() == 0
     assert "Traceback" not in running.log, running.log
     assert "Task exception" not in running.log, running.log
-    again = Gateway(tmp_path, running.path.read_text()).wait()
+    again = serve(running.path.read_text(), folder=running.path.parent)
     found = rows(again, f"api_key={key}&page_size=1000")
     assert {row["request_id"]: row["spend"] for row in found} == owed
     assert len(found) == len(owed) == 200
     assert spent(again, key) == pytest.approx(sum(owed.values()), abs=1e-12)
-    assert again.stop() == 0
 
 
 def test_an_answer_says_what_it_cost_and_what_the_key_has_left(spending: Gateway):
@@ -313,7 +306,9 @@ def test_an_answer_says_what_it_cost_and_what_the_key_has_left(spending: Gateway
     assert bare.header("x-litellm-key-spend") is None
 
 
-def test_budgets_of_the_file_hold_and_outlive_the_process_tree(mock_port: int, tmp_path: Path):
+def test_budgets_of_the_file_hold_and_outlive_the_process_tree(
+    start: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
     config = priced_config(mock_port)
     model = config["model_list"][-1]["litellm_params"]
     config["model_list"] += [
@@ -329,37 +324,34 @@ def test_budgets_of_the_file_hold_and_outlive_the_process_tree(mock_port: int, t
     config.setdefault("router_settings", {})["fallbacks"] = [{"capped": ["spare"]}]
 
     def started() -> Gateway:
-        return Gateway(tmp_path, config, "--data-dir", str(tmp_path / "data")).wait()
+        return start(config, "--data-dir", str(tmp_path / "data")).wait()
 
     gateway = started()
-    try:
-        assert ask(gateway, "sk-of-the-file-1").status == 200
-        refused = ask(gateway, "sk-of-the-file-1")
-        assert refused.status == 422, refused.body
-        assert ask(gateway, "sk-of-the-file-2", model="capped").status == 200
-        answer = ask(gateway, "sk-of-the-file-2", model="capped", disable_fallbacks=True)
-        assert answer.status == 429, answer.body
-        assert "Exceeded budget for deployment" in answer.json()["error"]["message"]
-        fallen = ask(gateway, "sk-of-the-file-2", model="capped")
-        assert (fallen.status, fallen.header("x-litellm-model-group")) == (200, "spare")
-        until(lambda: get(gateway, "/global/spend")["spend"] > 0)
-    finally:
-        gateway.stop()
+    assert ask(gateway, "sk-of-the-file-1").status == 200
+    refused = ask(gateway, "sk-of-the-file-1")
+    assert refused.status == 422, refused.body
+    assert ask(gateway, "sk-of-the-file-2", model="capped").status == 200
+    answer = ask(gateway, "sk-of-the-file-2", model="capped", disable_fallbacks=True)
+    assert answer.status == 429, answer.body
+    assert "Exceeded budget for deployment" in answer.json()["error"]["message"]
+    fallen = ask(gateway, "sk-of-the-file-2", model="capped")
+    assert (fallen.status, fallen.header("x-litellm-model-group")) == (200, "spare")
+    until(lambda: get(gateway, "/global/spend")["spend"] > 0)
+    gateway.stop()
     config["litellm_settings"]["max_budget"] = 0.001  # less than was spent
     gateway = started()
-    try:
-        assert ask(gateway, "sk-of-the-file-1").status == 422
-        refused = ask(gateway, "sk-of-the-file-2")
-        assert refused.status == 422
-        assert "Max budget: 0.001" in refused.json()["error"]["message"]
-        assert ask(gateway, MASTER).status == 200
-        status, _ = call(gateway, "GET", "/metrics")
-        assert status == 200
-    finally:
-        gateway.stop()
+    assert ask(gateway, "sk-of-the-file-1").status == 422
+    refused = ask(gateway, "sk-of-the-file-2")
+    assert refused.status == 422
+    assert "Max budget: 0.001" in refused.json()["error"]["message"]
+    assert ask(gateway, MASTER).status == 200
+    status, _ = call(gateway, "GET", "/metrics")
+    assert status == 200
 
 
-def test_a_try_that_timed_out_is_a_row_of_its_own(mock_port: int, tmp_path: Path):
+def test_a_try_that_timed_out_is_a_row_of_its_own(
+    start: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
     config = priced_config(mock_port)
     params = config["model_list"][-1]["litellm_params"]
     slow = {**params, "model": "openai/mock-delay5000", "timeout": 0.3, "order": 1}
@@ -368,24 +360,21 @@ def test_a_try_that_timed_out_is_a_row_of_its_own(mock_port: int, tmp_path: Path
         {"model_name": "twice", "litellm_params": {**params, "order": 2}},
     ]
     config.setdefault("router_settings", {})["num_retries"] = 1
-    gateway = Gateway(tmp_path, config, "--data-dir", str(tmp_path / "data")).wait()
-    try:
-        key = make(gateway, "/key/generate", {"max_budget": 100})["key"]
-        answer = ask(gateway, key, model="twice")
-        assert (answer.status, answer.header("x-litellm-attempted-retries")) == (200, "1")
-        until(lambda: len(get(gateway, f"/spend/logs?api_key={key}")) == 2)
-        last, first = get(gateway, f"/spend/logs?api_key={key}")
-        assert first["request_id"] == last["request_id"]
-        assert (first["status_code"], last["status_code"]) == (408, 200)
-        assert (first["estimated"], first["completion_tokens"]) == (True, CHAT["max_tokens"])
-        owed = first["prompt_tokens"] * INPUT + first["completion_tokens"] * OUTPUT
-        assert float(first["spend"]) == pytest.approx(owed / 1e9)
-        assert float(last["spend"]) == pytest.approx(cost(answer))
-        assert spent(gateway, key) == pytest.approx(float(first["spend"]) + cost(answer))
-        activity = get(gateway, "/global/activity")
-        assert activity["sum_api_requests"] == 1
-    finally:
-        gateway.stop()
+    gateway = start(config, "--data-dir", str(tmp_path / "data")).wait()
+    key = make(gateway, "/key/generate", {"max_budget": 100})["key"]
+    answer = ask(gateway, key, model="twice")
+    assert (answer.status, answer.header("x-litellm-attempted-retries")) == (200, "1")
+    until(lambda: len(get(gateway, f"/spend/logs?api_key={key}")) == 2)
+    last, first = get(gateway, f"/spend/logs?api_key={key}")
+    assert first["request_id"] == last["request_id"]
+    assert (first["status_code"], last["status_code"]) == (408, 200)
+    assert (first["estimated"], first["completion_tokens"]) == (True, CHAT["max_tokens"])
+    owed = first["prompt_tokens"] * INPUT + first["completion_tokens"] * OUTPUT
+    assert float(first["spend"]) == pytest.approx(owed / 1e9)
+    assert float(last["spend"]) == pytest.approx(cost(answer))
+    assert spent(gateway, key) == pytest.approx(float(first["spend"]) + cost(answer))
+    activity = get(gateway, "/global/activity")
+    assert activity["sum_api_requests"] == 1
 
 
 def test_tags_of_a_request_are_summed(spending: Gateway):

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,9 @@ def config_of(mock_port: int, **general: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def keeping(mock_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    place = tmp_path_factory.mktemp("keeping")
+def keeping(mock_port: int, serve: Start) -> Gateway:
     config = config_of(mock_port, store_prompts_in_spend_logs=True)
-    running = Gateway(place, config, "--num_workers", "2").wait()
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    return serve(config, "--num_workers", "2")
 
 
 def kept(gateway: Gateway, call_id: str | None) -> dict[str, Any]:

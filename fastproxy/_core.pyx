@@ -31,8 +31,9 @@ from fastproxy._head cimport (
     H_TRANSFER_ENCODING, H_UPGRADE, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
     H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
+from fastproxy._gates cimport Gate
 from fastproxy._limits cimport (
-    ADMITTED, MAX_GATES, NO_COUNTER, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, Gate, Hold, Limits)
+    ADMITTED, MAX_GATES, NO_COUNTER, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, Hold, Limits)
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
 from fastproxy._multipart cimport MultipartScan
 from fastproxy._pool cimport Pool

@@ -1,7 +1,15 @@
 # Limits and budgets in shared memory: see _limits.pyx for the layout and the order of its writes.
+from fastproxy._gates cimport Gate
+
 cdef enum:
     COUNTERS = 65536      # entities with limits that can be told apart: keys, users, teams, members, models of a key
     MAX_GATES = 12        # limits that one request has to pass
+
+cdef enum:
+    BUCKETS = 7           # of a sliding window
+    PROBES = 512          # counters looked at for a name
+    FOR_EVER = 2          # period of a budget without duration
+    GONE = 2              # a counter whose owner has left: looking for a name goes on behind it
 
 cdef enum:                # why a request is not admitted
     ADMITTED = 0
@@ -18,7 +26,7 @@ cdef struct Counter:
     unsigned long long period     # end of the budget's period, seconds since 1970, << 1 | being begun; 0: not yet
     long long spent               # nano-dollars in this period
     unsigned long long touched    # sixteenths of a second: when a request last came
-    unsigned long long ties       # KEPT, OWED
+    unsigned long long ties       # why it may not leave: control's
     unsigned long long spare      # a cache line each: neighbours don't slow each other
 
 cdef struct Hold:                 # what one request has of one gate
@@ -31,26 +39,6 @@ cdef struct Hold:                 # what one request has of one gate
     long long budget              # nano-dollars; -1: money is not counted
     unsigned long long period
 
-cdef class Gate:
-    # The limits of one entity, or of one model of it.
-    cdef readonly str scope       # as messages say it: api_key, user, team, team_member, model_per_key, …
-    cdef readonly str value       # whose, without credential
-    cdef readonly bytes model     # the group's name that the client asked for; None: all
-    cdef readonly long long rpm   # -1: no limit, of each
-    cdef readonly long long tpm
-    cdef readonly long long parallel
-    cdef readonly long long budget        # nano-dollars
-    cdef readonly long long spend         # what the store had of it
-    cdef readonly str duration            # of the budget, None: for ever
-    cdef unsigned long long ends          # of the period, seconds since 1970, 0: never
-    cdef unsigned long long name
-    cdef int slot
-    cdef bint estimates           # needs to know tokens or money beforehand
-    cdef bytes requests_line      # of an answer's head, up to what remains
-    cdef bytes tokens_line
-    cdef bytes key_lines          # x-litellm-key-…: of the key's own limits; None: of somebody else's
-    cdef void move_on(self, long long wall)
-
 cdef class Limits:
     cdef object mapping
     cdef Counter* counters
@@ -62,7 +50,6 @@ cdef class Limits:
     cdef int* parallel            # … and requests in flight
     cdef long long* own_money
     cdef int* own_parallel
-    cdef int alone                # control's: a lock on the file, so that only one process changes whose counters are
     cdef readonly long long used          # of the last refusal
     cdef readonly long long resets        # seconds until the window or period ends
     cdef int find(self, unsigned long long name) noexcept nogil
@@ -77,9 +64,6 @@ cdef class Limits:
     cdef bint is_spent(self, Gate gate, long long wall)
     cdef void charge(self, Gate gate, long long wall, long long money)
     # --- private
-    cdef bint _settle_down(self, Gate gate, long long wall)
-    cdef bint _in_use(self, int slot) noexcept nogil
-    cdef bint _owes(self, Counter* c, long long wall) noexcept nogil
     cdef void _less(self, unsigned long long* word, unsigned int window, long long n) noexcept nogil
     cdef unsigned long long* _word(self, int slot, bint tokens, unsigned int window) noexcept nogil
     cdef int _count(self, int slot, bint tokens, unsigned int* window, long long now, long long n,

@@ -4,10 +4,9 @@ Layout of the file: a 64-byte header (magic, layout, workers), COUNTERS counters
 writes, then for each worker two columns of its own: money reserved and requests in flight, by counter; then the
 buckets of sliding windows.
 
-Whose a counter is, control alone decides: it gives one to every gate of a record before a worker sees that (`claim`),
-and takes those back that nobody has used for a while when room gets short (`leave`, `free`). A worker counts a request
-in its column of those in flight first and looks at the counter's name then; control changes the name first and looks at
-the columns then. So one of the two sees the other, and no counter leaves under a request.
+Whose a counter is, control alone decides (_owners.pyx). A worker counts a request in its column of those in flight first
+and looks at the counter's name then; control changes the name first and looks at the columns then. So one of the two sees
+the other, and no counter leaves under a request.
 
 - Requests and tokens: a window of 60 s from the first request of that limit, its beginning and its count in one
   atomic word. A request is counted and judged by one compare-and-swap: it is never admitted beyond the limit.
@@ -28,49 +27,19 @@ goes backwards. At the bound no new entity gets a counter, nor its requests in: 
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from posix.unistd cimport close
 
-import fcntl
-import hashlib
 import mmap
 import os
 import time
 
-from contextlib import contextmanager
-
-from fastproxy.durations import next_reset
-
-cdef extern from *:
-    """
-    #define lm_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
-    #define lm_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
-    #define lm_note(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-    #define lm_add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_SEQ_CST)
-    static inline int lm_swap(unsigned long long *p, unsigned long long old, unsigned long long new_) {
-        return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    }
-    """
-    unsigned long long lm_load(unsigned long long*) noexcept nogil
-    long long lm_load_money "lm_load"(long long*) noexcept nogil
-    int lm_load_count "lm_load"(int*) noexcept nogil
-    void lm_store(unsigned long long*, unsigned long long) noexcept nogil
-    void lm_note(unsigned long long*, unsigned long long) noexcept nogil
-    void lm_store_money "lm_store"(long long*, long long) noexcept nogil
-    long long lm_add(long long*, long long) noexcept nogil
-    int lm_add_count "lm_add"(int*, int) noexcept nogil
-    bint lm_swap(unsigned long long*, unsigned long long, unsigned long long) noexcept nogil
+from fastproxy._atomic cimport (
+    lm_add, lm_add_count, lm_load, lm_load_count, lm_load_money, lm_note, lm_store, lm_store_money, lm_swap)
 
 cdef enum:
     HEADER_SIZE = 64
     WINDOW = 960          # sixteenths of a second
     BUCKET = 160
-    BUCKETS = 7
-    PROBES = 512          # counters looked at for a name
     PATIENCE = 100000     # looks at a period that another worker begins, before that one is taken for dead
-    FOR_EVER = 2          # period of a budget without duration
-    GONE = 2              # a counter whose owner has left: looking for a name goes on behind it
-    KEPT = 1              # ties of a counter: it never leaves …
-    OWED = 2              # … or not before its period ends, since its sum stands nowhere else
 
 cdef long long COUNT_MAX = 0xFFFFFFFF
 cdef unsigned long long COUNT_BITS = 0xFFFFFFFF
@@ -94,80 +63,21 @@ def create(str path, int workers):
         os.close(fd)
 
 
-def counter_name(str kind, str owner, str model, str duration):
-    """Which counter is whose: 62 bits of a hash between two ones."""
-    text = "\0".join((kind, owner, model or "", duration or ""))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") | 1 << 63 | 1
-
-
 def boot_seconds():
     """What windows are counted in: it goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-cdef long long limit_of(value):
-    return -1 if value is None else max(0, min(int(value), 1 << 62))
-
-
-cdef class Gate:
-    """The limits of one entity, or of one model of it; made from a record's `limits`."""
-
-    def __init__(self, str scope, str value, str owner, dict limits, str model=None):
-        self.scope = scope
-        self.value = value
-        self.model = None if model is None else model.encode()
-        self.rpm = limit_of(limits.get("rpm_limit"))
-        self.tpm = limit_of(limits.get("tpm_limit"))
-        self.parallel = limit_of(limits.get("max_parallel_requests"))
-        self.budget = limit_of(limits.get("max_budget"))
-        self.spend = limits.get("spend") or 0
-        self.duration = limits.get("budget_duration")
-        self.ends = int(limits.get("budget_reset_at") or 0) if self.duration else 0
-        self.name = counter_name(scope, owner, model, self.duration)
-        self.slot = -1
-        self.estimates = self.tpm >= 0 or self.budget >= 0
-        self.requests_line = self._line("requests", self.rpm)
-        self.tokens_line = self._line("tokens", self.tpm)
-        self.key_lines = None
-        if scope == "api_key":
-            lines = [f"x-litellm-key-{name}-limit: {limit}\r\n" for name, limit in (("tpm", self.tpm), ("rpm", self.rpm))
-                     if limit >= 0]
-            if self.budget >= 0:
-                lines.append(f"x-litellm-key-max-budget: {self.budget / 1e9!r}\r\n")
-            self.key_lines = "".join(lines).encode()
-
-    def _line(self, str what, limit):
-        return f"x-ratelimit-{self.scope}-limit-{what}: {limit}\r\n" \
-            f"x-ratelimit-{self.scope}-remaining-{what}: ".encode()
-
-    def begin(self, long long wall, long long spent):
-        """`spent` has been spent in the period that `wall` lies in, when its counter begins."""
-        if self.duration is not None and wall >= <long long>self.ends:
-            self.move_on(wall)
-        self.spend = spent
-
-    cdef void move_on(self, long long wall):
-        # The period that `wall` lies in.
-        self.ends = next_reset(self.duration, wall * 1000) // 1000
-        self.spend = 0                        # the store's was of the period before
-
-
 cdef class Limits:
     """The file, seen by one worker (`index`) or by control (-1)."""
 
-    def __cinit__(self, str path, int index):
+    def __cinit__(self, str path, int index=-1):
         cdef Py_buffer view
         cdef char* base
-        self.alone = -1
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             mapping = mmap.mmap(fd, 0)
-        except BaseException:
-            os.close(fd)
-            raise
-        if index < 0:
-            self.alone = fd
-        else:
+        finally:
             os.close(fd)
         if int.from_bytes(mapping[0:8], "little") != MAGIC \
                 or int.from_bytes(mapping[8:16], "little") != LAYOUT:
@@ -188,10 +98,6 @@ cdef class Limits:
             self.own_money = self.money + <Py_ssize_t>index * COUNTERS
             self.own_parallel = self.parallel + <Py_ssize_t>index * COUNTERS
             self.sweep(index)
-
-    def __dealloc__(self):
-        if self.alone >= 0:
-            close(self.alone)          # not Python's, which may be gone by now
 
     def sweep(self, int index):
         """What a dead worker held: its reservations count as spent, its requests in flight are free."""
@@ -483,7 +389,7 @@ cdef class Limits:
         """Nano-dollars that are settled in the present period."""
         return lm_load_money(&self.counters[gate.slot].spent)
 
-    # -- for control and tests
+    # -- for people and tests
 
     def describe(self, Gate gate):
         """The state of a gate's counter, for people."""
@@ -497,145 +403,6 @@ cdef class Limits:
             "requests": self.count_now(slot, False, now), "tokens": self.count_now(slot, True, now),
             "in_flight": self.in_flight(slot), "spent": c.spent, "reserved": self.reserved(slot),
         }
-
-    def period_end(self, Gate gate):
-        """Seconds since 1970 at which the period ends that is counted; 0: none has begun."""
-        cdef int slot = self.find(gate.name)
-        return 0 if slot < 0 else self.counters[slot].period >> 1
-
-    def set_spent(self, Gate gate, long long spent):
-        """An administrator set what an entity has spent."""
-        cdef int slot = self.find(gate.name)
-        if slot >= 0 and lm_load(&self.counters[slot].period):
-            lm_store_money(&self.counters[slot].spent, spent)
-
-    # -- whose a counter is: for control
-
-    def has(self, Gate gate):
-        """Whether a gate has a counter."""
-        return self._slot(gate) >= 0
-
-    @contextmanager
-    def _lock(self):
-        # During a restart there are two control processes. The kernel lets go when one dies.
-        fcntl.flock(self.alone, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.alone, fcntl.LOCK_UN)
-
-    def claim(self, gates, long long wall, bint kept=False, bint owed=False):
-        """Gives every gate that has none a counter, which begins with the gate's `spend`; those without room.
-
-        wall: seconds since 1970. kept: it never leaves; owed: it does not leave within its period."""
-        cdef Gate gate
-        cdef int ties = (KEPT if kept else 0) | (OWED if owed else 0)
-        without = []
-        with self._lock():
-            for gate in gates:
-                if self._slot(gate) < 0 and not self._settle_down(gate, wall):
-                    without.append(gate)
-                else:
-                    lm_note(&self.counters[gate.slot].touched, <unsigned long long>(boot_seconds() * 16))
-                    self.counters[gate.slot].ties |= ties
-        return without
-
-    cdef bint _settle_down(self, Gate gate, long long wall):
-        # One of its own again that was about to leave, or the first one free.
-        cdef Counter* c
-        cdef int at = <int>(gate.name % COUNTERS), free = -1, i
-        for _ in range(PROBES):
-            c = &self.counters[at]
-            if c.name == gate.name - 1:
-                lm_store(&c.name, gate.name)
-                gate.slot = at
-                return True
-            if free < 0 and (c.name == 0 or c.name == GONE):
-                free = at
-            if c.name == 0:
-                break
-            at = (at + 1) % COUNTERS
-        if free < 0:
-            return False
-        gate.slot = free
-        c = &self.counters[free]
-        c.requests = c.tokens = c.period = c.ties = 0
-        c.spent = 0
-        for i in range(2 * BUCKETS):
-            self.buckets[2 * BUCKETS * <Py_ssize_t>free + i] = 0
-        if gate.budget >= 0:
-            self._current(gate, wall)
-        lm_store(&c.name, gate.name)           # last: whoever finds it finds it whole
-        return True
-
-    @property
-    def taken(self):
-        """How many counters are somebody's."""
-        cdef int at, found = 0
-        for at in range(COUNTERS):
-            found += self.counters[at].name > GONE
-        return found
-
-    def leave(self, int most, double idle, double now, long long wall):
-        """Up to `most` counters that nobody has used for `idle` seconds are about to leave, those first that were used
-        longest ago: [(slot, whether money was counted)]. `free` or `stay` has to follow. now: `boot_seconds`."""
-        cdef Counter* c
-        cdef int at
-        cdef unsigned long long until = <unsigned long long>(max(0.0, now - idle) * 16), name
-        found = []
-        with self._lock():
-            for at in range(COUNTERS):
-                c = &self.counters[at]
-                if c.name & 1 and c.touched <= until and not c.ties & KEPT \
-                        and not (c.ties & OWED and self._owes(c, wall)) and not self._in_use(at):
-                    found.append((c.touched, at * 40503 & 0xFFFF, at))     # among equals from all over the table
-            found.sort()
-            gone = []
-            for _, _, at in found[:most]:
-                c = &self.counters[at]
-                name = c.name
-                lm_store(&c.name, name - 1)
-                if self._in_use(at) or lm_load(&c.touched) > until:
-                    lm_store(&c.name, name)    # a request was quicker
-                else:
-                    gone.append((at, c.period != 0))
-        return gone
-
-    cdef bint _in_use(self, int slot) noexcept nogil:
-        return self.in_flight(slot) != 0 or self.reserved(slot) != 0
-
-    cdef bint _owes(self, Counter* c, long long wall) noexcept nogil:
-        # Whether a period is under way (or none, for ever) of which something is spent.
-        return c.period != 0 and c.spent > 0 and (c.period == FOR_EVER or <long long>(c.period >> 1) > wall)
-
-    def keep_only(self, gates):
-        """No others are kept: the configuration does not have them any more."""
-        cdef Gate gate
-        cdef int at
-        names = {gate.name for gate in gates}
-        with self._lock():
-            for at in range(COUNTERS):
-                if self.counters[at].ties & KEPT and self.counters[at].name not in names:
-                    self.counters[at].ties &= ~<unsigned long long>KEPT
-
-    def free(self, slots):
-        """Counters that were about to leave, and that nobody has asked for meanwhile, are nobody's."""
-        cdef int at
-        with self._lock():
-            for at in slots:
-                if self.counters[at].name > GONE and not self.counters[at].name & 1:
-                    lm_store(&self.counters[at].name, GONE)
-            for at in range(COUNTERS - 1, -1, -1):      # what has nothing behind it ends a search again
-                if self.counters[at].name == GONE and self.counters[(at + 1) % COUNTERS].name == 0:
-                    lm_store(&self.counters[at].name, 0)
-
-    def stay(self, slots=None):
-        """Counters that were about to leave don't; None: all of them, whoever has wanted it."""
-        cdef int at
-        with self._lock():
-            for at in range(COUNTERS) if slots is None else slots:
-                if self.counters[at].name > GONE and not self.counters[at].name & 1:
-                    lm_store(&self.counters[at].name, self.counters[at].name + 1)
 
 
 cdef class Trial:
@@ -673,52 +440,3 @@ cdef class Trial:
         while self.count:
             self.count -= 1
             self.limits.give_back(&self.holds[self.count], tokens, money)
-
-
-def gates_of(dict record, dict defaults=None):
-    """The gates of a key's record, in the order in which they are passed; () without limits.
-
-    defaults: {model: {"rpm_limit": …, "tpm_limit": …}} of each key that says nothing of these models itself."""
-    found = []
-    owners = (("key", "api_key", record["digest"], record.get("name") or ""),
-              ("member", "team_member", f"{record.get('team_id')}\0{record.get('user_id')}",
-               f"{record.get('team_id')}:{record.get('user_id')}"),
-              ("user", "user", record.get("user_id") or "", record.get("user_id") or ""),
-              ("team", "team", record.get("team_id") or "", record.get("team_id") or ""))
-    for part, scope, owner, value in owners:
-        limits = (record.get("limits") or {}).get(part) or {}
-        if any(limits.get(name) is not None
-               for name in ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget")):
-            found.append(Gate(scope, value, owner, limits))
-        models = {}
-        for name, limit in (("model_rpm_limit", "rpm_limit"), ("model_tpm_limit", "tpm_limit")):
-            for model, number in (limits.get(name) or {}).items():
-                models.setdefault(model, {})[limit] = number
-        if defaults is not None and part == "key" and not record.get("master"):
-            for model, own in defaults.items():
-                models.setdefault(model, own)
-        for model, budget in (limits.get("model_max_budget") or {}).items():
-            models[model] = {**models.get(model, {}), **_budget(budget),
-                             "spend": (limits.get("model_spend") or {}).get(model, 0)}
-        found += [Gate("model_per_" + part, f"{value}:{model}", owner, limit, model)
-                  for model, limit in models.items()]
-    return tuple(found)
-
-
-def group_gate(dict group):
-    """The gate of a snapshot's model group, for all keys together; None: it has no limit."""
-    limits = group.get("limits")
-    if not limits:
-        return None
-    name = group.get("name") or group["pattern"]
-    return Gate("model_group", name, name, limits)
-
-
-def _budget(budget):
-    # `model_max_budget`: {model: {budget_limit, time_period}}, dollars; the store's are nano-dollars.
-    if not isinstance(budget, dict):
-        budget = {"max_budget": budget}
-    amount = budget.get("budget_limit", budget.get("max_budget"))
-    duration = budget.get("time_period", budget.get("budget_duration"))
-    return {"max_budget": None if amount is None else round(float(amount) * 1e9),
-            "budget_duration": duration}

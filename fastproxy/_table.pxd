@@ -1,6 +1,6 @@
 # The compiled form of a snapshot: what a request looks up, decided at load time.
 from fastproxy._cost cimport Prices
-from fastproxy._limits cimport Gate
+from fastproxy._gates cimport Gate
 from fastproxy._pool cimport Pool
 
 cdef enum:               # endpoints: index of Deployment.heads

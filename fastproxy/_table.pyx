@@ -11,7 +11,7 @@ import fnmatch
 
 from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
-from fastproxy._limits import gates_of, group_gate
+from fastproxy._gates import gates_of, group_gate
 from fastproxy._pool cimport Pool
 from fastproxy._scan import FIELD_NAMES
 

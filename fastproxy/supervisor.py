@@ -271,7 +271,7 @@ class Supervisor:
         from fastproxy._limits import Limits
 
         try:
-            limits = Limits(limits_path(self.runtime.path, len(self.sockets)), -1)
+            limits = Limits(limits_path(self.runtime.path, len(self.sockets)))
             limits.sweep(self._column(generation, index))
         except (OSError, ValueError) as error:
             log.error("what worker-%d had in flight stays counted: %s", index, error)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastproxy import durations
-from fastproxy._limits import Gate, gates_of, group_gate
+from fastproxy._gates import Gate, gates_of, group_gate
 from fastproxy.control.counters import Counters
 from fastproxy.control.store.engine import Store
 

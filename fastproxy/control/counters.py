@@ -10,7 +10,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from fastproxy._limits import CAPACITY, Gate, Limits, boot_seconds
+from fastproxy._gates import Gate
+from fastproxy._limits import CAPACITY, boot_seconds
+from fastproxy._owners import Owners
 
 log = logging.getLogger("fastproxy.control")
 
@@ -24,7 +26,7 @@ WARN_SECONDS = 10.0
 class Counters:
     """Counters of limits, for their owners."""
 
-    def __init__(self, limits: Limits, write: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, limits: Owners, write: Callable[[], Awaitable[bool]]) -> None:
         """write: has everything that was spent written to the store; whether it is."""
         self.limits = limits
         self.write = write

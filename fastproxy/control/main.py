@@ -17,7 +17,8 @@ import orjson
 from aiohttp import ClientSession, DummyCookieJar, web
 
 from fastproxy import __version__, config, durations, logs, prices
-from fastproxy._limits import Limits, gates_of
+from fastproxy._gates import gates_of
+from fastproxy._owners import Owners
 from fastproxy._traffic import Traffic
 from fastproxy.control import budgets, drain, explain, health, metrics, reload
 from fastproxy.control.access_log import AccessLog
@@ -101,9 +102,7 @@ class Control:
         self.served = Served(Path(f"{options.shared_path}{SERVED}"))
         runtime = Path(options.shared_path).parent
         self.spend = Spend(self.rings, runtime, self.served.look_up)
-        self.limits = Limits(
-            limits_path(Path(options.shared_path).parent, options.serve.workers), -1
-        )
+        self.limits = Owners(limits_path(runtime, options.serve.workers))
         self.counters = Counters(self.limits, self._write_spent)
         self.links = Links(
             options.serve.workers, self._all_ready, self._find_keys, self._give_counters

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from fastproxy import __version__, durations
-from fastproxy._limits import Gate, Limits, gates_of
+from fastproxy._gates import Gate, gates_of
+from fastproxy._owners import Owners
 from fastproxy.config.metrics import DEPLOYMENT, Selection
 from fastproxy.control.admin.api import KEY_HEADER, Gateway
 from fastproxy.control.app import Admin, Refused
@@ -80,7 +81,7 @@ class Metrics:
         self,
         admin: Admin,
         series: Series,
-        limits: Limits,
+        limits: Owners,
         records: Describe,
         crossed: Mapping[str, int],
     ) -> None:

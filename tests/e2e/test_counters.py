@@ -15,7 +15,9 @@ from harness import Gateway, request, until
 from lab import Lab, mark
 from spending import control_pid
 
-from fastproxy._limits import Gate, Limits, boot_seconds
+from fastproxy._gates import Gate
+from fastproxy._limits import boot_seconds
+from fastproxy._owners import Owners
 
 KEYS = [
     {"key": f"sk-{name}-0123456789abcdef", "alias": name, **limits}
@@ -56,10 +58,10 @@ def gateway(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
     return behind(groups, router_settings=router, general_settings=general).wait()
 
 
-def limits_of(gateway: Gateway) -> Limits:
+def limits_of(gateway: Gateway) -> Owners:
     """The file of limits, as control sees it."""
     (path,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*/limits-*")  # noqa: S108  # the tree's own
-    return Limits(str(path), -1)
+    return Owners(str(path))
 
 
 def test_an_unknown_model_with_a_fallback_counts(gateway: Gateway):

@@ -7,7 +7,9 @@ import pytest
 from harness import until
 
 from fastproxy import _limits
-from fastproxy._limits import CAPACITY, Gate, Limits, Trial
+from fastproxy._gates import Gate
+from fastproxy._limits import CAPACITY, Limits, Trial
+from fastproxy._owners import Owners
 from fastproxy.control import counters
 from fastproxy.control.counters import Counters
 
@@ -27,10 +29,10 @@ class Store:
 
 
 @pytest.fixture
-def limits(tmp_path: Path) -> Limits:
+def limits(tmp_path: Path) -> Owners:
     file = str(tmp_path / "limits")
     _limits.create(file, 1)
-    return Limits(file, -1)
+    return Owners(file)
 
 
 def gates(first: int, count: int, **limit: object) -> list[Gate]:
@@ -49,7 +51,7 @@ def claim(room: Counters, wanted: list[Gate]) -> int:
     return sum(room.limits.has(gate) for gate in wanted)
 
 
-def test_who_is_idle_makes_room(limits: Limits, monkeypatch: pytest.MonkeyPatch):
+def test_who_is_idle_makes_room(limits: Owners, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(counters, "IDLE_SECONDS", 0.1)
     store = Store()
     room = Counters(limits, store)
@@ -60,7 +62,7 @@ def test_who_is_idle_makes_room(limits: Limits, monkeypatch: pytest.MonkeyPatch)
     assert store.asked == 0  # no money was counted
 
 
-def test_who_was_in_use_lately_stays(limits: Limits, caplog: pytest.LogCaptureFixture):
+def test_who_was_in_use_lately_stays(limits: Owners, caplog: pytest.LogCaptureFixture):
     room = Counters(limits, Store())
     there = claim(room, gates(0, CAPACITY * 2))
     assert CAPACITY - 1000 < there <= CAPACITY
@@ -69,7 +71,7 @@ def test_who_was_in_use_lately_stays(limits: Limits, caplog: pytest.LogCaptureFi
     assert claim(room, gates(CAPACITY * 2, 1000)) < 100
 
 
-def test_money_leaves_once_it_is_written(limits: Limits, monkeypatch: pytest.MonkeyPatch):
+def test_money_leaves_once_it_is_written(limits: Owners, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(counters, "IDLE_SECONDS", 0.1)
     store = Store()
     store.works = False
@@ -86,7 +88,7 @@ def test_money_leaves_once_it_is_written(limits: Limits, monkeypatch: pytest.Mon
     assert sum(limits.has(gate) for gate in with_money) < count
 
 
-def test_a_new_control_process_finds_who_was_about_to_leave(tmp_path: Path, limits: Limits):
+def test_a_new_control_process_finds_who_was_about_to_leave(tmp_path: Path, limits: Owners):
     (one,) = wanted = gates(0, 1)
     assert limits.claim(wanted, WALL) == []
     assert len(limits.leave(1, 0, _limits.boot_seconds() + 1, WALL)) == 1

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastproxy import _limits
-from fastproxy._limits import CAPACITY, Gate, Limits, Trial, boot_seconds, gates_of
+from fastproxy._gates import Gate, gates_of
+from fastproxy._limits import CAPACITY, Limits, Trial, boot_seconds
+from fastproxy._owners import Owners
 
 OK, REQUESTS, TOKENS, PARALLEL, BUDGET, NO_COUNTER = range(6)
 NOW, WALL = 0.0, 1_800_000_000
@@ -31,15 +33,15 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def control(path: str) -> Limits:
-    return Limits(path, -1)
+def control(path: str) -> Owners:
+    return Owners(path)
 
 
 def gate(owner: str = "k", **limits: object) -> Gate:
     return Gate("api_key", "sk-...abcd", owner, limits)
 
 
-def known(limits: Limits, *gates: Gate) -> Gate:
+def known(limits: Owners, *gates: Gate) -> Gate:
     """Gates with a counter, as control gives them one; the last."""
     assert limits.claim(gates, WALL) == []
     return gates[-1]
@@ -51,14 +53,14 @@ def enter(
     return Trial(limits).enter([one], NOW if now is None else now, WALL, tokens, money)
 
 
-def test_a_window_begins_with_its_first_request_and_lasts_a_minute(path: str, control: Limits):
+def test_a_window_begins_with_its_first_request_and_lasts_a_minute(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(rpm_limit=2))
     assert [enter(limits, one, now=NOW + i) for i in (0, 59, 59.5)] == [OK, OK, REQUESTS]
     assert (limits.used, limits.resets) == (2, 1)
     assert enter(limits, one, now=NOW + 60) == OK
 
 
-def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str, control: Limits):
+def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str, control: Owners):
     limits = Limits(path, 0)
     wide = gate("team", rpm_limit=10, tpm_limit=1000, max_parallel_requests=5, max_budget=100)
     narrow = gate("key", rpm_limit=1)
@@ -74,7 +76,7 @@ def test_a_refusal_leaves_no_trace_at_the_other_gates(path: str, control: Limits
     }  # fmt: skip
 
 
-def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str, control: Limits):
+def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(tpm_limit=100))
     early = Trial(limits)
     assert early.enter([one], NOW, WALL, 90, 0) == OK
@@ -85,14 +87,14 @@ def test_tokens_are_settled_in_the_window_in_which_they_were_reserved(path: str,
     assert enter(limits, one, 1, now=NOW + 62) == TOKENS
 
 
-def test_an_estimate_larger_than_a_window_is_admitted_alone(path: str, control: Limits):
+def test_an_estimate_larger_than_a_window_is_admitted_alone(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(tpm_limit=100))
     assert enter(limits, one, 500) == OK
     assert enter(limits, one, 1) == TOKENS
     assert enter(limits, known(control, gate("none", tpm_limit=0)), 1) == TOKENS
 
 
-def test_while_something_is_left_of_a_budget_one_may_go(path: str, control: Limits):
+def test_while_something_is_left_of_a_budget_one_may_go(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=30))
     first, second = Trial(limits), Trial(limits)
     assert first.enter([one], NOW, WALL, 0, 60) == OK
@@ -105,7 +107,7 @@ def test_while_something_is_left_of_a_budget_one_may_go(path: str, control: Limi
     assert enter(limits, one, money=1) == OK
 
 
-def test_strict_lets_nobody_go_who_needs_more_than_what_is_left(path: str, control: Limits):
+def test_strict_lets_nobody_go_who_needs_more_than_what_is_left(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=30))
     limits.strict = True
     assert enter(limits, one, money=71) == BUDGET
@@ -121,7 +123,7 @@ def test_strict_lets_nobody_go_who_needs_more_than_what_is_left(path: str, contr
     assert limits.describe(one)["reserved"] == 90
 
 
-def test_a_budget_begins_anew_and_never_goes_back(path: str, control: Limits):
+def test_a_budget_begins_anew_and_never_goes_back(path: str, control: Owners):
     limits = Limits(path, 0)
     one = gate(max_budget=100, spend=100, budget_duration="1d", budget_reset_at=WALL + 10)
     known(control, one)
@@ -136,7 +138,7 @@ def test_a_budget_begins_anew_and_never_goes_back(path: str, control: Limits):
     assert limits.describe(one)["spent"] == 60
 
 
-def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str, control: Limits):
+def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str, control: Owners):
     limits = Limits(path, 0)
     one = known(control, gate(max_budget=100, budget_duration="1d", budget_reset_at=WALL + 10))
     old, new = Trial(limits), Trial(limits)
@@ -148,7 +150,7 @@ def test_a_settlement_of_the_period_before_is_not_charged_to_this_one(path: str,
     assert limits.describe(one)["spent"] == 10
 
 
-def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: str, control: Limits):
+def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: str, control: Owners):
     one = known(control, gate(max_parallel_requests=1, max_budget=100))
     assert enter(Limits(path, 1), one, money=40) == OK
     limits = Limits(path, 0)
@@ -158,7 +160,7 @@ def test_a_dead_worker_holds_nothing_and_has_spent_what_it_had_reserved(path: st
     assert limits.describe(one)["spent"] == 40
 
 
-def test_the_administrator_sets_what_is_spent(path: str, control: Limits):
+def test_the_administrator_sets_what_is_spent(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=100))
     assert enter(limits, one, money=1) == BUDGET
     control.set_spent(one, 0)
@@ -184,7 +186,7 @@ def test_the_gates_of_a_record():
     assert gates_of({"digest": "00" * 32}) == ()
 
 
-def test_who_has_no_counter_is_refused_and_leaves_no_trace(path: str, control: Limits):
+def test_who_has_no_counter_is_refused_and_leaves_no_trace(path: str, control: Owners):
     limits, one = Limits(path, 0), gate(max_parallel_requests=1)
     assert enter(limits, one) == NO_COUNTER
     known(control, one)
@@ -192,7 +194,7 @@ def test_who_has_no_counter_is_refused_and_leaves_no_trace(path: str, control: L
     assert enter(limits, one) == PARALLEL
 
 
-def test_a_full_table_has_no_room(path: str, control: Limits):
+def test_a_full_table_has_no_room(path: str, control: Owners):
     gates = [gate(str(i), rpm_limit=1) for i in range(CAPACITY + 4000)]
     without = control.claim(gates, WALL)
     assert 4000 <= len(without) < 5000  # some have none within reach a little before that
@@ -202,7 +204,7 @@ def test_a_full_table_has_no_room(path: str, control: Limits):
     assert enter(limits, next(g for g in gates if g not in without[:1])) == OK
 
 
-def test_counters_that_are_idle_leave_and_begin_anew(path: str, control: Limits):
+def test_counters_that_are_idle_leave_and_begin_anew(path: str, control: Owners):
     limits = Limits(path, 0)
     idle, busy = gate("idle", rpm_limit=1, max_budget=100), gate("busy", rpm_limit=5)
     never = gate("never", rpm_limit=5)
@@ -234,7 +236,7 @@ def test_counters_that_are_idle_leave_and_begin_anew(path: str, control: Limits)
     assert enter(limits, idle, money=1, now=NOW + 170) == OK  # the gate of before finds the new one
 
 
-def test_who_is_asked_for_while_it_leaves_stays(path: str, control: Limits):
+def test_who_is_asked_for_while_it_leaves_stays(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(max_budget=100, spend=40))
     slots = [slot for slot, _ in control.leave(10, 100, NOW + 200, WALL)]
     assert enter(limits, one) == NO_COUNTER
@@ -248,11 +250,11 @@ def test_who_is_asked_for_while_it_leaves_stays(path: str, control: Limits):
     assert slots == []  # in flight
     Limits(path, 0)
     assert len(control.leave(10, 100, NOW + 400, WALL)) == 1
-    Limits(path, -1).stay()  # the next control process
+    Owners(path).stay()  # the next control process
     assert enter(limits, one) == OK
 
 
-def test_what_no_store_knows_leaves_at_the_end_of_its_period(path: str, control: Limits):
+def test_what_no_store_knows_leaves_at_the_end_of_its_period(path: str, control: Owners):
     limits = Limits(path, 0)
     owed = gate("owed", max_budget=9, budget_duration="1d", budget_reset_at=WALL + 10)
     for_ever = gate("for ever", max_budget=9)
@@ -276,7 +278,7 @@ def test_a_name_has_never_two_counters(
 ):
     file = str(tmp_path_factory.mktemp("l") / "limits")
     _limits.create(file, 1)
-    control, limits = Limits(file, -1), Limits(file, 0)
+    control, limits = Owners(file), Limits(file, 0)
     now, leaving, there = NOW, [], set()
     for which, step in steps:
         now += 1
@@ -305,7 +307,7 @@ def test_a_name_has_never_two_counters(
     os.unlink(file)
 
 
-def test_a_worker_whose_clock_is_behind_does_not_begin_a_window_anew(path: str, control: Limits):
+def test_a_worker_whose_clock_is_behind_does_not_begin_a_window_anew(path: str, control: Owners):
     one = known(control, gate(rpm_limit=2))
     ahead, behind = Limits(path, 0), Limits(path, 1)
     for sliding in (False, True):
@@ -334,7 +336,7 @@ def test_never_more_is_admitted_than_the_limits_say(
     _limits.create(file, 3)
     views = [Limits(file, i) for i in range(3)]
     one = gate(max_parallel_requests=3, max_budget=200, tpm_limit=100, rpm_limit=20)
-    known(Limits(file, -1), one)
+    known(Owners(file), one)
     for view in views:
         view.strict = strict
     running: list[tuple[Trial, int]] = []
@@ -381,7 +383,7 @@ def test_no_minute_has_more_than_a_sliding_limit(
     views = [Limits(file, i) for i in range(3)]
     for view in views:
         view.sliding = True
-    one = known(Limits(file, -1), gate(rpm_limit=5, tpm_limit=60))
+    one = known(Owners(file), gate(rpm_limit=5, tpm_limit=60))
     now, admitted = NOW, []
     for worker, pause, tokens, refunded in steps:
         now += pause
@@ -401,7 +403,7 @@ def test_no_minute_has_more_than_a_sliding_limit(
     os.unlink(file)
 
 
-def test_a_sliding_window_is_free_again_after_a_minute(path: str, control: Limits):
+def test_a_sliding_window_is_free_again_after_a_minute(path: str, control: Owners):
     limits, one = Limits(path, 0), known(control, gate(rpm_limit=2))
     limits.sliding = True
     assert [enter(limits, one, now=NOW + i) for i in (0, 30, 59)] == [OK, OK, REQUESTS]
@@ -433,7 +435,7 @@ def hammer(
 
 
 @pytest.mark.parametrize("sliding", [False, True])
-def test_processes_at_once_admit_exactly_the_limit(path: str, control: Limits, sliding: bool):
+def test_processes_at_once_admit_exactly_the_limit(path: str, control: Owners, sliding: bool):
     known(control, gate("r", rpm_limit=5000), gate("p", max_parallel_requests=2))
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(WORKERS), context.Queue()

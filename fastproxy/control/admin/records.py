@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Connection
 
 from fastproxy import durations
-from fastproxy._limits import gates_of
+from fastproxy._gates import gates_of
 from fastproxy.control.admin import roles
 from fastproxy.control.admin.callers import LIMITS, effective_models
 from fastproxy.control.admin.roles import Groups

@@ -167,7 +167,8 @@ cdef double CUSTOM_SECONDS = 10.0      # for custom_auth
 cdef double UNKNOWN_SECONDS = 5.0      # that a key is taken for unknown without asking again
 cdef double STRANGE_SECONDS = 10.0
 cdef double WARM_SECONDS = 0.2        # between two connections that are opened ahead of their need
-cdef double LATE_SECONDS = 0.25        # between two ticks: the worker stood still
+cdef double LATE_SECONDS = 0.25        # between two ticks: the worker stood still …
+cdef double DEAF_SECONDS = 1.5         # … for so long that a change of a key may be in force without it (links.py)
 cdef double LOG_SECONDS = 1.0         # between two lines about the same trouble
 cdef double LINGER_TIMEOUT = 2.0      # for a peer that still sends when its connection closes
 

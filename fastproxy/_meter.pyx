@@ -229,13 +229,14 @@ cdef class Meter:
                 observe(&c.total, latencies, 16, e.duration_us)
                 observe(&c.queued, latencies, 16, e.queued_us)
             if e.first_byte_us:
-                api = e.duration_us - min(e.overhead_us, e.duration_us)
+                ours = e.overhead_us + e.elsewhere_us
+                api = e.duration_us - min(ours, e.duration_us)
                 observe(&c.overhead, overheads, 14, e.overhead_us)
                 observe(&c.api, latencies, 16, api)
                 if e.output_tokens > 0 and e.status < 400:
                     observe(&c.token, latencies, 16, <unsigned int>(api // e.output_tokens))
                 if e.flags & E_STREAM:
-                    observe(&c.first, latencies, 16, e.first_byte_us - min(e.overhead_us, e.first_byte_us))
+                    observe(&c.first, latencies, 16, e.first_byte_us - min(ours, e.first_byte_us))
             e += 1
         return self.used
 

@@ -59,8 +59,8 @@ cdef struct Event:
     long long audio_output_tokens
     long long cost                   # nano-dollars; -1: without a price
     unsigned int duration_us         # request head to last byte of the answer
-    unsigned int first_byte_us       # request head to head of the answer (0: none came)
-    unsigned int overhead_us         # our own share of the time to the head of the answer
+    unsigned int first_byte_us       # request head to what the answer begins with, a stream with its first content (0: none)
+    unsigned int overhead_us         # our own share of the time until then
     unsigned int snapshot            # version of the snapshot that `deployment` indexes
     int deployment                   # -1: none was picked
     unsigned short status
@@ -77,6 +77,7 @@ cdef struct Event:
     unsigned char agent_size
     unsigned char reserved[3]
     unsigned int queued_us           # waited for a place among the requests in flight
+    unsigned int elsewhere_us        # that, and waited for the client's body, for tries that failed, between tries
     unsigned int left_requests       # what the provider says is left, + 1; 0: it does not say
     unsigned int left_tokens         # same
     unsigned char key_digest[32]

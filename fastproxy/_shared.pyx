@@ -46,7 +46,7 @@ cdef enum:
 cdef unsigned long long FOLDING = 1ULL << 63
 cdef long long DAY_NS = 86400 * <long long>1000000000
 MAGIC = 0x46505348
-LAYOUT = 6
+LAYOUT = 7
 EVENT_BYTES = sizeof(Event)
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
@@ -428,7 +428,7 @@ def decode(bytes events):
             "fallback": bool(e.flags & E_FALLBACK),
             "cooled": bool(e.flags & E_COOLED),
             "no_log": bool(e.wishes & W_NO_LOG),
-            "queued_us": e.queued_us,
+            "queued_us": e.queued_us, "elsewhere_us": e.elsewhere_us,
             "left_requests": e.left_requests - 1 if e.left_requests else None,
             "left_tokens": e.left_tokens - 1 if e.left_tokens else None,
             "client": (<bytes>e.client[:e.client_size]).decode("latin-1"),

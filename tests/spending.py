@@ -51,12 +51,23 @@ def rows(gateway: Gateway, query: str) -> Any:
     return get(gateway, f"/spend/logs?{query}")
 
 
+def children(gateway: Gateway) -> list[int]:
+    """Control and the workers."""
+    pid = gateway.process.pid
+    return [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def worker_pids(gateway: Gateway) -> list[int]:
+    """Those that are not control."""
+    control = control_pid(gateway)
+    return [pid for pid in children(gateway) if pid != control]
+
+
 def control_pid(gateway: Gateway) -> int | None:
     """Its pid, by what it holds: the kept snapshot."""
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    for pid in children.read_text().split():
+    for pid in children(gateway):
         with contextlib.suppress(OSError):
             links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
             if any("memfd:" in link for link in links):
-                return int(pid)
+                return pid
     return None

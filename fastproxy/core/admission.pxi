@@ -326,7 +326,7 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
         while size and value[0] == 32:
             value += 1
             size -= 1
-    if d.credential is not None and d.record_table is table \
+    if d.credential is not None and d.record_table is table and not x.gateway.is_deaf() \
             and same_secret(d.credential, value, size) and not d.record.expires:
         x.key = d.record
         return may_go_on(d, x)
@@ -339,6 +339,9 @@ cdef bint authenticate(Downstream d, Exchange x, const char* p, FieldSpan* crede
         miss(d, x, digest, value, size)
         return False
     x.key = <KeyRecord>found
+    d.unanswered = False
+    if x.key.stored and x.gateway.deaf and d.gateway.misses.ask_again(d, digest):
+        return False
     if not is_in_force(d, x):
         return False
     d.credential = raw

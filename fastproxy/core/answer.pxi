@@ -444,7 +444,7 @@ cdef void add_own_lines(Exchange x, Buffer* out):
         buf_add(out, b"x-litellm-response-duration-ms: ", 32)
         add_ms(out, now - x.started)
         buf_add(out, b"\r\nx-litellm-overhead-duration-ms: ", 34)
-        add_ms(out, now - x.head_at + x.sent_at - x.started)
+        add_ms(out, now - x.head_at + own_time(x))
         buf_add(out, b"\r\n", 2)
     if x.table.header_full and x.status < 400:
         if not x.stream and told(x) and priced(x):

@@ -123,6 +123,7 @@ cdef bint try_again(Exchange x, int status, int kind):
     if x.deployment is None or not x.in_attempt:
         return False
     settle_attempt(x, status, kind, note_failure(x, status, kind))
+    spent_elsewhere(x)
     end_attempt(x)
     if x.let_go:
         return False
@@ -184,10 +185,18 @@ cdef bint retry(Exchange x, int kind):
     x.deployment = d
     if delay > 0.0:
         x.become(S_PAUSE)
+        x.sent_at = monotonic_ns()            # not our time either, as that of a try
         x.downstream.deadline = x.gateway.now + delay
     else:
         launch(x)
     return True
+
+
+cdef void spent_elsewhere(Exchange x):
+    # Since a try was sent, or a pause began.
+    if x.sent_at:
+        x.elsewhere += monotonic_ns() - x.sent_at
+        x.sent_at = 0
 
 
 cdef bint out_of_time(Exchange x, double delay):
@@ -196,6 +205,7 @@ cdef bint out_of_time(Exchange x, double delay):
 
 cdef void end_pause(Exchange x):
     cdef Deployment d = choose(x, True)      # what was fit before the pause may not be now
+    spent_elsewhere(x)
     if d is not None:
         x.deployment = d
     launch(x)

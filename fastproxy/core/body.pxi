@@ -95,6 +95,9 @@ cdef void bad_json(Exchange x):
 
 
 cdef void on_body_complete(Exchange x):
+    if x.late_body:
+        x.late_body = False
+        x.elsewhere += monotonic_ns() - x.started
     if x.content_coding is not None and not decompress(x):
         return
     if x.plan.kind == PLAN_CONTROL:

@@ -224,7 +224,8 @@ cdef class Downstream(Link):
         if head.expect_continue and size == 0:
             self.send(CONTINUE, len(CONTINUE))
         if size:
-            return result + on_body(x, p + result, size)
+            result += on_body(x, p + result, size)
+        x.late_body = x.state == S_BODY and not x.body_complete
         return result
 
     cdef void take_back(self, Exchange x):

@@ -79,18 +79,23 @@ cdef void settle_event(Exchange x, long long cost, bint estimated):
     cdef long long now = monotonic_ns()
     cdef Event* e = begin_event(x, now)
     if x.head_at:
-        e.first_byte_us = <unsigned int>((x.head_at - x.started) // 1000)
-        e.overhead_us = <unsigned int>((now - x.head_at + x.sent_at - x.started) // 1000
-                                       if not x.stream else (x.sent_at - x.started) // 1000)
+        e.first_byte_us = <unsigned int>(((x.first_at if x.stream and x.first_at else x.head_at) - x.started) // 1000)
+        e.overhead_us = <unsigned int>((own_time(x) + (0 if x.stream else now - x.head_at)) // 1000)
     e.status = <unsigned short>x.status
     e.flags = x.flags | (E_STREAM if x.stream else 0)
     tell_usage(x, e, estimated)
     e.cost = cost
     e.queued_us = x.queued_us
+    e.elsewhere_us = <unsigned int>(x.elsewhere // 1000)
     e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
     publish(x)
     if x.question is not None:
         tell_texts(x)
+
+
+cdef inline long long own_time(Exchange x) noexcept:
+    # Nanoseconds until the last try was sent that nobody else has taken.
+    return max(<long long>0, x.sent_at - x.started - x.elsewhere)
 
 
 cdef void tell_usage(Exchange x, Event* e, bint estimated) noexcept:
@@ -363,10 +368,15 @@ cdef long long output_estimate(Exchange x):
     return min(said, x.output_most) if x.output_most > 0 else said
 
 
+cdef inline bint may_repeat(Exchange x) noexcept:
+    # Control may have died behind its work, and not just closed an idle connection.
+    return x.plan.kind != PLAN_CONTROL or x.method_line is None or x.method_line.startswith((b"GET ", b"HEAD "))
+
+
 cdef void on_upstream_lost(Exchange x, Upstream u):
     x.upstream = None
     if x.state == S_SENT:
-        if u.reused and not u.answered:
+        if u.reused and not u.answered and may_repeat(x):
             # The upstream closed the pooled connection while our request was on its way: it has not seen
             # it (RFC 9112 9.3.1), so it goes out again, on a fresh connection.
             x.gateway.block.counters[C_RETRIES] += 1

@@ -49,6 +49,8 @@ cdef class Exchange:
     cdef char end_user[64]
     cdef char agent[32]
     cdef unsigned int queued_us
+    cdef long long elsewhere          # nanoseconds that are neither ours nor of the last try, see Event
+    cdef bint late_body               # more of it has to come than its head came with
     cdef unsigned int left_requests, left_tokens
     cdef bytes cors_lines
     cdef bint stream, client_usage, ask_usage, no_anthropic_version
@@ -152,6 +154,8 @@ cdef class Exchange:
         self.admitted = self.traced = self.governed = False
         self.wishes = self.end_user_size = self.agent_size = 0
         self.queued_us = self.left_requests = self.left_tokens = 0
+        self.elsewhere = 0
+        self.late_body = False
         self.n_holds = self.n_own_holds = 0
         self.group_hold.held = False
         self.input_estimate = self.output_expected = self.output_most = self.text_size = -1

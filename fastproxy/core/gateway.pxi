@@ -40,6 +40,7 @@ cdef class Gateway:
     cdef bytes date_line
     cdef double ticked                # monotonic seconds of the last tick
     cdef double now                   # monotonic seconds, refreshed each tick and at each head
+    cdef bint deaf                    # what is known of stored keys may be old, see is_deaf
     cdef readonly bint retiring       # no new client; each answer ends its connection
     cdef readonly bint draining       # and idle connections close at once
     cdef Head head                    # scratch: parsing is synchronous
@@ -128,9 +129,17 @@ cdef class Gateway:
 
     def found(self, bytes digest, record, bint away=False):
         """What `ask` was answered: the key's record, None for no such key; away: nobody can say now."""
+        self.deaf = False          # what was sent before this answer has been read
         if record is not None:
             self.table.set_keys([record], [])
         self.misses.answered(digest, record is not None, away)
+
+    cdef bint is_deaf(self) noexcept:
+        # Whether this worker stood still, and has not heard since then what has changed. Control waits for nobody for
+        # more than two seconds, so what is known of stored keys does not count until it has answered once.
+        if self.now - self.ticked > DEAF_SECONDS and self.misses.ask is not None:
+            self.deaf = True
+        return self.deaf
 
     def counted(self, bytes digest):
         """The limits of this key have their counters, if there is room for them."""
@@ -151,6 +160,9 @@ cdef class Gateway:
         cdef Pool pool
         cdef long long ns = monotonic_ns()
         late = self.now > 0.0 and ns * 1e-9 - self.ticked > LATE_SECONDS
+        if late:
+            self.now = ns * 1e-9
+            self.is_deaf()
         self.ticked = self.now = ns * 1e-9
         self.wall_offset = <long long>time.time_ns() - ns
         self.slept = boot_seconds() - self.now

@@ -62,6 +62,21 @@ cdef class Misses:
         d.deadline = now + ASK_SECONDS
         return M_PARKED
 
+    cdef bint ask_again(self, Downstream d, bytes digest):
+        """Has a key looked up that may have changed meanwhile; its request waits. False: nobody can be asked."""
+        if self.ask is None or self.waiting >= PARKED_MAX:
+            return False
+        others = self.parked.get(digest)
+        if others is None:
+            self.parked[digest] = [d]
+            self.ask(digest)
+        else:
+            others.append(d)
+        self.waiting += 1
+        d.parked = digest
+        d.deadline = self.gateway.now + ASK_SECONDS
+        return True
+
     cdef bint ask_room(self, Downstream d, KeyRecord key):
         """Has control give the key's limits their counters; its request waits. False: that is not to be had now."""
         if self.ask is None or self.waiting >= PARKED_MAX:

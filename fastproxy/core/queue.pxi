@@ -21,6 +21,7 @@ cdef bint take_place(Exchange x):
 
 cdef inline void note_wait(Exchange x) noexcept:
     x.queued_us = <unsigned int>(monotonic_ns() // 1000) - x.queued_us
+    x.elsewhere += <long long>x.queued_us * 1000
 
 
 cdef void hold_place(Exchange x):

@@ -25,6 +25,10 @@ cdef bint has_required(Exchange x):
                 whole = whole_body(x)
             if required.has(whole, parts):
                 continue
+        if x.model is None and x.scan.fields[F_MODEL].kind == 115:       # 's': whom metrics and the log count it for
+            x.model = asked_model(x)
+            if x.model is None:
+                return False
         refuse(x, 400, "bad_request_error", required.message(parts), name)
         return False
     return True

@@ -41,6 +41,7 @@ def test_what_the_configuration_wants_every_key_brings(gateway: Gateway):
     assert answer["error"]["message"] == (
         "BadRequest please pass param=user in request body. This is a required param"
     )
+    assert {event["model"] for event in gateway.events()} == {CHAT["model"]}
     escaped = json.dumps({**CHAT, "USER": 1}).replace('"USER"', '"\\u0075ser"').encode()
     assert ask(gateway, MASTER, escaped) is None
 

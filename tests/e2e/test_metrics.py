@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,49 @@ def test_time_in_the_queue(start: Callable[..., Gateway], lab: Lab):
     assert 0 < late["queued_us"] <= late["duration_us"]
     found = value(scrape(running, MASTER)[2], f"{name}_sum")
     assert found == pytest.approx(late["queued_us"] / 1e6)
+
+
+def test_time_elsewhere_is_not_the_gateway_s_own(start: Callable[..., Gateway], lab: Lab):
+    """Neither that of a try that failed, nor a pause, nor a body that comes late; a stream begins with its content."""
+    groups = [
+        lab.deployment("slow", order=1, timeout=0.4),
+        lab.deployment("slow", "quick", order=2),
+    ]
+    config = {
+        "model_list": groups,
+        "general_settings": {"master_key": MASTER},
+        "router_settings": {"num_retries": 1},
+    }
+    running = start(config).wait()
+    body = {"model": "slow", "messages": [{"role": "user", "content": mark("hang", "ok")}]}
+    with running.client() as client:
+        raw = request("/v1/chat/completions", body)
+        client.send(raw[:-10])
+        until(lambda: running.counters()["in_flight"] == 2)
+        begun = time.monotonic()
+        until(lambda: time.monotonic() - begun > 0.3)
+        client.send(raw[-10:])
+        answer = client.answer()
+    assert (answer.status, answer.header("x-litellm-attempted-retries")) == (200, "1")
+    assert float(answer.header("x-litellm-overhead-duration-ms") or "inf") < 200
+    event = next(event for event in running.events() if event["status"] == 200)
+    assert event["overhead_us"] < 200_000
+    assert event["elsewhere_us"] > 600_000
+    streamed = {
+        **body,
+        "stream": True,
+        "messages": [{"role": "user", "content": mark("open-stall")}],
+    }
+    with running.client() as client:
+        client.send(request("/v1/chat/completions", streamed))
+        hit = lab.stalled(streamed["messages"][0]["content"])
+        begun = time.monotonic()
+        until(lambda: time.monotonic() - begun > 0.2)
+        lab.release(hit)
+        assert client.head()[0] == 200
+        list(client.chunks())
+    event = until(lambda: next((one for one in running.events() if one["stream"]), None))
+    assert event["first_byte_us"] > 200_000
 
 
 def test_an_end_user_behind_what_was_sent_already(start: Callable[..., Gateway], mock_port: int):

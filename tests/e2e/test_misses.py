@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from admin import CHAT, chat, make
 from harness import MASTER, Client, Gateway, mock_config, request, until
-from spending import control_pid
+from spending import control_pid, worker_pids
 
 MANY = 100_000
 FLOOD, FLOODERS, AT_ONCE = 50_000, 4, 100
@@ -266,3 +266,45 @@ def test_a_change_while_the_key_is_being_read_is_not_lost(gateway: Gateway):
             make(gateway, "/key/block", {"key": key})
             assert client.answer().status in (200, 401)
         assert chat(gateway, key) == 401
+
+
+def test_a_worker_that_stood_still_lets_no_blocked_key_in(
+    start: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
+    """Control waits for it two seconds, and then says that the change is in force."""
+    flags = ("--num_workers", "2", "--data-dir", str(tmp_path / "data"))
+    gateway = start(mock_config(mock_port), *flags).wait()
+    key = make(gateway, "/key/generate", {})["key"]
+    ask = request("/v1/chat/completions", CHAT, key)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(gateway.client()) for _ in range(12)]
+        for client in clients:
+            client.send(ask)
+            assert client.answer().status == 200
+        worker = worker_pids(gateway)[0]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            until(lambda: block(gateway, key), 20, "the other worker's answer")
+            for client in clients:
+                client.send(ask)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert {client.answer().status for client in clients} == {401}
+        make(gateway, "/key/unblock", {"key": key})
+        for client in clients:
+            client.send(ask)
+            assert client.answer().status == 200
+        looked_up = lookups(gateway)
+        for client in clients:
+            client.send(ask)
+            assert client.answer().status == 200
+        assert lookups(gateway) == looked_up
+
+
+def block(gateway: Gateway, key: str) -> bool:
+    """Whether it was blocked: not, if the connection is one of a worker that stands still."""
+    try:
+        with Client(gateway.port, 4) as client:
+            return client.post("/key/block", {"key": key}).status == 200
+    except TimeoutError:
+        return False

@@ -52,6 +52,7 @@ cdef class Limits:
     cdef int* own_parallel
     cdef readonly long long used          # of the last refusal
     cdef readonly long long resets        # seconds until the window or period ends
+    cdef readonly bint passing            # of a budget: only because of what others have reserved
     cdef int find(self, unsigned long long name) noexcept nogil
     cdef bint knows(self, Gate gate, long long now) noexcept nogil
     cdef int reserve(self, Gate gate, Hold* hold, long long now, long long wall, long long tokens,

@@ -135,7 +135,8 @@ cdef class Limits:
                      long long money):
         """Takes what a request needs of one gate, or nothing: ADMITTED or why not.
 
-        now: sixteenths of a second since the machine's start; wall: seconds since 1970.
+        now: sixteenths of a second since the machine's start; wall: seconds since 1970. money: nano-dollars; less than
+        0: it is free, so that no budget concerns it.
         """
         cdef Counter* c
         cdef int why = ADMITTED
@@ -158,7 +159,7 @@ cdef class Limits:
                 self.resets = 1
                 self.used -= 1
                 why = OVER_PARALLEL
-        if why == ADMITTED and gate.budget >= 0:
+        if why == ADMITTED and gate.budget >= 0 and money >= 0:
             why = self._reserve_money(gate, c, hold, wall, money)
         if why == ADMITTED and gate.tpm >= 0:
             why = self._count(gate.slot, True, &hold.tokens_window, now, tokens, gate.tpm)
@@ -277,17 +278,20 @@ cdef class Limits:
         if total - money >= gate.budget or self.strict and total > gate.budget:
             self.used = lm_load_money(&c.spent)
             self.resets = <long long>gate.ends - wall if gate.ends else 0
+            self.passing = self.used + money <= gate.budget if self.strict else self.used < gate.budget
             return OVER_BUDGET
         return ADMITTED
 
     cdef bint reprice(self, Hold* hold, long long money) noexcept nogil:
-        """What is reserved becomes `money`: it goes on for another price. False, and nothing changes: strict, and that
-        is more than what is left."""
-        cdef long long more = money - hold.money
+        """What is reserved becomes `money`: it goes on for another price. False, and nothing changes: nothing is left
+        beside what others have, or, strict, not so much."""
+        cdef long long more = money - hold.money, total
         if hold.period == 0 or more <= 0:
             return True
         lm_add(&self.own_money[hold.slot], more)
-        if self.strict and self.reserved(hold.slot) + lm_load_money(&self.counters[hold.slot].spent) > hold.budget:
+        total = self.reserved(hold.slot)
+        total += lm_load_money(&self.counters[hold.slot].spent)
+        if total - money >= hold.budget or self.strict and total > hold.budget:
             lm_add(&self.own_money[hold.slot], -more)
             return False
         hold.money = money

@@ -363,7 +363,9 @@ class Supervisor:
 
     def _watch(self) -> None:
         self._reap()  # who died while this process changed its program
-        while any(child.pid for child in self._children()):
+        while any(
+            child.pid or (child.restart_at and not self.stopping) for child in self._children()
+        ):
             # An interrupted wait may come back with no signal in it.
             info = signal.sigtimedwait(SIGNALS, self._due())
             number = info.si_signo if info is not None else 0

@@ -548,6 +548,7 @@ cdef bint hold_piece(Exchange x, const char* p, Py_ssize_t size) noexcept:
 cdef void held_complete(Exchange x, const char* p, Py_ssize_t size):
     cdef Buffer* out = &x.gateway.out
     cdef Buffer* tapped = &x.gateway.tapped
+    x.answer_size = size
     if x.error_answer:
         send_error_answer(x, p[:size])
         return

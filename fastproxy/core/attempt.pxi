@@ -270,7 +270,7 @@ cdef bint fall_back(Exchange x, int kind):
         x.fallbacks += 1
         leave_group(x)
         enter_group(x, group)
-        may = change_group(x)
+        may = change_group(x, name.encode())
         x.tried = None
         x.retries = 0
         d = choose(x, False) if may else None

@@ -222,7 +222,7 @@ cdef void settle_attempt(Exchange x, int status, int kind, bint cooled):
     """A try that has failed: an event of its own. If its upstream may have begun to work and did not answer with an error,
     what it may have cost is estimated, and is the request's to pay."""
     cdef Event* e
-    cdef bint worked = kind == X_TIMEOUT or kind == X_CONNECT and x.sent > 0 or x.head_at and not x.error_answer
+    cdef bint worked = (kind == X_TIMEOUT or kind == X_CONNECT) and x.sent > 0 or x.head_at and not x.error_answer
     cdef long long cost = 0
     if x.plan.endpoint == EP_COUNT or x.key is None:
         return
@@ -357,14 +357,16 @@ cdef long long output_estimate(Exchange x):
         return 0
     if not x.head_at:
         return unseen_output(x, x.input_estimate)
-    if not (x.stream and x.tapping and tap.events):
-        return x.answer_size // 4
-    said = tap.delta_bytes
-    if x.plan.endpoint != EP_RESPONSES:
+    if not x.tapping or tap.events == 0 and tap.said == 0:
+        said = max(x.answer_size, x.held.size) // 4              # not understood, or nothing of its text has come
+    elif tap.events == 0:
+        said = max(1, (tap.said - FRAME_CHAT) // 4)              # a document
+    elif x.plan.endpoint == EP_RESPONSES:
+        said = max(tap.events, tap.delta_bytes // 4)
+    else:
         # Names and words that stand in each event. The first one of a chat is such a frame, if it has no text yet.
         frame = FRAME_MESSAGES if x.plan.endpoint == EP_MESSAGES else min(tap.said_first, FRAME_CHAT)
-        said = tap.said - frame * tap.events
-    said = max(tap.events, said // 4)
+        said = max(tap.events, (tap.said - frame * tap.events) // 4)
     return min(said, x.output_most) if x.output_most > 0 else said
 
 
@@ -498,10 +500,11 @@ cdef void bad_answer(Exchange x, str why):
     x.upstream = None
     if u is not None:
         drop_upstream(u)
-    x.head_at = 0
     x.peeking = False
     if try_again(x, 502, X_INTERNAL):
         return
+    x.head_at = 0
+    x.tapping = False                  # the try has paid for itself
     refuse(x, 502, None, f"litellm.BadGatewayError: {why}", None)
 
 

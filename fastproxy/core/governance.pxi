@@ -33,7 +33,9 @@ cdef bint pass_gates(Exchange x):
                 return False
             tokens = x.input_estimate + expected_output(x, gate.tpm)
             money = dearest(x, x.input_estimate, tokens - x.input_estimate)
-        why = limits.reserve(gate, &x.holds[x.n_holds], now, wall, max(0, tokens), max(0, money))
+            if money == 0 and is_free(x):
+                money = -1
+        why = limits.reserve(gate, &x.holds[x.n_holds], now, wall, max(0, tokens), money)
         if why != ADMITTED:
             unreserve(x)
             refuse_limit(x, gate, why)
@@ -67,8 +69,10 @@ cdef void release_group(Exchange x, long long tokens) noexcept:
         x.gateway.limits.give_back(&x.group_hold, max(<long long>0, tokens - x.lost_before), 0)
 
 
-cdef bint change_group(Exchange x):
-    """The request goes on in another group, with that one's limit and prices. False: its limit does not let it in."""
+cdef bint change_group(Exchange x, bytes name):
+    """The request goes on in another group, with that one's limit and prices. False: a limit does not let it in.
+
+    name: of the group, as it is asked for."""
     cdef int i
     cdef long long money = -1
     if x.key is None or x.key.master:
@@ -86,6 +90,29 @@ cdef bint change_group(Exchange x):
             if not x.gateway.limits.reprice(&x.holds[i], money):
                 x.unfit = U_BUDGET
                 return False
+    return x.asked_fallbacks is None or reserve_model(x, name)
+
+
+cdef bint reserve_model(Exchange x, bytes name):
+    """The client has named another model itself: the key's limits of that one concern it, too. False: they don't let it in."""
+    cdef Gate gate
+    cdef int why
+    cdef long long tokens = 0, money = 0
+    for gate in x.key.gates:
+        if gate.model is None or gate.model != name or name == x.model:
+            continue
+        if gate.estimates:
+            if x.input_estimate < 0:
+                x.input_estimate = estimate_input(x)
+            tokens = x.input_estimate + expected_output(x, gate.tpm)
+            money = dearest(x, x.input_estimate, tokens - x.input_estimate)
+        why = NO_COUNTER
+        if x.n_holds < MAX_GATES:
+            why = x.gateway.limits.reserve(gate, &x.holds[x.n_holds], window_now(x), wall_of(x), tokens, money)
+        if why != ADMITTED:
+            x.unfit = U_BUDGET if why == OVER_BUDGET else U_RATE
+            return False
+        x.n_holds += 1
     return True
 
 
@@ -428,6 +455,17 @@ cdef long long dearest(Exchange x, long long input_tokens, long long output_toke
     return most
 
 
+cdef bint is_free(Exchange x):
+    # Whether its deployments are known to cost nothing: those without a price are not.
+    cdef Deployment d
+    if x.group is None:
+        return False
+    for d in x.group.deployments:
+        if not d.prices.known or d.prices.at_most(1000000, 1000000) != 0:
+            return False
+    return True
+
+
 cdef long long pieces_at_most(Exchange x, Deployment d):
     # Nano-dollars of the images that are to be made, or of the text that is to be spoken.
     if d.prices.image and makes_images(x):
@@ -453,6 +491,11 @@ cdef void refuse_limit(Exchange x, Gate gate, int why):
     if why == OVER_BUDGET:
         status = x.table.budget_status
         whose = "" if gate.scope in ("api_key", "proxy") else f"{gate.scope}={gate.value} "
+        if limits.passing:
+            refuse(x, 429, "rate_limit_error", f"What is left of the budget is reserved by requests in flight: try again "
+                   f"shortly. {whose}Current cost: {limits.used / 1e9:.10g}, Max budget: {gate.budget / 1e9:.10g}", None, "",
+                   b"retry-after: 1\r\n")
+            return
         message = f"Budget has been exceeded! {whose}Current cost: {limits.used / 1e9:.10g}, " \
             f"Max budget: {gate.budget / 1e9:.10g}"
         if x.table.strict_limits and limits.used < gate.budget:

@@ -1,5 +1,6 @@
 """Limits in front of groups that fail, limits that the file sets for all, and counters that leave and come back."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ KEYS = [
         "both": {"rpm_limit": 100, "max_budget": 1.0},
     }.items()
 ]
+CHAT = "/v1/chat/completions"
 ONE, POOR, OTHER, DEFAULTS, SECOND, BOTH = (str(entry["key"]) for entry in KEYS)
 
 
@@ -209,3 +211,74 @@ def _spend(gateway: Gateway, key: str) -> int:
     status, found = call(gateway, "GET", f"/key/info?key={key}")
     assert status == 200
     return round(float(found["info"]["spend"]) * 1e9)
+
+
+def test_money_that_others_have_reserved_is_there_again_in_a_moment(
+    lab: Lab, behind: Callable[..., Gateway]
+):
+    running = behind([priced(lab, "slow", 0.001)]).wait()
+    key = make(running, "/key/generate", {"max_budget": 0.01, "budget_duration": "30d"})["key"]
+    held = mark("gate-ok")
+    body = {"model": "slow", "max_tokens": 100}
+    with running.client() as first, running.client() as second:
+        first.send(request(CHAT, {**body, "messages": [{"role": "user", "content": held}]}, key))
+        hit = lab.stalled(held)
+        quick = request(CHAT, {**body, "messages": [{"role": "user", "content": mark("ok")}]}, key)
+        second.send(quick)
+        refused = second.answer()
+        assert (refused.status, refused.header("retry-after")) == (429, "1"), refused.body
+        lab.release(hit)
+        assert first.answer().status == 200
+        second.send(quick)
+        assert second.answer().status == 200
+
+
+def test_a_fallback_that_the_client_names_has_its_own_limits(
+    lab: Lab, behind: Callable[..., Gateway]
+):
+    running = behind([priced(lab, "front", 0.001), priced(lab, "back", 0.001)]).wait()
+    limits = {"model_rpm_limit": {"back": 1}, "model_max_budget": {"front": {"budget_limit": 5}}}
+    key = make(running, "/key/generate", limits)["key"]
+
+    def through() -> int:
+        body = {"model": "front", "fallbacks": ["back"], "num_retries": 0}
+        body["messages"] = [{"role": "user", "content": mark("e500", "ok")}]
+        with running.client() as client:
+            client.send(request(CHAT, body, key))
+            return client.answer().status
+
+    assert [through() for _ in range(3)] == [200, 500, 500]
+    assert len(lab.at("back")) == 1
+
+
+def test_money_of_a_dearer_fallback(lab: Lab, behind: Callable[..., Gateway]):
+    """What a request needs of another group has to be there, too: one may go while something is left."""
+    pricey = {"input_cost_per_token": 1e-5, "output_cost_per_token": 2e-2}
+    groups = [
+        lab.deployment("modest", input_cost_per_token=1e-6, output_cost_per_token=1e-4),
+        lab.deployment("pricey", **pricey),
+        lab.deployment("gift", input_cost_per_token=0, output_cost_per_token=0),
+    ]
+    settings = {"num_retries": 0, "fallbacks": [{"modest": ["pricey"]}], "disable_cooldowns": True}
+    running = behind(groups, router_settings=settings).wait()
+    key = make(running, "/key/generate", {"max_budget": 0.05})["key"]
+
+    def body(model: str, script: str) -> bytes:
+        messages = [{"role": "user", "content": mark(script, "gate-ok")}]
+        return request(CHAT, {"model": model, "messages": messages, "max_tokens": 50}, key)
+
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(running.client()) for _ in range(5)]
+        for client in clients:
+            client.send(body("modest", "e500"))
+        until(lambda: len(lab.at("pricey")) == 1, what="the one that may")
+        lab.release(lab.at("pricey")[0])
+        statuses = sorted(client.answer().status for client in clients)
+    assert statuses == [200, 500, 500, 500, 500]
+    assert len(lab.at("pricey")) == 1
+    with running.client() as client:
+        client.send(body("modest", "ok"))
+        refused = client.answer()
+        assert refused.status == 422, refused.body
+        client.send(body("gift", "ok"))
+        assert client.answer().status == 200  # a spent budget does not concern it

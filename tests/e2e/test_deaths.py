@@ -5,6 +5,7 @@ import hashlib
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,16 @@ def test_events_are_read_after_the_death_of_the_supervisor(start, mock_port: int
         )  # fmt: skip
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 10, "their end")
     assert not directory.exists()
+
+
+def test_all_processes_at_once(start: Callable[..., Gateway], mock_port: int):
+    """There is a moment without any child, and behind it they are back."""
+    running = start(mock_config(mock_port), "--num_workers", "2").wait()
+    before = set(children(running))
+    assert len(before) == 3
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(set(children(running)) - before) == 3, 20, "three new ones")
+    running.wait()
+    with running.client() as client:
+        assert client.post(CHAT, BODY).status == 200

@@ -1,11 +1,14 @@
 """Money in the real process tree: counted exactly once, kept over deaths, and the end of a budget."""
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from admin import call, make
 from harness import MASTER, Client, Gateway, request, until
 from lab import Lab, mark
-from lab_acts import CLOSE, LAST, RAW, SSE_HEAD, STALL
+from lab_acts import CLOSE, LAST, OK_HEAD, RAW, SSE_HEAD, STALL
 from spending import CHAT, INPUT, OUTPUT, ask, control_pid, cost, get, priced_config, rows, spent
 
 
@@ -148,7 +151,7 @@ def said(api: str, count: int) -> tuple[str, dict[str, Any], list[tuple[str, dic
         delta = {"type": "text_delta", "text": WORDS}
         more = {"type": "content_block_delta", "index": 0, "delta": delta}
         events = [begin, start, *count * [more]]
-        body = {**question, "messages": asked, "max_tokens": 1000}
+        body = {**question, "messages": asked, "max_tokens": 100_000}
         return "/v1/messages", body, [(event["type"], event) for event in events]
     if api == "responses":
         begin = {"type": "response.created", "response": {"id": "r", "usage": None, "output": []}}
@@ -202,6 +205,89 @@ def test_an_answer_that_breaks_off_costs_what_it_has_said(
         assert row["prompt_tokens"] == 7 or api != "messages"
         owed = row["prompt_tokens"] * INPUT + row["completion_tokens"] * OUTPUT
         assert row["spend"] == pytest.approx(owed / 1e9)
+
+
+def document(api: str, text: str) -> dict[str, Any]:
+    """A whole answer without usage."""
+    if api == "messages":
+        return {"id": "m", "type": "message", "content": [{"type": "text", "text": text}]}
+    if api == "responses":
+        part = {"type": "output_text", "text": text}
+        return {"id": "r", "output": [{"type": "message", "content": [part]}]}
+    return {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}
+
+
+@pytest.mark.parametrize("api", ["chat", "messages", "responses"])
+@pytest.mark.parametrize("size", [4_000, 200_000])
+def test_a_whole_answer_without_usage_costs_what_it_says(
+    lab: Lab, start: Callable[..., Gateway], tmp_path: Path, api: str, size: int
+):
+    body = json.dumps(document(api, size * "x")).encode()
+    head = OK_HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    RAW["wordy"] = [head, body]
+    RAW["half"] = [head, body[: size // 2], CLOSE]
+    provider = "anthropic" if api == "messages" else "openai"
+    prices = {"input_cost_per_token": INPUT / 1e9, "output_cost_per_token": OUTPUT / 1e9}
+    config = {
+        "model_list": [lab.deployment(api, provider=provider, **prices)],
+        "general_settings": {"master_key": MASTER, "max_response_size_mb": 100},
+        "router_settings": {"num_retries": 0},
+    }
+    gateway = start(config, "--data-dir", str(tmp_path / "data")).wait()
+    path, question, _ = said(api, 0)
+    for act, share in (("wordy", 1.0), ("half", 0.5)):
+        key = make(gateway, "/key/generate", {"max_budget": 10000})["key"]
+        text = json.dumps({**question, "stream": False}).replace('""', json.dumps(mark(act)))
+        with gateway.client() as client:
+            client.send(request(path, text.encode(), key))
+            with contextlib.suppress(EOFError):
+                client.answer()
+        row = until(partial(estimated, gateway, key), what=f"the row of {act}")
+        assert 0.9 < row["completion_tokens"] / (share * size / 4) < 1.1, (act, row)
+
+
+def estimated(gateway: Gateway, key: str) -> Any:
+    """The row of a key that is an estimate."""
+    return next((row for row in rows(gateway, f"api_key={key}") if row["estimated"]), None)
+
+
+def test_an_answer_that_is_refused_was_paid_and_no_connection_was_not(
+    lab: Lab, start: Callable[..., Gateway], tmp_path: Path
+):
+    usage = {"prompt_tokens": 100, "completion_tokens": 1000, "total_tokens": 1100}
+    body = json.dumps({**document("chat", 1_100_000 * "x"), "usage": usage}).encode()
+    head = OK_HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    RAW["large"] = [head, body]
+    prices = {"input_cost_per_token": INPUT / 1e9, "output_cost_per_token": OUTPUT / 1e9}
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as stack:
+        address = deaf.getsockname()
+        for _ in range(4):  # its queue is full: nobody is let in any more
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        away = lab.deployment("away", **prices)
+        away["litellm_params"]["api_base"] = f"http://127.0.0.1:{address[1]}/v1"
+        config = {
+            "model_list": [lab.deployment("paid", **prices), away],
+            "general_settings": {
+                "master_key": MASTER,
+                "max_response_size_mb": 1,
+                "connect_timeout": 1,
+            },
+            "router_settings": {"num_retries": 0},
+        }
+        gateway = start(config, "--data-dir", str(tmp_path / "data")).wait()
+        key = make(gateway, "/key/generate", {"max_budget": 10000})["key"]
+        asked = {"messages": [{"role": "user", "content": mark("large")}], "max_tokens": 500}
+        assert ask(gateway, key, model="paid", **asked).status == 502
+        assert ask(gateway, key, model="away").status == 408
+        found = until(
+            lambda: len(r := rows(gateway, f"api_key={key}")) == 4 and r, what="four rows"
+        )
+    spends = {(row["model"], row["spend"] > 0) for row in found if row["spend"] is not None}
+    assert ("up-paid", True) in spends
+    assert ("up-away", True) not in spends
+    assert spent(gateway, key) > 0
 
 
 def test_who_leaves_between_two_tries_pays_for_the_first_only(

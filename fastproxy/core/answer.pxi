@@ -451,6 +451,8 @@ cdef void add_own_lines(Exchange x, Buffer* out):
             add_dollars(out, b"x-litellm-response-cost: ", 25, cost_of(x, False))
         if x.n_holds:
             add_limit_lines(x, out)
+    elif x.table.header_full and x.key is not None and PyTuple_GET_SIZE(x.key.gates):
+        add_key_lines(x, out)
     if x.attempts:
         buf_add(out, b"x-litellm-attempted-retries: ", 29)
         buf_add_uint(out, x.retries)

@@ -206,7 +206,6 @@ cdef void add_limit_lines(Exchange x, Buffer* out):
     cdef Limits limits = x.gateway.limits
     cdef Gate gate
     cdef long long now = window_now(x)
-    cdef bint keys_own = True
     for gate in x.key.gates:
         if gate.slot < 0 or gate.model is not None and gate.model != x.model:
             continue
@@ -218,12 +217,20 @@ cdef void add_limit_lines(Exchange x, Buffer* out):
             add_bytes(out, gate.tokens_line)
             buf_add_uint(out, max(0, gate.tpm - limits.count_now(gate.slot, True, now)))
             buf_add(out, b"\r\n", 2)
-        if gate.key_lines is not None and keys_own:
-            keys_own = False
-            add_bytes(out, gate.key_lines)
-            if gate.budget >= 0:
-                add_dollars(out, b"x-litellm-key-spend: ", 21, limits.spent(gate)
-                            + (max(0, cost_of(x, False)) if x.tapping and x.tap.usage.seen else 0))
+    add_key_lines(x, out)
+
+
+cdef void add_key_lines(Exchange x, Buffer* out):
+    """The key's own limits and what it has spent, for the head of any answer."""
+    cdef Gate gate
+    for gate in x.key.gates:
+        if gate.key_lines is None or gate.slot < 0:
+            continue
+        add_bytes(out, gate.key_lines)
+        if gate.budget >= 0:
+            add_dollars(out, b"x-litellm-key-spend: ", 21, x.gateway.limits.spent(gate)
+                        + (max(0, cost_of(x, False)) if x.tapping and x.tap.usage.seen else 0))
+        return
 
 
 cdef void add_dollars(Buffer* out, const char* name, Py_ssize_t size, long long nano) noexcept:

@@ -90,6 +90,8 @@ def test_a_budget_ends_and_a_reset_opens_it(spending: Gateway):
         total += cost(answer) if answer.status == 200 else 0
     assert statuses[-1] == 422, statuses
     assert total >= 0.02
+    assert float(answer.header("x-litellm-key-spend") or 0) == pytest.approx(total)
+    assert answer.header("x-litellm-key-max-budget") == "0.02"
     until(lambda: abs(spent(spending, key) - total) < 1e-9, what="the sum")
     make(spending, f"/key/{key}/reset_spend", {"reset_to": 0})
     assert ask(spending, key).status == 200

@@ -202,6 +202,8 @@ def member_update(work: Work, asked: shapes.UpdateMember) -> Any:
         raise forbidden("Only a proxy admin may set a member's limits", sorted(change)[0])
     if asked.role is not None:
         change["role"] = asked.role
+        if asked.role != old["role"]:
+            _judge_role(work, asked.role)
     values.set_reset(change, work.now)
     stored = old
     if change:
@@ -261,6 +263,7 @@ def put_member(work: Work, team: Row, user_id: str, role: str, fields: dict[str,
     known = teams.member(work.connection, team["team_id"], user_id)
     if known is not None:
         return known
+    _judge_role(work, role)
     row = {"team_id": team["team_id"], "user_id": user_id, "role": role, "spend": 0, **fields}
     if work.caller.role is not Role.ADMIN:
         row |= _left_with(work, _member_id(team["team_id"], user_id))
@@ -268,6 +271,12 @@ def put_member(work: Work, team: Row, user_id: str, role: str, fields: dict[str,
     _touch_keys(work, team["team_id"])
     work.note("created", MEMBERS, _member_id(team["team_id"], user_id), None, stored)
     return stored
+
+
+def _judge_role(work: Work, role: str) -> None:
+    """Raises Refused where a caller's key is not let do what team admins do, and so can't let others."""
+    if role == "admin" and not roles.may_hand_out(work.caller, roles.LEADING):
+        raise forbidden("Your key's allowed_routes have not all that a team admin may call", "role")
 
 
 def _left_with(work: Work, object_id: str) -> Row:
@@ -317,6 +326,14 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
         if unknown:
             raise bad(
                 f"{unknown[0]} is not a permission of team members", "team_member_permissions"
+            )
+        more = [
+            name for name in wanted if name not in ((old or {}).get("member_permissions") or ())
+        ]
+        if not roles.may_hand_out(work.caller, more):
+            raise forbidden(
+                "Your key's allowed_routes have not all of these permissions",
+                "team_member_permissions",
             )
         change["member_permissions"] = wanted
     for name, empty in (

@@ -29,6 +29,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
         if wanted.get(name) in (None, []):
             wanted[name] = value
     _judge_new(work, user_id, wanted.get("user_email"))
+    _judge_role(work, wanted.get("user_role"))
     values.set_reset(wanted, work.now)
     values.fold(wanted, None)
     row = {"models": [], "metadata": {}, "user_role": Role.USER.value}
@@ -70,6 +71,8 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
     for name in ("spend", "user_role"):
         if name in change and change[name] is None:
             del change[name]
+    if change.get("user_role") != old["user_role"]:
+        _judge_role(work, change.get("user_role"))
     email = change.get("user_email")
     found = users.by_email(work.connection, email) if email else None
     if found is not None and found["user_id"] != old["user_id"]:
@@ -164,6 +167,11 @@ def _judge_new(work: Work, user_id: str, email: str | None) -> None:
         raise conflict(f"User with id {user_id} already exists", "user_id")
     if email and users.by_email(work.connection, email) is not None:
         raise conflict(f"User with email {email} already exists", "user_email")
+
+
+def _judge_role(work: Work, role: str | None) -> None:
+    if role is not None and not roles.may_appoint(work.caller, Role(role)):
+        raise forbidden(f"Your key has bounds of its own, a {role} has none", "user_role")
 
 
 def _join(work: Work, user: Row, entry: Any) -> Any:

@@ -14,7 +14,7 @@ from fastproxy.control.admin import callers, roles, shapes, values
 from fastproxy.control.admin.refused import Refused, bad, forbidden, missing
 from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.work import Work, refuse_unapplied
-from fastproxy.control.store import keys, teams, users
+from fastproxy.control.store import budgets, keys, teams, users
 from fastproxy.control.store.money import to_nano
 from fastproxy.control.store.rows import Row
 
@@ -394,6 +394,10 @@ def _parents(work: Work, wanted: Row) -> tuple[Row | None, Row | None]:
     team = teams.get(work.connection, team_id) if team_id else None
     if team_id and team is None:
         raise bad(f"Team doesn't exist in db. Team={team_id}. Create it via `/team/new`", "team_id")
+    budget_id = wanted.get("budget_id")
+    if budget_id and budgets.get(work.connection, budget_id) is None:
+        message = f"Budget doesn't exist in db. Budget={budget_id}. Create it via `/budget/new`"
+        raise bad(message, "budget_id")
     return users.get(work.connection, user_id) if user_id else None, team
 
 

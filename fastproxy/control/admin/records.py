@@ -46,6 +46,9 @@ class Records:
             models = [roles.NO_MODEL]
         metadata = key["metadata"] or {}
         aliases = {**((team or {}).get("model_aliases") or {}), **(key["aliases"] or {})}
+        unbounded = key["budget_id"] is not None and self._budget(key["budget_id"]) is None
+        if unbounded:
+            log.error("key %s is blocked: there is no budget %s", key["key_name"], key["budget_id"])
         record = {
             "digest": key["token"],
             "stored": True,
@@ -53,7 +56,10 @@ class Records:
             "alias": key["key_alias"],
             "models": models,
             "blocked": bool(
-                key["blocked"] or (team or {}).get("blocked") or (user or {}).get("blocked")
+                key["blocked"]
+                or (team or {}).get("blocked")
+                or (user or {}).get("blocked")
+                or unbounded
             ),
             "expires": key["expires"] / 1000 if key["expires"] is not None else None,
             "aliases": {str(k): str(v) for k, v in aliases.items()} or None,

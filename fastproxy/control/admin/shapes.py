@@ -28,6 +28,8 @@ UNAPPLIED = (
     "guardrails", "policies", "prompts", "object_permission", "budget_limits", "tag_rpm_limit", "auto_rotate",
     "throttle_on_budget_exceeded",
 )  # fmt: skip
+# of anything but a key: terms that are shared are those of keys
+NOT_OF_KEYS = (*UNAPPLIED, "budget_id")
 # Fields that LiteLLM keeps in `metadata`, and answers at the top level.
 IN_METADATA = (
     "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "enforced_params",
@@ -193,6 +195,7 @@ Role = Literal["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_u
 class UserFields(Shared, kw_only=True):
     """What a user can be given."""
 
+    budget_id: Any = None  # of keys only, here and below: refused where it would be without effect
     user_alias: Text | UnsetType | None = UNSET
     user_role: Role | UnsetType | None = UNSET
 
@@ -206,6 +209,7 @@ class NewUser(UserFields, kw_only=True):
     teams: list[Id | Mapping] | None = None
     auto_create_key: bool = True
     key_alias: Id | None = None
+    budget_id: Id | None = None
     duration: Text | None = None
     aliases: dict[str, str] | None = None
 
@@ -256,6 +260,7 @@ class Member(msgspec.Struct, kw_only=True):
 class TeamFields(Shared, kw_only=True):
     """What a team can be given."""
 
+    budget_id: Any = None
     team_alias: Text | UnsetType | None = UNSET
     organization_id: Id | UnsetType | None = UNSET
     model_aliases: dict[str, str] | UnsetType | None = UNSET
@@ -317,6 +322,7 @@ class AddMembers(msgspec.Struct, kw_only=True):
 
     team_id: Id
     member: Member | list[Member]
+    budget_id: Any = None
     max_budget_in_team: Dollars | None = None
     budget_duration: Duration | None = None
     allowed_models: Names | None = None
@@ -333,6 +339,7 @@ class DeleteMember(msgspec.Struct, kw_only=True):
 class UpdateMember(DeleteMember, kw_only=True):
     """Body of /team/member_update."""
 
+    budget_id: Any = None
     role: Literal["admin", "user"] | None = None
     max_budget_in_team: Dollars | UnsetType | None = UNSET
     budget_duration: Duration | UnsetType | None = UNSET

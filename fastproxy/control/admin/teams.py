@@ -39,11 +39,11 @@ LEADERS_MAY = ("team_id", "team_alias", "metadata", "tags", "team_member_permiss
 
 def new(work: Work, asked: shapes.NewTeam) -> Any:
     """Make a team."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     team_id = asked.team_id or str(uuid.uuid4())
     if teams.get(work.connection, team_id) is not None:
         raise bad(f"Team id = {team_id} already exists. Please use a different team id.", "team_id")
-    wanted = values.given(asked, "team_id", "members_with_roles", *shapes.UNAPPLIED)
+    wanted = values.given(asked, "team_id", "members_with_roles", *shapes.NOT_OF_KEYS)
     defaults = values.configured(work.around.default_team, shapes.TeamFields, "default_team_params")
     for name, value in defaults.items():
         if wanted.get(name) in (None, []):
@@ -68,9 +68,9 @@ def new(work: Work, asked: shapes.NewTeam) -> Any:
 
 def update(work: Work, asked: shapes.UpdateTeam) -> Any:
     """Change a team; its admins may change its name, metadata and permissions, limits are a proxy admin's."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     old = _led(work, asked.team_id)
-    change = values.given(asked, "team_id", *shapes.UNAPPLIED)
+    change = values.given(asked, "team_id", *shapes.NOT_OF_KEYS)
     if work.caller.role is not Role.ADMIN:
         for name in change:
             if name not in LEADERS_MAY:
@@ -156,6 +156,7 @@ def listed_by_page(work: Work, asked: shapes.TeamPage) -> Any:
 
 def member_add(work: Work, asked: shapes.AddMembers) -> Any:
     """Put users into a team; those that are not known yet are made."""
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     team = _led(work, asked.team_id)
     if work.caller.role is not Role.ADMIN and asked.max_budget_in_team is not None:
         raise forbidden("Only a proxy admin may set a member's budget", "max_budget_in_team")
@@ -193,9 +194,12 @@ def member_delete(work: Work, asked: shapes.DeleteMember) -> Any:
 
 def member_update(work: Work, asked: shapes.UpdateMember) -> Any:
     """Change a member's role or limits in a team; limits are a proxy admin's to set."""
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     _led(work, asked.team_id)
     old = _member(work, asked)
-    change = values.given(asked, "team_id", "user_id", "user_email", "role", "max_budget_in_team")
+    change = values.given(
+        asked, "team_id", "user_id", "user_email", "role", "max_budget_in_team", "budget_id"
+    )
     if asked.max_budget_in_team is not UNSET:
         change |= values.money({"max_budget": asked.max_budget_in_team})
     if change and work.caller.role is not Role.ADMIN:

@@ -14,12 +14,12 @@ from fastproxy.control.store import keys, teams, users
 from fastproxy.control.store.rows import Row
 
 TABLE = "users"
-FOR_KEY = ("teams", "auto_create_key", "key_alias", "duration", "aliases")
+FOR_KEY = ("teams", "auto_create_key", "key_alias", "budget_id", "duration", "aliases")
 
 
 def new(work: Work, asked: shapes.NewUser) -> Any:
     """Make a user, and its first key."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.UNAPPLIED if asked.auto_create_key else shapes.NOT_OF_KEYS)
     user_id = asked.user_id or str(uuid.uuid4())
     wanted = values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED)
     defaults = values.configured(
@@ -45,6 +45,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
             key_routes.request_for(
                 user_id=user_id,
                 key_alias=asked.key_alias,
+                budget_id=asked.budget_id,
                 duration=asked.duration,
                 aliases=asked.aliases,
                 models=stored["models"],
@@ -56,7 +57,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
 
 def update(work: Work, asked: shapes.UpdateUser) -> Any:
     """Change a user, by id or address."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     if asked.user_id:
         old = _named(work, asked.user_id)
     else:
@@ -67,7 +68,7 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
                 "Either user id or user email must be provided, of a user there is", "user_id"
             )
         old = found
-    change = values.given(asked, "user_id", *shapes.UNAPPLIED)
+    change = values.given(asked, "user_id", *shapes.NOT_OF_KEYS)
     for name in ("spend", "user_role"):
         if name in change and change[name] is None:
             del change[name]

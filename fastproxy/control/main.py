@@ -38,7 +38,7 @@ from fastproxy.control.spend import Spend
 from fastproxy.control.store import directory
 from fastproxy.control.store.directory import Unusable
 from fastproxy.control.store.engine import Store, Unavailable
-from fastproxy.control.stored import Stored, access_groups, usable
+from fastproxy.control.stored import Stored, access_groups, usable, with_model
 from fastproxy.control.texts import LONGEST, Texts
 from fastproxy.keepsake import Keepsake
 from fastproxy.leftover import SERVED
@@ -136,7 +136,7 @@ class Control:
     def _build(self, loaded: config.Config, version: int) -> dict[str, Any]:
         """The snapshot of a configuration and the stored models. Raises ConfigError."""
         own = config.build_snapshot(loaded, version)
-        entries = usable(loaded, self.stored.entries)
+        entries = usable(loaded, own, self.stored.entries)
         if not entries:
             return own
         return config.build_snapshot(config.with_models(loaded, entries), version)
@@ -360,7 +360,7 @@ class Control:
                 environ=dict(os.environ),
                 directory=self.stored.path or Path(),
                 judge_model=lambda entry: reload.try_out(
-                    config.build_snapshot(config.with_models(loaded, [entry]), 1)
+                    with_model(loaded, config.build_snapshot(loaded, 0), entry)
                 ),
             )
         return self.around

@@ -23,7 +23,7 @@ from fastproxy._traffic import Traffic
 from fastproxy.control import budgets, drain, explain, health, metrics, reload
 from fastproxy.control.access_log import AccessLog
 from fastproxy.control.admin.api import NoStore
-from fastproxy.control.app import Admin, make_app
+from fastproxy.control.app import Admin, make_app, not_kept
 from fastproxy.control.counters import Counters
 from fastproxy.control.drain import Drain
 from fastproxy.control.health import Health, Settings
@@ -136,6 +136,12 @@ class Control:
     def _build(self, loaded: config.Config, version: int) -> dict[str, Any]:
         """The snapshot of a configuration and the stored models. Raises ConfigError."""
         own = config.build_snapshot(loaded, version)
+        for route in not_kept(loaded):
+            place = loaded.document.place(("general_settings", "admin_only_routes"))
+            loaded.warn(
+                f"{place}: admin_only_routes: {route} is not kept for proxy admins: "
+                "only the admin API, lists of models and /metrics can be"
+            )
         entries = usable(loaded, own, self.stored.entries)
         if not entries:
             return own

@@ -572,6 +572,30 @@ def test_routes_that_the_file_keeps_for_proxy_admins(start: Callable[..., Gatewa
     assert make(gateway, "/key/generate", {"user_id": "someone"})
 
 
+def test_lists_that_the_file_keeps_for_proxy_admins(start: Callable[..., Gateway], mock_port: int):
+    kept = ["/model/info", "/v1/models", "/explain", "/metrics"]
+    only = [*kept, "/v1/chat/completions", "/nonsense"]
+    config = mock_config(mock_port, admin_only_routes=only, public_routes=["/v1/models"])
+    gateway = start(config).wait()
+    for path in ("/v1/chat/completions", "/nonsense"):
+        assert f"admin_only_routes: {path} is not kept for proxy admins" in gateway.log
+    assert "admin_only_routes: /v1/models" not in gateway.log
+    plain = user(gateway, "plain")
+    viewer = user(gateway, "viewer", user_role="proxy_admin_viewer")
+    boss = user(gateway, "boss", user_role="proxy_admin")
+    for path in (*kept[:2], "/v1/models/claude", "/explain?model=claude", "/metrics"):
+        found = [
+            call(gateway, "GET", path, key=key)[0] for key in (plain, viewer, None, boss, MASTER)
+        ]
+        assert found[:2] == [403, 403], path
+        assert found[2] in (401, 403), path
+        assert found[3:] == [200, 200], path
+    assert call(gateway, "GET", "/models", key=plain)[0] == 200
+    assert chat(gateway, plain) == 200
+    make(gateway, "/user/update", {"user_id": "boss", "user_role": "internal_user"})
+    assert call(gateway, "GET", "/model/info", key=boss)[0] == 403
+
+
 def test_routes_that_the_file_makes_public(start: Callable[..., Gateway], mock_port: int):
     public = ["/v1/models", "/spend/calculate", "LiteLLMRoutes.public_routes", "/key/generate"]
     config = mock_config(mock_port, public_routes=[*public, "/v1/chat/completions", "/metrics"])

@@ -15,7 +15,7 @@ from fastproxy import durations
 from fastproxy._gates import gates_of
 from fastproxy.control.admin import roles
 from fastproxy.control.admin.callers import LIMITS, effective_models
-from fastproxy.control.admin.roles import Groups
+from fastproxy.control.admin.roles import Groups, Role
 from fastproxy.control.store import budgets, keys, teams, users
 from fastproxy.control.store.rows import Row
 
@@ -70,6 +70,7 @@ class Records:
             "routes": routes or None,
             "limits": self._limits(key, user, team, member) or None,
             "required": _required(key, user, team),
+            "admin": (user or {}).get("user_role") == Role.ADMIN or None,
             "metadata": {"disable_fallbacks": True} if metadata.get("disable_fallbacks") else None,
         }
         return _usable({name: value for name, value in record.items() if value is not None})

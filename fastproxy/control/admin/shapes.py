@@ -19,6 +19,7 @@ Names = Annotated[list[Path], Meta(max_length=4096)]
 Mapping = dict[str, Any]
 Models = Meta(max_length=1024)  # of a mapping: each is a counter in shared memory
 Duration = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(mo|[smhdw])$")]
+Lifetime = Annotated[str, Meta(min_length=1, max_length=512)]  # of a key; -1 is for ever
 Email = Annotated[str, Meta(min_length=3, max_length=320)]
 Number = Annotated[int, Meta(ge=1, le=10**9)]
 Size = Annotated[int, Meta(ge=1, le=100)]
@@ -79,7 +80,7 @@ class KeyFields(Shared, kw_only=True):
     """What a key can be given, at its making or later."""
 
     key_alias: Id | UnsetType | None = UNSET
-    duration: Text | UnsetType | None = UNSET
+    duration: Lifetime | UnsetType | None = UNSET
     user_id: Id | UnsetType | None = UNSET
     team_id: Id | UnsetType | None = UNSET
     organization_id: Id | UnsetType | None = UNSET
@@ -210,7 +211,7 @@ class NewUser(UserFields, kw_only=True):
     auto_create_key: bool = True
     key_alias: Id | None = None
     budget_id: Id | None = None
-    duration: Text | None = None
+    duration: Lifetime | None = None
     aliases: dict[str, str] | None = None
 
 

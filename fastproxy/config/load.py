@@ -108,7 +108,8 @@ def with_models(config: Config, models: list[dict[str, Any]]) -> Config:
     """The configuration and further entries of model_list, from elsewhere than its file. Raises ConfigError."""
     first = FOREIGN + len(config.entries)
     added = [_entry(config.document, first + n, model, set()) for n, model in enumerate(models)]
-    return replace(config, entries=[*config.entries, *added], warnings=[])
+    served = [entry for entry in added if _left_out(entry, config.environ) is None]
+    return replace(config, entries=[*config.entries, *served], warnings=[])
 
 
 def _keys(
@@ -244,18 +245,24 @@ def _entries(
             f"{document.place(('model_list',))}: model_list: a list is expected, not {kind(models)}"
         )
     entries, left_out = [], []
-    wanted = environ.get("LITELLM_ENVIRONMENT")
     unset_paths = {path for paths in document.missing.values() for path in paths}
     for index, model in enumerate(models):
         entry = _entry(document, index, model, unset_paths)
-        environments = entry.info.get("supported_environments")
-        if wanted and environments and wanted not in environments:
-            left_out.append((index, f"LITELLM_ENVIRONMENT is {wanted}"))
-        elif entry.info.get("blocked") is True:
-            left_out.append((index, "blocked"))
-        else:
+        why = _left_out(entry, environ)
+        if why is None:
             entries.append(entry)
+        else:
+            left_out.append((index, why))
     return entries, left_out
+
+
+def _left_out(entry: Entry, environ: Mapping[str, str]) -> str | None:
+    """Why an entry is not to be served."""
+    wanted = environ.get("LITELLM_ENVIRONMENT")
+    environments = entry.info.get("supported_environments")
+    if wanted and environments and wanted not in environments:
+        return f"LITELLM_ENVIRONMENT is {wanted}"
+    return "blocked" if entry.info.get("blocked") is True else None
 
 
 def _entry(

@@ -155,7 +155,8 @@ GENERAL = {
         "key_management_system key_management_settings",
     ),
     **_honoured(
-        "for routes of the admin API; every key may call every model route", "admin_only_routes"
+        "for the admin API, lists of models and /metrics; every key may call every model route",
+        "admin_only_routes",
     ),
     **_honoured("for routes that read and name nobody; the others want a key", "public_routes"),
     **_not_yet(

@@ -125,6 +125,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "use_x_forwarded_for": bool(general.use_x_forwarded_for),
         "trusted_proxy_ranges": general.trusted_proxy_ranges or [],
         "public_routes": _public_routes(config),
+        "admin_only_routes": general.admin_only_routes or [],
         "enforced_params": general.enforced_params or [],
         "key_header": header.lower() if header else None,
         "forward_client_headers": bool(general.forward_client_headers_to_llm_api),

@@ -12,6 +12,7 @@ import orjson
 
 from fastproxy.config import registry
 from fastproxy.config.budgets import of_deployment
+from fastproxy.config.credentials import is_secret, without_userinfo
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
 from fastproxy.config.slop import boolean, words
@@ -30,7 +31,6 @@ NUMBERS = words(
     "frequency_penalty top_logprobs dimensions num_ctx"
 )
 BRIDGE = {"scheme": "unix", "host": "bridge", "port": 80, "proxy": None}
-SECRET_WORDS = ("key", "secret", "token", "password", "credential", "headers")
 
 
 def make_deployment(config: Config, entry: Entry, bridging: bool = True) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _common(
         "group": entry.name,
         "provider": provider,
         "litellm_model": str(params["model"]),
-        "api_base": _without_userinfo(base),
+        "api_base": without_userinfo(base),
         "timeout": _first(
             entry.params.timeout, config.router.timeout, config.litellm.request_timeout
         )
@@ -492,30 +492,12 @@ def _number(value: Any) -> Any:
 
 def _shown(params: Mapping[str, Any], base: str) -> dict[str, Any]:
     """litellm_params as /model/info shows them: nothing that could be a credential."""
-    shown = {
-        k: v
-        for k, v in params.items()
-        if not any(word in k.lower() for word in SECRET_WORDS)
-        and k not in ("http_proxy", "extra_body")
-    }
+    shown = {k: v for k, v in params.items() if not is_secret(k, v)}
     shown["model"] = params["model"]
     if base:
-        shown["api_base"] = _without_userinfo(base)
-    for name in (
-        "max_tokens",
-        "max_completion_tokens",
-        "output_cost_per_token",
-        "input_cost_per_token",
-    ):
-        if params.get(name) is not None:
-            shown[name] = params[name]
+        shown["api_base"] = without_userinfo(base)
     shown.pop("base_url", None)
     return _plain(shown)
-
-
-def _without_userinfo(base: str) -> str:
-    url = urlsplit(base)
-    return url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

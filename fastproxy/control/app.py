@@ -17,9 +17,11 @@ from aiohttp import web
 from fastproxy import errors
 from fastproxy._table import ENDPOINTS
 from fastproxy._traffic import Traffic
+from fastproxy.config import Config
 from fastproxy.control.admin.api import KEY_HEADER, RECORD_HEADER, Api, Gateway
 from fastproxy.control.admin.refused import Refused
 from fastproxy.control.admin.roles import route_allowed
+from fastproxy.control.admin.routes import ROUTES
 from fastproxy.control.rings import Rings
 
 __all__ = ["Admin", "Refused", "make_app"]
@@ -27,6 +29,8 @@ __all__ = ["Admin", "Refused", "make_app"]
 log = logging.getLogger("fastproxy.control")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# beside those of the admin API, what `admin_only_routes` can keep for proxy admins
+LISTS = ("/models", "/v1/models", "/model/info", "/v1/model/info", "/explain", "/metrics")
 MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
 
 
@@ -63,6 +67,11 @@ class Admin:
                 "Virtual key is not allowed to call this route. Only allowed to call routes: "
                 f"{routes}. Tried to call route: {path}",
                 "auth_error",
+            )
+        kept = path in self.snapshot["settings"]["admin_only_routes"]
+        if kept and not (record.get("master") or record.get("admin")):
+            raise Refused(
+                403, f"Only proxy admins may call {path} (admin_only_routes).", "auth_error"
             )
         return record
 
@@ -188,6 +197,12 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
     app.router.add_get("/fastproxy/events", events)
     app.router.add_get("/fastproxy/counters", counters)
     return app
+
+
+def not_kept(loaded: Config) -> list[str]:
+    """Those of `admin_only_routes` that everybody may call all the same, or nobody but the master key."""
+    kept = {*LISTS, *(route.path for route in ROUTES)}
+    return [route for route in loaded.general.admin_only_routes or () if route not in kept]
 
 
 def _without_model(path: str) -> str:

@@ -23,7 +23,7 @@ from fastproxy._traffic import Traffic
 from fastproxy.control import budgets, drain, explain, health, metrics, reload
 from fastproxy.control.access_log import AccessLog
 from fastproxy.control.admin.api import NoStore
-from fastproxy.control.app import Admin, make_app
+from fastproxy.control.app import Admin, make_app, not_kept
 from fastproxy.control.counters import Counters
 from fastproxy.control.drain import Drain
 from fastproxy.control.health import Health, Settings
@@ -38,7 +38,7 @@ from fastproxy.control.spend import Spend
 from fastproxy.control.store import directory
 from fastproxy.control.store.directory import Unusable
 from fastproxy.control.store.engine import Store, Unavailable
-from fastproxy.control.stored import Stored, access_groups, usable
+from fastproxy.control.stored import Stored, access_groups, usable, with_model
 from fastproxy.control.texts import LONGEST, Texts
 from fastproxy.keepsake import Keepsake
 from fastproxy.leftover import SERVED
@@ -136,7 +136,13 @@ class Control:
     def _build(self, loaded: config.Config, version: int) -> dict[str, Any]:
         """The snapshot of a configuration and the stored models. Raises ConfigError."""
         own = config.build_snapshot(loaded, version)
-        entries = usable(loaded, self.stored.entries)
+        for route in not_kept(loaded):
+            place = loaded.document.place(("general_settings", "admin_only_routes"))
+            loaded.warn(
+                f"{place}: admin_only_routes: {route} is not kept for proxy admins: "
+                "only the admin API, lists of models and /metrics can be"
+            )
+        entries = usable(loaded, own, self.stored.entries)
         if not entries:
             return own
         return config.build_snapshot(config.with_models(loaded, entries), version)
@@ -360,7 +366,7 @@ class Control:
                 environ=dict(os.environ),
                 directory=self.stored.path or Path(),
                 judge_model=lambda entry: reload.try_out(
-                    config.build_snapshot(config.with_models(loaded, [entry]), 1)
+                    with_model(loaded, config.build_snapshot(loaded, 0), entry)
                 ),
             )
         return self.around

@@ -138,12 +138,24 @@ def access_groups(snapshot: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def usable(loaded: config.Config, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_model(
+    loaded: config.Config, own: Mapping[str, Any], entry: dict[str, Any]
+) -> dict[str, Any]:
+    """A snapshot with one stored model beside the file's, whose snapshot is `own`. Raises ConfigError."""
+    identity = entry["model_info"]["id"]
+    if any(deployment["id"] == identity for deployment in own["deployments"]):
+        raise config.ConfigError(f"model {identity}: a model of the configuration has this id")
+    return config.build_snapshot(config.with_models(loaded, [entry]), 0)
+
+
+def usable(
+    loaded: config.Config, own: Mapping[str, Any], entries: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Those stored models that this configuration can serve; the others are named in the log."""
     found = []
     for entry in entries:
         try:
-            config.build_snapshot(config.with_models(loaded, [entry]), 0)
+            with_model(loaded, own, entry)
         except config.ConfigError as error:
             log.error("stored model %s is not served: %s", entry["model_info"]["id"], error)
         else:

@@ -384,6 +384,54 @@ def test_models_are_added_changed_and_taken_away(
     assert chat(again, MASTER) == 200
 
 
+def test_a_stored_model_is_judged_as_one_of_the_file(
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
+):
+    gateway = start(mock_config(mock_port)).wait()
+    params = {"model": "openai/up", "api_base": f"http://127.0.0.1:{mock_port}/v1", "api_key": UPSTREAM_KEY}  # fmt: skip
+    ids = [m["model_info"]["id"] for m in call(gateway, "GET", "/model/info")[1]["data"]]
+    for info in ({"id": ids[0]}, {"team_id": "some"}):
+        body = {"model_name": "new", "litellm_params": params, "model_info": info}
+        status, answer = call(gateway, "POST", "/model/new", body)
+        assert status == 400, answer
+        assert next(iter(info)) in answer["error"]["message"]
+    body = {"model_name": "held", "litellm_params": params, "model_info": {"id": "h", "blocked": True}}  # fmt: skip
+    make(gateway, "/model/new", body)
+    assert chat(gateway, MASTER, "held") == 400
+    assert call(gateway, "POST", "/model/update", {"model_info": {"id": "h", "team_id": "t"}})[0] == 400  # fmt: skip
+    make(gateway, "/model/update", {"model_info": {"id": "h", "blocked": False}})
+    assert chat(gateway, MASTER, "held") == 200
+    assert gateway.stop() == 0
+    config = mock_config(mock_port)
+    config["model_list"].append({"model_name": "mine", "litellm_params": params, "model_info": {"id": "h"}})  # fmt: skip
+    again = serve(config, folder=gateway.path.parent)
+    assert "stored model h is not served: model h: a model of the configuration has this id" in again.log  # fmt: skip
+    assert (chat(again, MASTER, "held"), chat(again, MASTER, "mine")) == (400, 200)
+
+
+def test_no_credential_of_a_model_is_stored_in_plain_text(
+    start: Callable[..., Gateway], mock_port: int
+):
+    gateway = start(mock_config(mock_port)).wait()
+    base = f"http://user:S3CRET-1@127.0.0.1:{mock_port}/v1"
+    params = {
+        "model": "openai/up", "api_base": base, "api_key": "S3CRET-2", "extra_body": {"auth": "S3CRET-3"},
+        "http_proxy": "http://u:S3CRET-4@127.0.0.1:1", "rules": [{"login": {"password": "S3CRET-5"}}],
+        "callback": "https://x.example/?sig=S3CRET-6",
+    }  # fmt: skip
+    body = {"model_name": "secret", "litellm_params": params, "model_info": {"id": "s"}}
+    made = make(gateway, "/model/new", body)
+    assert made["litellm_params"]["api_base"] == f"http://127.0.0.1:{mock_port}/v1"
+    changed = {"model_info": {"id": "s"}, "litellm_params": {"http_proxy": None}}
+    answers = [made, make(gateway, "/model/update", changed)]
+    answers += [
+        call(gateway, "GET", path)[1] for path in ("/audit", "/model/info", "/v1/model/info")
+    ]
+    assert "S3CRET" not in json.dumps(answers)
+    data = gateway.path.parent / "fastproxy-data"
+    assert all(b"S3CRET" not in path.read_bytes() for path in data.iterdir())
+
+
 def test_a_lost_salt_key_is_named_and_the_rest_is_served(
     start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
 ):
@@ -522,6 +570,30 @@ def test_routes_that_the_file_keeps_for_proxy_admins(start: Callable[..., Gatewa
     assert call(gateway, "POST", "/key/generate", {}, key)[0] == 403
     assert call(gateway, "GET", "/key/list", key=key)[0] == 200
     assert make(gateway, "/key/generate", {"user_id": "someone"})
+
+
+def test_lists_that_the_file_keeps_for_proxy_admins(start: Callable[..., Gateway], mock_port: int):
+    kept = ["/model/info", "/v1/models", "/explain", "/metrics"]
+    only = [*kept, "/v1/chat/completions", "/nonsense"]
+    config = mock_config(mock_port, admin_only_routes=only, public_routes=["/v1/models"])
+    gateway = start(config).wait()
+    for path in ("/v1/chat/completions", "/nonsense"):
+        assert f"admin_only_routes: {path} is not kept for proxy admins" in gateway.log
+    assert "admin_only_routes: /v1/models" not in gateway.log
+    plain = user(gateway, "plain")
+    viewer = user(gateway, "viewer", user_role="proxy_admin_viewer")
+    boss = user(gateway, "boss", user_role="proxy_admin")
+    for path in (*kept[:2], "/v1/models/claude", "/explain?model=claude", "/metrics"):
+        found = [
+            call(gateway, "GET", path, key=key)[0] for key in (plain, viewer, None, boss, MASTER)
+        ]
+        assert found[:2] == [403, 403], path
+        assert found[2] in (401, 403), path
+        assert found[3:] == [200, 200], path
+    assert call(gateway, "GET", "/models", key=plain)[0] == 200
+    assert chat(gateway, plain) == 200
+    make(gateway, "/user/update", {"user_id": "boss", "user_role": "internal_user"})
+    assert call(gateway, "GET", "/model/info", key=boss)[0] == 403
 
 
 def test_routes_that_the_file_makes_public(start: Callable[..., Gateway], mock_port: int):

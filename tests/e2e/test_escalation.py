@@ -47,6 +47,38 @@ def test_terms_of_a_shared_budget_are_the_keys_own(gateway: Gateway):
     assert make(gateway, "/key/update", {"key": key, "rpm_limit": 4}, key)["rpm_limit"] == 4
 
 
+def test_a_budget_that_is_not_there_is_no_missing_limit(
+    start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
+):
+    gateway = start(priced_config(mock_port)).wait()
+    make(gateway, "/budget/new", {"budget_id": "real", "max_budget": 0})
+    made = make(gateway, "/key/generate", {"budget_id": "real"})
+    for path, body in (
+        ("/key/generate", {"budget_id": "raal"}),
+        ("/key/update", {"key": made["key"], "budget_id": "raal"}),
+        ("/key/regenerate", {"key": made["key"], "budget_id": "raal"}),
+        ("/user/new", {"user_id": "raal", "budget_id": "raal"}),
+        ("/user/new", {"budget_id": "real", "auto_create_key": False}),
+        ("/user/update", {"user_id": "someone", "budget_id": "real"}),
+        ("/team/new", {"budget_id": "real"}),
+        ("/team/update", {"team_id": "some", "budget_id": "real"}),
+        ("/team/member_add", {"team_id": "some", "member": [], "budget_id": "real"}),
+        ("/team/member_update", {"team_id": "some", "user_id": "someone", "budget_id": "real"}),
+    ):
+        status, answer = call(gateway, "POST", path, body)
+        assert (status, answer["error"]["param"]) == (400, "budget_id"), path
+    assert call(gateway, "GET", "/user/info?user_id=raal")[0] == 404
+    first = make(gateway, "/user/new", {"budget_id": "real"})["key"]
+    assert [ask(gateway, key).status for key in (made["key"], first)] == [422, 422]
+    assert gateway.stop() == 0
+    store = sqlite3.connect(gateway.path.parent / "fastproxy-data" / "fastproxy.db")
+    with contextlib.closing(store), store:  # somebody else's doing
+        store.execute("DELETE FROM budgets")
+    again = serve(gateway.path.read_text(), folder=gateway.path.parent)
+    assert chat(again, made["key"]) == 401
+    assert f"key {made['key_name']} is blocked: there is no budget real" in again.log
+
+
 def test_periods_of_a_shared_budget_are_counted_by_its_keys(
     start: Callable[..., Gateway], serve: Callable[..., Gateway], mock_port: int
 ):

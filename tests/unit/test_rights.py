@@ -196,6 +196,103 @@ def test_teams_by_relation(who: Caller, see: bool, lead: bool):
     assert roles.may_lead_team(who, "led") == lead
 
 
+LEADS_TWO = {"admin_of": frozenset({"led", "other"}), "permissions": {"led": frozenset(), "other": frozenset()}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("who", "covered"),
+    [
+        (Role.ADMIN, set(Role)),
+        (Role.VIEWER, {Role.VIEWER, Role.USER_VIEWER, Role.KEY}),
+        (Role.USER, {Role.USER, Role.USER_VIEWER, Role.KEY}),
+        (Role.USER_VIEWER, {Role.USER_VIEWER, Role.KEY}),
+        (Role.KEY, {Role.KEY}),
+    ],
+)
+def test_who_stands_above_whom(who: Role, covered: set[Role]):
+    assert {r for r in Role if not roles.outranks(caller(r), caller(who))} == covered
+
+
+@pytest.mark.parametrize(
+    ("holder", "who", "more"),
+    [
+        (caller(Role.USER, **LEADER), caller(Role.USER, **LEADER), False),
+        (caller(Role.USER, **LEADER), caller(Role.USER, **LEADS_TWO), False),
+        (caller(Role.USER, **LEADS_TWO), caller(Role.USER, **LEADER), True),
+        (caller(Role.USER, **LEADER), caller(Role.USER, permissions={"led": frozenset()}), True),
+        (caller(Role.USER, **MEMBER), caller(Role.USER, **MEMBER), False),
+        (caller(Role.USER, **MEMBER), caller(Role.USER, **SERVING), True),
+        (caller(Role.USER, permissions={"joined": frozenset()}), caller(Role.USER), False),
+        (caller(Role.USER, permissions={"led": frozenset({"/key/update"})}), caller(Role.USER, **LEADER), False),
+        (caller(Role.USER, **LEADS_TWO), caller(Role.ADMIN), False),
+    ],
+)  # fmt: skip
+def test_rights_in_teams_count_as_rank(holder: Caller, who: Caller, more: bool):
+    assert roles.outranks(holder, who) == more
+    assert roles.beyond(holder, who) == ("user_id" if more else None)
+
+
+BOUNDED = {"token": "mine", "models": ["a"], "max_budget": 5, "expires": 9, "allowed_routes": ["/key/*"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("role", "theirs", "field"),
+    [
+        (Role.USER, {}, None),
+        (Role.USER, {"max_budget": 4, "allowed_routes": ["/key/info"]}, None),
+        (Role.USER, {"models": []}, "models"),
+        (Role.USER, {"max_budget": None}, "max_budget"),
+        (Role.USER, {"expires": None}, "expires"),
+        (Role.USER, {"allowed_routes": []}, "allowed_routes"),
+        (Role.USER, {"allowed_routes": ["llm_api_routes"]}, "allowed_routes"),
+        (Role.ADMIN, {"allowed_routes": ["llm_api_routes"]}, None),  # such a key is to make those
+        (Role.ADMIN, {"allowed_routes": ["/key/*", "/user/new"]}, "allowed_routes"),
+        (Role.ADMIN, {"max_budget": 6}, "max_budget"),
+    ],
+)
+def test_a_key_is_bounded_by_that_of_its_maker(
+    role: Role, theirs: dict[str, Any], field: str | None
+):
+    holder = caller(Role.KEY, key=key(**{**BOUNDED, "token": "t", **theirs}))
+    assert roles.beyond(holder, caller(role, key=key(**BOUNDED))) == field
+
+
+def test_nothing_is_beyond_the_master_key():
+    assert roles.beyond(caller(Role.ADMIN), Caller(Role.ADMIN, "m", master=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "appoints", "leading"),
+    [
+        ({}, {Role.ADMIN, Role.VIEWER, Role.USER, Role.USER_VIEWER}, True),
+        ({"allowed_routes": ["management_routes"]}, {Role.USER, Role.USER_VIEWER}, True),
+        ({"allowed_routes": ["/user/new"]}, {Role.USER, Role.USER_VIEWER}, False),
+        ({"models": ["a"]}, {Role.USER, Role.USER_VIEWER}, True),
+        ({"max_budget": 1}, {Role.USER, Role.USER_VIEWER}, True),
+        ({"metadata": {"model_rpm_limit": {"a": 1}}}, {Role.USER, Role.USER_VIEWER}, True),
+    ],
+)
+def test_whom_a_proxy_admins_key_appoints(
+    bounds: dict[str, Any], appoints: set[Role], leading: bool
+):
+    who = caller(Role.ADMIN, key=key(token="mine", **bounds))
+    people = (Role.ADMIN, Role.VIEWER, Role.USER, Role.USER_VIEWER)
+    assert {role for role in people if roles.may_appoint(who, role)} == appoints
+    assert roles.may_hand_out(who, roles.LEADING) == leading
+    assert not roles.may_appoint(caller(Role.USER), Role.USER)
+
+
+TEAMS_KEY = {"key": key(token="mine", user_id="me", team_id="led")}
+
+
+def test_a_key_of_a_team_manages_in_it_only():
+    who = caller(Role.USER, **LEADER, **TEAMS_KEY)
+    assert roles.may_create_key(who, "me", "led", [])
+    assert not roles.may_create_key(who, "me", None, [])
+    assert roles.may_change_key(who, key(user_id="me", team_id="led"), "/key/update")
+    assert not roles.may_change_key(who, key(user_id="me"), "/key/update")
+
+
 @pytest.mark.parametrize(
     ("wanted", "ceiling", "field"),
     [

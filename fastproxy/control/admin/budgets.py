@@ -3,8 +3,8 @@
 import uuid
 from typing import Any
 
-from fastproxy.control.admin import shapes, values
-from fastproxy.control.admin.refused import bad, missing
+from fastproxy.control.admin import roles, shapes, values
+from fastproxy.control.admin.refused import bad, forbidden, missing
 from fastproxy.control.admin.work import Work
 from fastproxy.control.store import budgets, keys
 from fastproxy.control.store.rows import Row
@@ -28,6 +28,9 @@ def update(work: Work, asked: shapes.UpdateBudget) -> Any:
     """Change a budget, and so the terms of its keys."""
     old = _named(work, asked.budget_id)
     change = values.given(asked, "budget_id")
+    field = roles.exceeded(change, work.caller.ceiling or {})
+    if field is not None:
+        raise forbidden(f"{field} grants its keys more than yours has: a key never does", field)
     values.set_reset(change, work.now)
     stored = budgets.update(work.connection, asked.budget_id, change, work.by)
     if "budget_duration" in change:  # periods of its keys that began under the old terms

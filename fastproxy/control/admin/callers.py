@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from fastproxy.control.admin import roles
 from fastproxy.control.admin.refused import Refused
 from fastproxy.control.admin.roles import Caller, Groups, Role
+from fastproxy.control.admin.shapes import IN_METADATA
 from fastproxy.control.store import budgets, keys, teams, users
 from fastproxy.control.store.rows import Row, now_ms
 
@@ -33,22 +34,34 @@ def load(
         raise Refused(
             401, "Authentication Error, The key is no longer known.", "auth_error", "None"
         )
+    caller = holder(connection, key, groups)
     team = teams.get(connection, key["team_id"]) if key["team_id"] else None
-    user = users.get(connection, key["user_id"]) if key["user_id"] else None
-    if (team and team["blocked"]) or (user and user["blocked"]):
+    if (team and team["blocked"]) or (caller.user and caller.user["blocked"]):
         raise Refused(
             401,
             "Authentication Error, The team or user of this key is blocked.",
             "auth_error",
             "None",
         )
-    key = {**with_terms(connection, key), "models": _ceiling(key, user, team, groups)}
+    return caller
+
+
+def holder(connection: Connection, key: Row, groups: Groups) -> Caller:
+    """Who holds a key of the store: what could be done with it."""
+    team = teams.get(connection, key["team_id"]) if key["team_id"] else None
+    user = users.get(connection, key["user_id"]) if key["user_id"] else None
+    kept = {name: roles.field_of(key, name) for name in IN_METADATA}
+    key = {**with_terms(connection, key), **kept, "models": _ceiling(key, user, team, groups)}
     if user is None:
-        return Caller(Role.KEY, digest, key["user_id"], key)
-    memberships = teams.memberships(connection, user["user_id"])
+        return Caller(Role.KEY, key["token"], key["user_id"], key)
+    memberships = [
+        membership
+        for membership in teams.memberships(connection, user["user_id"])
+        if key["team_id"] in (None, membership["team_id"])
+    ]
     return Caller(
         role=PEOPLE.get(user["user_role"], Role.KEY),
-        token=digest,
+        token=key["token"],
         user_id=user["user_id"],
         key=key,
         user=user,

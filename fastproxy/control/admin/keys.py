@@ -14,7 +14,7 @@ from fastproxy.control.admin import callers, roles, shapes, values
 from fastproxy.control.admin.refused import Refused, bad, forbidden, missing
 from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.work import Work, refuse_unapplied
-from fastproxy.control.store import keys, teams, users
+from fastproxy.control.store import budgets, keys, teams, users
 from fastproxy.control.store.money import to_nano
 from fastproxy.control.store.rows import Row
 
@@ -31,6 +31,7 @@ EMPTY: dict[str, Any] = {
     "allowed_routes": [],
     "allowed_cache_controls": [],
 }
+NEW: Row = dict.fromkeys((*callers.LIMITS, "budget_id"))
 # what an answer shows besides the row, as LiteLLM's clients expect it
 ALWAYS = (
     "agent_id",
@@ -64,8 +65,10 @@ def make(work: Work, asked: shapes.GenerateKey, for_service: bool = False) -> Ro
     _upper_bounds(work, wanted, fill=True)
     wanted["expires"] = values.moment(wanted.pop("duration", None), work.now)
     wanted["allowed_routes"] = _routes(asked.key_type, wanted.get("allowed_routes"))
-    if caller.role is not Role.ADMIN and not for_service and not wanted.get("user_id"):
-        wanted["user_id"] = caller.user_id
+    if caller.role is not Role.ADMIN:
+        if not for_service and not wanted.get("user_id"):
+            wanted["user_id"] = caller.user_id
+        wanted["team_id"] = wanted.get("team_id") or roles.team_of(caller)
     user, team = _parents(work, wanted)
     if not roles.may_create_key(
         caller, wanted.get("user_id"), wanted.get("team_id"), _people(work, team)
@@ -74,9 +77,9 @@ def make(work: Work, asked: shapes.GenerateKey, for_service: bool = False) -> Ro
     _judge_alias(work, wanted.get("key_alias"), None)
     if caller.role is not Role.ADMIN:
         judge_fields(caller, wanted, {}, asked.key)
-        if caller.key is not None:
-            roles.inherited(wanted, caller.key)
-            _within(work, wanted, caller.key)
+    if caller.ceiling is not None:
+        roles.inherited(wanted, caller.ceiling)
+        _within(work, _with_budget(work, wanted), caller.ceiling)
     for parent in (user, team):
         if parent is not None and caller.role is not Role.ADMIN:
             _within(work, wanted, _without_none(parent, team), enforced=True)
@@ -87,6 +90,7 @@ def make(work: Work, asked: shapes.GenerateKey, for_service: bool = False) -> Ro
     row = {**EMPTY, **{n: v for n, v in wanted.items() if v is not None}}
     row |= {"token": token, "key_name": key_name(key), "spend": 0, "model_spend": {}}
     stored = keys.insert(work.connection, row, work.by)
+    _judge_holder(work, stored)
     work.touched.add(token)
     work.note("created", TABLE, token, None, stored)
     return {**_answer(stored), "key": key, "key_type": asked.key_type or "default"}
@@ -122,14 +126,18 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
         switched = change.get("blocked", old["blocked"]) != old["blocked"]
         if switched and not roles.may_change_key(caller, old, "/key/block"):
             raise forbidden("You may not block or unblock this key", "blocked")
-        if caller.key is not None and caller.key["token"] != old["token"]:
-            _within(work, change, caller.key)
-        if old["team_id"] is None or old["team_id"] not in caller.admin_of:
-            # limits on one's own key are somebody else's to raise
-            _within(work, change, callers.with_terms(work.connection, old))
         for parent in (user, team):
             if parent is not None:
                 _within(work, change, _without_none(parent, team), enforced=True)
+    own = caller.token == old["token"]
+    granted = _with_budget(work, change, old)
+    if own or not (caller.role is Role.ADMIN or old["team_id"] in caller.admin_of):
+        # limits on one's own key are somebody else's to raise
+        _within(work, granted, callers.with_terms(work.connection, old))
+    if own:
+        _judge_own_spend(work, change)
+    elif caller.ceiling is not None:
+        _within(work, granted, caller.ceiling)
     values.set_reset(change, work.now)
     if "budget_id" in change and not after["budget_duration"]:
         change["budget_reset_at"] = None  # the period is the budget's
@@ -138,6 +146,8 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
         if name in change and change[name] is None:
             change[name] = empty
     stored = keys.update(work.connection, old["token"], change, work.by)
+    if moved:
+        _judge_holder(work, stored)
     work.touched.add(old["token"])
     work.note("updated", TABLE, old["token"], old, stored)
     return {"key": asked.key or stored["token"], **_answer(stored)}
@@ -206,6 +216,7 @@ def regenerate(work: Work, asked: shapes.RegenerateKey) -> Any:
         "rotation_count": old["rotation_count"] + 1,
     }
     stored = keys.update(work.connection, old["token"], moved, work.by)
+    _judge_holder(work, stored)
     work.touched |= {old["token"], token}
     work.note("rotated", TABLE, old["token"], old, stored)
     return {**_answer(stored), "key": key}
@@ -217,6 +228,8 @@ def reset_spend(work: Work, asked: shapes.ResetSpend) -> Any:
     if work.caller.role is not Role.ADMIN and old["team_id"] not in work.caller.admin_of:
         raise forbidden("Only proxy admins and team admins may reset a key's spend")
     to = to_nano(asked.reset_to)
+    if old["token"] == work.caller.token:
+        _judge_own_spend(work, {"spend": to})
     if to > old["spend"]:
         raise bad("reset_to is more than the key has spent", "reset_to")
     stored = keys.update(work.connection, old["token"], {"spend": to}, work.by)
@@ -340,6 +353,36 @@ def _within(work: Work, wanted: dict[str, Any], ceiling: roles.Row, enforced: bo
         raise forbidden(f"{field} grants more than you have: a key never does", field)
 
 
+def _judge_holder(work: Work, key: Row) -> None:
+    """The rule above all others, for a key that somebody is about to hold, or to act by: raises Refused where it can do
+    more than the caller."""
+    if work.caller.master:
+        return
+    holder = callers.holder(work.connection, key, work.around.groups)
+    field = roles.beyond(holder, work.caller, work.around.groups)
+    if field == "user_id":
+        raise forbidden("This key's user may do more than you: it is not yours to hold", field)
+    if field is not None:
+        raise forbidden(
+            f"{field} of this key is more than you have: it is not yours to hold", field
+        )
+
+
+def _judge_own_spend(work: Work, change: Row) -> None:
+    """What is spent counts against one's own budget: it is somebody else's to set back."""
+    own = work.caller.key or {}
+    if "spend" in change and (own.get("max_budget") is not None or own.get("model_max_budget")):
+        raise forbidden("You may not set what your own key has spent of its budget", "spend")
+
+
+def _with_budget(work: Work, change: Row, old: Row = NEW) -> Row:
+    """A change, and what follows for a key's terms if it names another shared budget."""
+    if "budget_id" not in change:
+        return change
+    after = callers.with_terms(work.connection, {**old, **change})
+    return {**change, **{name: after[name] for name in callers.LIMITS}}
+
+
 def _without_none(parent: Row, team: Row | None) -> Row:
     if "user_role" in parent and team is not None and roles.NO_MODEL in parent["models"]:
         return {**parent, "models": []}  # a user whose models are those of the teams
@@ -351,6 +394,10 @@ def _parents(work: Work, wanted: Row) -> tuple[Row | None, Row | None]:
     team = teams.get(work.connection, team_id) if team_id else None
     if team_id and team is None:
         raise bad(f"Team doesn't exist in db. Team={team_id}. Create it via `/team/new`", "team_id")
+    budget_id = wanted.get("budget_id")
+    if budget_id and budgets.get(work.connection, budget_id) is None:
+        message = f"Budget doesn't exist in db. Budget={budget_id}. Create it via `/budget/new`"
+        raise bad(message, "budget_id")
     return users.get(work.connection, user_id) if user_id else None, team
 
 
@@ -445,7 +492,11 @@ def _named(work: Work, key: str | None, alias: str | None, route: str, own: bool
     )
     if row is None:
         raise missing("Key not found.", "key")
-    if not roles.may_change_key(work.caller, row, route):
+    allowed = roles.may_change_key(work.caller, row, route)
+    if allowed and work.caller.role is not Role.ADMIN and route not in roles.TAKING:
+        holder = callers.holder(work.connection, row, work.around.groups)
+        allowed = not roles.outranks(holder, work.caller)
+    if not allowed:
         raise forbidden(
             f"You may not call {route} for this key. Your role={work.caller.role.value}"
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastproxy import config
-from fastproxy.config import registry
+from fastproxy.config.credentials import is_secret, without_userinfo
 from fastproxy.control.admin import shapes, values
 from fastproxy.control.admin.refused import Refused, bad
 from fastproxy.control.admin.work import Work
@@ -16,8 +16,7 @@ from fastproxy.control.store.rows import Row
 log = logging.getLogger("fastproxy.admin")
 
 TABLE = "models"
-SECRET_WORDS = ("key", "secret", "password", "credential", "headers", "token")
-PLAIN = ("max_tokens", "max_completion_tokens")  # and prices
+ADDRESSES = ("api_base", "base_url")  # shown, but for the credentials in them
 REFERENCE = "os.environ/"
 
 
@@ -99,6 +98,11 @@ def _row(
         raise bad(
             f"{where}: os.environ/ is read from the configuration file only: give the value", where
         )
+    if info.get("team_id"):
+        raise bad(
+            "team_id is not applied to models by this gateway yet, so it can't be set",
+            "model_info.team_id",
+        )
     try:
         work.around.judge_model(
             {
@@ -110,11 +114,12 @@ def _row(
     except config.ConfigError as error:
         text = str(error).partition(": ")[2] or str(error)
         raise bad(text, "litellm_params") from None
-    secret = {k: v for k, v in params.items() if _is_secret(k)}
+    secret = {k: v for k, v in params.items() if is_secret(k, v)}
+    shown = {k: without_userinfo(secret[k]) for k in ADDRESSES if k in secret}
     row: Row = {
         "model_id": model_id,
         "model_name": name,
-        "params": {k: v for k, v in params.items() if k not in secret},
+        "params": {k: v for k, v in params.items() if k not in secret} | shown,
         "info": {k: v for k, v in info.items() if k not in ("id", "db_model")},
         "sealed": None,
     }
@@ -138,12 +143,6 @@ def _sealer(work: Work, model_id: str) -> sealed.Sealer:
     except OSError as error:
         raise Refused(500, f"the key file can't be made: {error.strerror}", None) from None
     return sealer
-
-
-def _is_secret(name: str) -> bool:
-    return not (name in PLAIN or registry.is_price(name)) and any(
-        word in name.lower() for word in SECRET_WORDS
-    )
 
 
 def _reference(value: Any, path: str = "litellm_params") -> str | None:

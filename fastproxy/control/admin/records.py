@@ -15,7 +15,7 @@ from fastproxy import durations
 from fastproxy._gates import gates_of
 from fastproxy.control.admin import roles
 from fastproxy.control.admin.callers import LIMITS, effective_models
-from fastproxy.control.admin.roles import Groups
+from fastproxy.control.admin.roles import Groups, Role
 from fastproxy.control.store import budgets, keys, teams, users
 from fastproxy.control.store.rows import Row
 
@@ -46,6 +46,9 @@ class Records:
             models = [roles.NO_MODEL]
         metadata = key["metadata"] or {}
         aliases = {**((team or {}).get("model_aliases") or {}), **(key["aliases"] or {})}
+        unbounded = key["budget_id"] is not None and self._budget(key["budget_id"]) is None
+        if unbounded:
+            log.error("key %s is blocked: there is no budget %s", key["key_name"], key["budget_id"])
         record = {
             "digest": key["token"],
             "stored": True,
@@ -53,7 +56,10 @@ class Records:
             "alias": key["key_alias"],
             "models": models,
             "blocked": bool(
-                key["blocked"] or (team or {}).get("blocked") or (user or {}).get("blocked")
+                key["blocked"]
+                or (team or {}).get("blocked")
+                or (user or {}).get("blocked")
+                or unbounded
             ),
             "expires": key["expires"] / 1000 if key["expires"] is not None else None,
             "aliases": {str(k): str(v) for k, v in aliases.items()} or None,
@@ -64,6 +70,7 @@ class Records:
             "routes": routes or None,
             "limits": self._limits(key, user, team, member) or None,
             "required": _required(key, user, team),
+            "admin": (user or {}).get("user_role") == Role.ADMIN or None,
             "metadata": {"disable_fallbacks": True} if metadata.get("disable_fallbacks") else None,
         }
         return _usable({name: value for name, value in record.items() if value is not None})

@@ -1,9 +1,9 @@
 """Who may do what: pure functions over rows, no query and no request in them. What is not allowed here is refused.
 
 Three questions in this order: may a caller of this role try the route (`may_try`), may it touch this object
-(`may_see_key`, `may_change_key`, …), may it set this field to that value (`exceeded`). A right is never wider
-than that of the key which asks: what it creates or changes stays within its own models, routes, limits,
-budgets and expiry, and within its user's and the team's.
+(`may_see_key`, `may_change_key`, …), may it set this field to that value (`exceeded`). Then the rule above them
+all, `beyond`: no key that comes out of a request can do more than its caller. That is as much as both the
+caller's role and the caller's own key allow, a proxy admin's key too: models, routes, limits, budgets, expiry.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,6 +34,14 @@ READERS = frozenset({Role.ADMIN, Role.VIEWER})
 USERS = frozenset({Role.ADMIN, Role.USER})
 PEOPLE = frozenset({Role.ADMIN, Role.VIEWER, Role.USER, Role.USER_VIEWER})
 EVERYBODY = frozenset(Role)
+# what a role has of others': what it may therefore act as, and let others act as
+COVERS = {
+    Role.ADMIN: EVERYBODY,
+    Role.VIEWER: frozenset({Role.VIEWER, Role.USER_VIEWER, Role.KEY}),
+    Role.USER: frozenset({Role.USER, Role.USER_VIEWER, Role.KEY}),
+    Role.USER_VIEWER: frozenset({Role.USER_VIEWER, Role.KEY}),
+    Role.KEY: frozenset({Role.KEY}),
+}
 
 # What `allowed_routes` may name besides paths, and the paths that each stands for.
 LLM_ROUTES = (
@@ -63,16 +71,21 @@ CALLS = (*LLM_ROUTES, *(f"/v1{p}" for p in LLM_ROUTES), "/v2/rerank", "/openai/*
 EVERY_MODEL = ("all-proxy-models", "*")
 NO_MODEL = "no-default-models"
 TEAM_MODELS = "all-team-models"
+LEADING = ("/key/*", "/team/*")  # routes of those who lead a team
+# changes of a key that give nobody anything
+TAKING = ("/key/delete", "/key/block")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever holds the key that a request came with."""
+    """Whoever holds a key, that of a request or another. A key of a team acts in this team: what its user is in
+    others, and the user's other keys, are not its to manage."""
 
     role: Role
     token: str  # the key's digest
     user_id: str | None = None
-    key: Row | None = None  # of the store; None for the master key and keys of the file
+    # of the store, with the terms that hold for it; None for the master key and keys of the file
+    key: Row | None = None
     user: Row | None = None
     admin_of: frozenset[str] = frozenset()  # teams
     permissions: Mapping[str, frozenset[str]] = field(
@@ -84,6 +97,15 @@ class Caller:
     def name(self) -> str:
         """For the audit log."""
         return self.user_id or ("default_user_id" if self.master else self.token)
+
+    @property
+    def ceiling(self) -> Row | None:
+        """What it can give to a key at most; None: anything. That is what its own key has; but the routes of models are a
+        proxy admin's to give by a key that only manages: such a key is there to make those that call."""
+        routes = (self.key or {}).get("allowed_routes")
+        if self.key is None or not routes or self.role is not Role.ADMIN:
+            return self.key
+        return {**self.key, "allowed_routes": [*routes, "llm_api_routes"]}
 
 
 # -- routes
@@ -117,6 +139,47 @@ def routes_within(wanted: Iterable[str], allowed: Iterable[str]) -> bool:
     return True
 
 
+# -- the rule above
+
+
+def beyond(holder: Caller, caller: Caller, groups: Groups = NO_GROUPS) -> str | None:
+    """The first thing that the holder of a key can do and the caller can't; such a key is not the caller's to make, to
+    take over, or to give to another user."""
+    if outranks(holder, caller):
+        return "user_id"
+    if caller.ceiling is None:
+        return None
+    return exceeded(holder.key or ANYTHING, caller.ceiling, groups=groups)
+
+
+def outranks(holder: Caller, caller: Caller) -> bool:
+    """Whether somebody has a role, or rights in a team, that a caller does not have."""
+    if caller.role is Role.ADMIN:
+        return False
+    more = (
+        team not in caller.admin_of and not routes <= caller.permissions.get(team, frozenset())
+        for team, routes in holder.permissions.items()
+    )
+    return (
+        holder.role not in COVERS[caller.role]
+        or not holder.admin_of <= caller.admin_of
+        or any(more)
+    )
+
+
+def may_hand_out(caller: Caller, routes: Iterable[str]) -> bool:
+    """Whether a caller's key lets others use these routes: only such as it may use itself."""
+    own = (caller.key or {}).get("allowed_routes")
+    return not own or routes_within(routes, own)
+
+
+def may_appoint(caller: Caller, role: Role) -> bool:
+    """Whether a caller may give this role: who sees or manages everything is not bounded by the key of whoever said so,
+    so that one must not be bounded either."""
+    bounded = caller.key is not None and exceeded(ANYTHING, caller.key) is not None
+    return caller.role is Role.ADMIN and not (bounded and role in READERS)
+
+
 # -- objects
 
 
@@ -132,8 +195,8 @@ def may_see_key(caller: Caller, key: Row) -> bool:
 
 
 def may_change_key(caller: Caller, key: Row, route: str) -> bool:
-    """Whether a caller may change or delete a key by a route. To block a key, or let it go, is for who stands above
-    its user."""
+    """Whether a caller may change or delete a key by a route, unless its user `outranks` the caller. To block a key, or
+    let it go, is for who stands above its user."""
     if caller.role is Role.ADMIN:
         return True
     if caller.role is not Role.USER:
@@ -142,7 +205,8 @@ def may_change_key(caller: Caller, key: Row, route: str) -> bool:
         return True
     if route in ("/key/block", "/key/unblock"):
         return False
-    return _owns(caller, key) or _permitted(caller, key["team_id"], route)
+    own = _owns(caller, key) and team_of(caller) in (None, key["team_id"])
+    return own or _permitted(caller, key["team_id"], route)
 
 
 def may_create_key(
@@ -155,7 +219,7 @@ def may_create_key(
     if caller.role is not Role.USER:
         return False
     if team_id is None:
-        return user_id is not None and user_id == caller.user_id
+        return user_id is not None and user_id == caller.user_id and team_of(caller) is None
     if _leads(caller, team_id):
         return user_id is None or user_id == caller.user_id or user_id in members
     if user_id is None:
@@ -176,18 +240,23 @@ def may_see_user(caller: Caller, user_id: str | None) -> bool:
 
 def may_see_team(caller: Caller, team_id: str) -> bool:
     """Whether a caller may read a team's record: its members may."""
-    key_team = (caller.key or {}).get("team_id")
     return (
         caller.role in READERS
         or team_id in caller.permissions
         or team_id in caller.admin_of
-        or key_team == team_id
+        or team_of(caller) == team_id
     )
 
 
 def may_lead_team(caller: Caller, team_id: str) -> bool:
     """Whether a caller may change who is in a team and what plain members may do."""
     return caller.role is Role.ADMIN or (caller.role is Role.USER and _leads(caller, team_id))
+
+
+def team_of(caller: Caller) -> str | None:
+    """The team of a caller's key."""
+    team_id: str | None = (caller.key or {}).get("team_id")
+    return team_id
 
 
 def _owns(caller: Caller, key: Row) -> bool:
@@ -206,6 +275,10 @@ def _permitted(caller: Caller, team_id: str | None, route: str) -> bool:
 
 NUMBERS = ("max_budget", "tpm_limit", "rpm_limit", "max_parallel_requests")
 MAPPINGS = ("model_max_budget", "model_rpm_limit", "model_tpm_limit")
+# a key without any bound, which exceeds every ceiling
+ANYTHING: Row = {
+    "models": [], "expires": None, "allowed_routes": [], "enforced_params": [], **dict.fromkeys((*NUMBERS, *MAPPINGS)),
+}  # fmt: skip
 FOR_ADMINS = (
     "spend",
     "permissions",

@@ -19,6 +19,7 @@ Names = Annotated[list[Path], Meta(max_length=4096)]
 Mapping = dict[str, Any]
 Models = Meta(max_length=1024)  # of a mapping: each is a counter in shared memory
 Duration = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(mo|[smhdw])$")]
+Lifetime = Annotated[str, Meta(min_length=1, max_length=512)]  # of a key; -1 is for ever
 Email = Annotated[str, Meta(min_length=3, max_length=320)]
 Number = Annotated[int, Meta(ge=1, le=10**9)]
 Size = Annotated[int, Meta(ge=1, le=100)]
@@ -28,6 +29,8 @@ UNAPPLIED = (
     "guardrails", "policies", "prompts", "object_permission", "budget_limits", "tag_rpm_limit", "auto_rotate",
     "throttle_on_budget_exceeded",
 )  # fmt: skip
+# of anything but a key: terms that are shared are those of keys
+NOT_OF_KEYS = (*UNAPPLIED, "budget_id")
 # Fields that LiteLLM keeps in `metadata`, and answers at the top level.
 IN_METADATA = (
     "tags", "model_rpm_limit", "model_tpm_limit", "rpm_limit_type", "tpm_limit_type", "enforced_params",
@@ -77,7 +80,7 @@ class KeyFields(Shared, kw_only=True):
     """What a key can be given, at its making or later."""
 
     key_alias: Id | UnsetType | None = UNSET
-    duration: Text | UnsetType | None = UNSET
+    duration: Lifetime | UnsetType | None = UNSET
     user_id: Id | UnsetType | None = UNSET
     team_id: Id | UnsetType | None = UNSET
     organization_id: Id | UnsetType | None = UNSET
@@ -193,6 +196,7 @@ Role = Literal["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_u
 class UserFields(Shared, kw_only=True):
     """What a user can be given."""
 
+    budget_id: Any = None  # of keys only, here and below: refused where it would be without effect
     user_alias: Text | UnsetType | None = UNSET
     user_role: Role | UnsetType | None = UNSET
 
@@ -206,7 +210,8 @@ class NewUser(UserFields, kw_only=True):
     teams: list[Id | Mapping] | None = None
     auto_create_key: bool = True
     key_alias: Id | None = None
-    duration: Text | None = None
+    budget_id: Id | None = None
+    duration: Lifetime | None = None
     aliases: dict[str, str] | None = None
 
 
@@ -256,6 +261,7 @@ class Member(msgspec.Struct, kw_only=True):
 class TeamFields(Shared, kw_only=True):
     """What a team can be given."""
 
+    budget_id: Any = None
     team_alias: Text | UnsetType | None = UNSET
     organization_id: Id | UnsetType | None = UNSET
     model_aliases: dict[str, str] | UnsetType | None = UNSET
@@ -317,6 +323,7 @@ class AddMembers(msgspec.Struct, kw_only=True):
 
     team_id: Id
     member: Member | list[Member]
+    budget_id: Any = None
     max_budget_in_team: Dollars | None = None
     budget_duration: Duration | None = None
     allowed_models: Names | None = None
@@ -333,6 +340,7 @@ class DeleteMember(msgspec.Struct, kw_only=True):
 class UpdateMember(DeleteMember, kw_only=True):
     """Body of /team/member_update."""
 
+    budget_id: Any = None
     role: Literal["admin", "user"] | None = None
     max_budget_in_team: Dollars | UnsetType | None = UNSET
     budget_duration: Duration | UnsetType | None = UNSET

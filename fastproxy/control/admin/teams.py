@@ -39,11 +39,11 @@ LEADERS_MAY = ("team_id", "team_alias", "metadata", "tags", "team_member_permiss
 
 def new(work: Work, asked: shapes.NewTeam) -> Any:
     """Make a team."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     team_id = asked.team_id or str(uuid.uuid4())
     if teams.get(work.connection, team_id) is not None:
         raise bad(f"Team id = {team_id} already exists. Please use a different team id.", "team_id")
-    wanted = values.given(asked, "team_id", "members_with_roles", *shapes.UNAPPLIED)
+    wanted = values.given(asked, "team_id", "members_with_roles", *shapes.NOT_OF_KEYS)
     defaults = values.configured(work.around.default_team, shapes.TeamFields, "default_team_params")
     for name, value in defaults.items():
         if wanted.get(name) in (None, []):
@@ -68,9 +68,9 @@ def new(work: Work, asked: shapes.NewTeam) -> Any:
 
 def update(work: Work, asked: shapes.UpdateTeam) -> Any:
     """Change a team; its admins may change its name, metadata and permissions, limits are a proxy admin's."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     old = _led(work, asked.team_id)
-    change = values.given(asked, "team_id", *shapes.UNAPPLIED)
+    change = values.given(asked, "team_id", *shapes.NOT_OF_KEYS)
     if work.caller.role is not Role.ADMIN:
         for name in change:
             if name not in LEADERS_MAY:
@@ -156,6 +156,7 @@ def listed_by_page(work: Work, asked: shapes.TeamPage) -> Any:
 
 def member_add(work: Work, asked: shapes.AddMembers) -> Any:
     """Put users into a team; those that are not known yet are made."""
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     team = _led(work, asked.team_id)
     if work.caller.role is not Role.ADMIN and asked.max_budget_in_team is not None:
         raise forbidden("Only a proxy admin may set a member's budget", "max_budget_in_team")
@@ -193,15 +194,20 @@ def member_delete(work: Work, asked: shapes.DeleteMember) -> Any:
 
 def member_update(work: Work, asked: shapes.UpdateMember) -> Any:
     """Change a member's role or limits in a team; limits are a proxy admin's to set."""
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     _led(work, asked.team_id)
     old = _member(work, asked)
-    change = values.given(asked, "team_id", "user_id", "user_email", "role", "max_budget_in_team")
+    change = values.given(
+        asked, "team_id", "user_id", "user_email", "role", "max_budget_in_team", "budget_id"
+    )
     if asked.max_budget_in_team is not UNSET:
         change |= values.money({"max_budget": asked.max_budget_in_team})
     if change and work.caller.role is not Role.ADMIN:
         raise forbidden("Only a proxy admin may set a member's limits", sorted(change)[0])
     if asked.role is not None:
         change["role"] = asked.role
+        if asked.role != old["role"]:
+            _judge_role(work, asked.role)
     values.set_reset(change, work.now)
     stored = old
     if change:
@@ -261,6 +267,7 @@ def put_member(work: Work, team: Row, user_id: str, role: str, fields: dict[str,
     known = teams.member(work.connection, team["team_id"], user_id)
     if known is not None:
         return known
+    _judge_role(work, role)
     row = {"team_id": team["team_id"], "user_id": user_id, "role": role, "spend": 0, **fields}
     if work.caller.role is not Role.ADMIN:
         row |= _left_with(work, _member_id(team["team_id"], user_id))
@@ -268,6 +275,12 @@ def put_member(work: Work, team: Row, user_id: str, role: str, fields: dict[str,
     _touch_keys(work, team["team_id"])
     work.note("created", MEMBERS, _member_id(team["team_id"], user_id), None, stored)
     return stored
+
+
+def _judge_role(work: Work, role: str) -> None:
+    """Raises Refused where a caller's key is not let do what team admins do, and so can't let others."""
+    if role == "admin" and not roles.may_hand_out(work.caller, roles.LEADING):
+        raise forbidden("Your key's allowed_routes have not all that a team admin may call", "role")
 
 
 def _left_with(work: Work, object_id: str) -> Row:
@@ -317,6 +330,14 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
         if unknown:
             raise bad(
                 f"{unknown[0]} is not a permission of team members", "team_member_permissions"
+            )
+        more = [
+            name for name in wanted if name not in ((old or {}).get("member_permissions") or ())
+        ]
+        if not roles.may_hand_out(work.caller, more):
+            raise forbidden(
+                "Your key's allowed_routes have not all of these permissions",
+                "team_member_permissions",
             )
         change["member_permissions"] = wanted
     for name, empty in (

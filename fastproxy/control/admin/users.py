@@ -14,12 +14,12 @@ from fastproxy.control.store import keys, teams, users
 from fastproxy.control.store.rows import Row
 
 TABLE = "users"
-FOR_KEY = ("teams", "auto_create_key", "key_alias", "duration", "aliases")
+FOR_KEY = ("teams", "auto_create_key", "key_alias", "budget_id", "duration", "aliases")
 
 
 def new(work: Work, asked: shapes.NewUser) -> Any:
     """Make a user, and its first key."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.UNAPPLIED if asked.auto_create_key else shapes.NOT_OF_KEYS)
     user_id = asked.user_id or str(uuid.uuid4())
     wanted = values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED)
     defaults = values.configured(
@@ -29,6 +29,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
         if wanted.get(name) in (None, []):
             wanted[name] = value
     _judge_new(work, user_id, wanted.get("user_email"))
+    _judge_role(work, wanted.get("user_role"))
     values.set_reset(wanted, work.now)
     values.fold(wanted, None)
     row = {"models": [], "metadata": {}, "user_role": Role.USER.value}
@@ -44,6 +45,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
             key_routes.request_for(
                 user_id=user_id,
                 key_alias=asked.key_alias,
+                budget_id=asked.budget_id,
                 duration=asked.duration,
                 aliases=asked.aliases,
                 models=stored["models"],
@@ -55,7 +57,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
 
 def update(work: Work, asked: shapes.UpdateUser) -> Any:
     """Change a user, by id or address."""
-    refuse_unapplied(asked, shapes.UNAPPLIED)
+    refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     if asked.user_id:
         old = _named(work, asked.user_id)
     else:
@@ -66,10 +68,12 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
                 "Either user id or user email must be provided, of a user there is", "user_id"
             )
         old = found
-    change = values.given(asked, "user_id", *shapes.UNAPPLIED)
+    change = values.given(asked, "user_id", *shapes.NOT_OF_KEYS)
     for name in ("spend", "user_role"):
         if name in change and change[name] is None:
             del change[name]
+    if change.get("user_role") != old["user_role"]:
+        _judge_role(work, change.get("user_role"))
     email = change.get("user_email")
     found = users.by_email(work.connection, email) if email else None
     if found is not None and found["user_id"] != old["user_id"]:
@@ -164,6 +168,11 @@ def _judge_new(work: Work, user_id: str, email: str | None) -> None:
         raise conflict(f"User with id {user_id} already exists", "user_id")
     if email and users.by_email(work.connection, email) is not None:
         raise conflict(f"User with email {email} already exists", "user_email")
+
+
+def _judge_role(work: Work, role: str | None) -> None:
+    if role is not None and not roles.may_appoint(work.caller, Role(role)):
+        raise forbidden(f"Your key has bounds of its own, a {role} has none", "user_role")
 
 
 def _join(work: Work, user: Row, entry: Any) -> Any:

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from fastproxy import durations
 from fastproxy.control.admin.refused import Refused, bad
-from fastproxy.control.admin.shapes import IN_METADATA, UNAPPLIED
+from fastproxy.control.admin.shapes import IN_METADATA, UNAPPLIED, KeyFields
 from fastproxy.control.store.money import to_dollars, to_nano
 from fastproxy.control.store.rows import Row
 
@@ -39,10 +39,13 @@ def configured(
 ) -> dict[str, Any]:
     """Defaults of the file, as the fields of a body. Raises Refused where one has another type."""
     try:
-        found = given(msgspec.convert(hoist(dict(params), shape), shape, strict=False), *UNAPPLIED)
+        asked = msgspec.convert(hoist(dict(params), shape), shape, strict=False)
+        if not issubclass(shape, KeyFields) and getattr(asked, "budget_id", None):
+            raise msgspec.ValidationError("budget_id is of keys only")
     except msgspec.ValidationError as error:
         message = f"litellm_settings.{setting} can't be used: {error}"
         raise Refused(500, message, "internal_server_error") from None
+    found = given(asked, *UNAPPLIED)
     return {name: value for name, value in found.items() if value is not None}
 
 

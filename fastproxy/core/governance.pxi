@@ -69,8 +69,6 @@ cdef void release_group(Exchange x, long long tokens) noexcept:
 
 cdef bint change_group(Exchange x):
     """The request goes on in another group, with that one's limit and prices. False: its limit does not let it in."""
-    cdef int i
-    cdef long long money = -1
     if x.key is None or x.key.master:
         return True
     if x.group_hold.held and x.tried is None:
@@ -79,12 +77,22 @@ cdef bint change_group(Exchange x):
     if x.group.gate is not None and reserve_group(x) != ADMITTED:
         x.unfit = U_RATE
         return False
+    if not reserve_next(x):
+        x.unfit = U_BUDGET
+        return False
+    return True
+
+
+cdef bint reserve_next(Exchange x):
+    """Reserves what the next try may cost, beside what was lost with those before it. False: strict, and that is more
+    than what is left."""
+    cdef int i
+    cdef long long money = -1
     for i in range(x.n_holds):
         if x.holds[i].period:
             if money < 0:
                 money = dearest(x, x.input_estimate, max(<long long>0, x.output_expected)) + x.lost_cost
             if not x.gateway.limits.reprice(&x.holds[i], money):
-                x.unfit = U_BUDGET
                 return False
     return True
 

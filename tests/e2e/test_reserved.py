@@ -205,3 +205,12 @@ def test_strict_refuses_a_maximum_that_stands_there_twice(strict: Gateway):
     answer = ask(strict, key, GOOGLE, raw)
     assert answer.status == 400
     assert b"generationConfig.maxOutputTokens: it stands there twice" in answer.body
+
+
+def test_a_retry_has_to_fit_beside_what_was_lost(lab: Lab, strict: Gateway):
+    # a try that times out is charged 250 tokens: 0.0025
+    for budget, tries in ((0.004, 1), (0.006, 2)):
+        key = make(strict, "/key/generate", {"max_budget": budget})["key"]
+        script = mark("hang")
+        answer = ask(strict, key, CHAT, body(CHAT, script, model="slow", max_tokens=250))
+        assert (answer.status, len(lab.of(script))) == (408, tries)

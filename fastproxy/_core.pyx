@@ -43,10 +43,11 @@ from fastproxy._routing cimport (
     should_cool,
 )
 from fastproxy._scan cimport (
-    F_API_BASE, F_API_KEY, F_BASE_URL, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS,
-    F_FALLBACKS, F_GUARDRAILS, F_INPUT, F_LITELLM, F_MAX_COMPLETION_TOKENS, F_MAX_OUTPUT_TOKENS, F_MAX_TOKENS,
-    F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_N, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID, F_PROMPT,
-    F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, F_USER, Field, JsonScan, SCAN_ERROR, unescape,
+    F_API_BASE, F_API_KEY, F_BASE_URL, F_BEST_OF, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS,
+    F_FALLBACKS, F_GENERATION_CONFIG, F_GUARDRAILS, F_INPUT, F_LITELLM, F_MAX_COMPLETION_TOKENS, F_MAX_OUTPUT_TOKENS,
+    F_MAX_TOKENS, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_N, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID,
+    F_PROMPT, F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, F_USER, Field, JsonScan, SCAN_ERROR, count_items, find_member,
+    unescape,
 )
 from fastproxy._shared cimport (
     C_TEXTS_DROPPED,
@@ -129,6 +130,8 @@ cdef enum:
     TEXT_MOST = 1048576           # bytes of a question, and of an answer, that are kept where prompts are
     RATE_MIN = 4000               # bytes of input that are needed to know how many tokens a model makes of them, …
     RATE_MEMORY = 4000000         # … after so many the past counts half
+    OUTPUT_MOST = 10000000        # tokens: a larger maximum of an answer bounds nothing
+    ANSWERS_MOST = 10000          # that are believed of `n` and its like
     PART_TOKENS = 1000            # that a part of data (an image, a sound) is taken to cost
     DRAIN_MAX = 1048576           # of a body whose answer is already given
     SPARE_MAX = 256               # exchanges kept for reuse

@@ -35,6 +35,8 @@ cdef enum:
     F_CONTEXT_FALLBACKS
     F_CONTENT_FALLBACKS
     F_PREVIOUS_RESPONSE_ID
+    F_BEST_OF
+    F_GENERATION_CONFIG
     F_LITELLM            # any key that begins with "litellm_" (several allowed)
     F_COUNT
 
@@ -51,9 +53,16 @@ cdef struct Field:
     Py_ssize_t end        # absolute offset behind the value's last byte
     Py_ssize_t key_start  # absolute offset of the key's opening quote
 
+# In a body that was scanned to its end. The member of the object from start to end that has one of two names; how many have
+# (of several, the last is found).
+cdef int find_member(const char* data, Py_ssize_t start, Py_ssize_t end, const char* name, const char* other,
+                     Field* found) noexcept nogil
+# … and the number of an array's items
+cdef Py_ssize_t count_items(const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil
+
 cdef class JsonScan:
     # Strict, incremental, one pass over a request body (RFC 8259 grammar, UTF-8, no BOM, no second reading).
-    cdef Field fields[29]
+    cdef Field fields[31]
     cdef const char* error
     cdef Py_ssize_t error_at
     cdef Py_ssize_t offset       # absolute offset of the next byte to be fed

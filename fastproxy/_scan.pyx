@@ -7,7 +7,7 @@ a key cut by two feeds, and gives the same result however the body is split.
 It must not know what the fields mean, HTTP, or Python objects outside the `def` test surface.
 """
 
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 cdef extern from *:
     """
@@ -218,7 +218,7 @@ FIELD_NAMES = (
     "user", "metadata", "tags", "fallbacks", "num_retries", "timeout", "cache", "guardrails",
     "mock_response", "disable_fallbacks", "api_base", "api_key", "base_url", "priority", "no-log",
     "messages", "input", "prompt", "context_window_fallbacks", "content_policy_fallbacks",
-    "previous_response_id", "litellm_",
+    "previous_response_id", "best_of", "generationConfig", "litellm_",
 )
 
 
@@ -254,6 +254,8 @@ cdef int field_of(const unsigned char* key, Py_ssize_t size) noexcept nogil:
             return F_TIMEOUT
         if same(key, b"api_key", 7):
             return F_API_KEY
+        if same(key, b"best_of", 7):
+            return F_BEST_OF
     elif size == 8:
         if same(key, b"messages", 8):
             return F_MESSAGES
@@ -282,7 +284,12 @@ cdef int field_of(const unsigned char* key, Py_ssize_t size) noexcept nogil:
     elif size == 14:
         if same(key, b"stream_options", 14):
             return F_STREAM_OPTIONS
+    elif size == 16:
+        if same(key, b"generationConfig", 16):
+            return F_GENERATION_CONFIG
     elif size == 17:
+        if same(key, b"generation_config", 17):        # Google reads both
+            return F_GENERATION_CONFIG
         if same(key, b"max_output_tokens", 17):
             return F_MAX_OUTPUT_TOKENS
         if same(key, b"disable_fallbacks", 17):
@@ -353,6 +360,10 @@ cdef const char* duplicate_message(int field) noexcept nogil:
         return b'duplicate field "context_window_fallbacks"'
     elif field == F_CONTENT_FALLBACKS:
         return b'duplicate field "content_policy_fallbacks"'
+    elif field == F_BEST_OF:
+        return b'duplicate field "best_of"'
+    elif field == F_GENERATION_CONFIG:
+        return b'duplicate field "generationConfig"'
     elif field == F_NO_LOG:
         return b'duplicate field "no-log"'
     elif field == F_MESSAGES:
@@ -469,6 +480,106 @@ def unescape_name(bytes interior not None, int cap=256) -> bytes | None:
     cdef char* target = out
     cdef int size = unescape(interior, len(interior), target, cap)
     return bytes(out[:size]) if size >= 0 else None
+
+
+cdef const unsigned char* past_value(const unsigned char* p, const unsigned char* end) noexcept nogil:
+    """Behind the value that begins at p, of a document that is known to be right."""
+    cdef int depth = 0
+    cdef unsigned char c
+    while p < end:
+        c = p[0]
+        p += 1
+        if c == c'"':
+            while True:
+                p = fp_skip_plain(p, end)
+                if p >= end or p[0] == c'"':
+                    break
+                p += 2 if p[0] == c"\\" else 1
+            p += 1
+        elif c == c"{" or c == c"[":
+            depth += 1
+        elif c == c"}" or c == c"]":
+            depth -= 1
+        elif depth == 0:                      # a number or a word
+            while p < end and p[0] != c"," and p[0] != c"}" and p[0] != c"]" and not fp_class[p[0]] & FP_SPACE:
+                p += 1
+        if depth == 0:
+            break
+    return p
+
+
+cdef bint is_named(const unsigned char* key, Py_ssize_t size, const char* name) noexcept nogil:
+    """Whether this is the inside of the JSON string that says `name`, however it is escaped."""
+    cdef char decoded[MAX_NAME]
+    cdef int length = unescape(<const char*>key, size, decoded, MAX_NAME)
+    return length == <int>strlen(name) and memcmp(decoded, name, length) == 0
+
+
+cdef int find_member(const char* data, Py_ssize_t start, Py_ssize_t end, const char* name, const char* other,
+                     Field* found) noexcept nogil:
+    cdef const unsigned char* base = <const unsigned char*>data
+    cdef const unsigned char* last = base + end
+    cdef const unsigned char* p = fp_skip_space(base + start + 1, last)
+    cdef const unsigned char* key
+    cdef const unsigned char* value
+    cdef Py_ssize_t size
+    cdef int count = 0
+    while p < last and p[0] == c'"':
+        key = p + 1
+        p = past_value(p, last)
+        size = p - 1 - key
+        value = fp_skip_space(fp_skip_space(p, last) + 1, last)       # behind the colon
+        p = past_value(value, last)
+        if is_named(key, size, name) or is_named(key, size, other):
+            count += 1
+            found.start, found.end, found.key_start = value - base, p - base, key - 1 - base
+            found.kind = kind_of(value[0])
+            found.escaped = False
+        p = fp_skip_space(p, last)
+        if p < last and p[0] == c",":
+            p = fp_skip_space(p + 1, last)
+    return count
+
+
+cdef Py_ssize_t count_items(const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    cdef const unsigned char* base = <const unsigned char*>data
+    cdef const unsigned char* last = base + end
+    cdef const unsigned char* p = fp_skip_space(base + start + 1, last)
+    cdef Py_ssize_t count = 0
+    while p < last and p[0] != c"]":
+        count += 1
+        p = fp_skip_space(past_value(p, last), last)
+        if p < last and p[0] == c",":
+            p = fp_skip_space(p + 1, last)
+    return count
+
+
+def member_of(bytes document not None, str name, str other) -> tuple[int, bytes]:
+    """Test surface of find_member(): of an object that is right, how many members have a name, and the last one's value."""
+    cdef Field found
+    cdef bytes one = name.encode(), two = other.encode()
+    cdef int count = find_member(document, 0, len(document), one, two, &found)
+    return count, document[found.start:found.end] if count else b""
+
+
+def items_of(bytes document not None) -> int:
+    """Test surface of count_items()."""
+    return count_items(document, 0, len(document))
+
+
+cdef inline char kind_of(unsigned char c) noexcept nogil:
+    """The kind of a value, by its first byte."""
+    if c == c'"':
+        return c"s"
+    elif c == c"{":
+        return c"o"
+    elif c == c"[":
+        return c"a"
+    elif c == c"t" or c == c"f":
+        return c
+    elif c == c"n":
+        return c"z"
+    return c"n"
 
 
 cdef class JsonScan:
@@ -606,20 +717,7 @@ cdef class JsonScan:
                     if depth == 1 and self.current >= 0:
                         self.value.start = shift + (p - base)
                         self.value.escaped = False
-                        if c == c'"':
-                            self.value.kind = c"s"
-                        elif c == c"{":
-                            self.value.kind = c"o"
-                        elif c == c"[":
-                            self.value.kind = c"a"
-                        elif c == c"t":
-                            self.value.kind = c"t"
-                        elif c == c"f":
-                            self.value.kind = c"f"
-                        elif c == c"n":
-                            self.value.kind = c"z"
-                        else:
-                            self.value.kind = c"n"
+                        self.value.kind = kind_of(c)
                     if c == c'"':
                         is_key = False
                     elif c == c"{" or c == c"[":

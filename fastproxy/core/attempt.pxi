@@ -176,7 +176,7 @@ cdef bint retry(Exchange x, int kind):
         if kind == X_RATE and group.has_fallbacks and not x.no_fallbacks:
             return False
         delay = back_off(x.retries, max(x.table.router.retry_after, asked_delay(x, 0.0)), x.gateway.random())
-    if out_of_time(x, delay):
+    if out_of_time(x, delay) or not reserve_next(x):
         return False
     x.retries += 1
     x.retrying = True

@@ -40,6 +40,7 @@ cdef class Exchange:
     cdef object usual, rate           # what is known of such requests: Usual and Rate, or None
     cdef long long text_size          # bytes that it was estimated from; -1: there were parts of data
     cdef long long output_expected    # same, of an answer of which nothing is seen
+    cdef long long answers            # that the request wants; 0: nobody asked
     cdef long long output_most        # tokens that the request allows at most; -1: it does not say, or nobody asked
     cdef Event* flight                # what the try under way would be charged if this worker died, or NULL
     cdef bint traced                  # trace_id is one
@@ -159,6 +160,7 @@ cdef class Exchange:
         self.n_holds = self.n_own_holds = 0
         self.group_hold.held = False
         self.input_estimate = self.output_expected = self.output_most = self.text_size = -1
+        self.answers = 0
         self.flight = NULL
         self.images = self.characters = 0
         self.lost_tokens = self.lost_cost = self.lost_before = 0

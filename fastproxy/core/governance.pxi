@@ -73,8 +73,6 @@ cdef bint change_group(Exchange x, bytes name):
     """The request goes on in another group, with that one's limit and prices. False: a limit does not let it in.
 
     name: of the group, as it is asked for."""
-    cdef int i
-    cdef long long money = -1
     if x.key is None or x.key.master:
         return True
     if x.group_hold.held and x.tried is None:
@@ -83,14 +81,23 @@ cdef bint change_group(Exchange x, bytes name):
     if x.group.gate is not None and reserve_group(x) != ADMITTED:
         x.unfit = U_RATE
         return False
+    if not reserve_next(x):
+        x.unfit = U_BUDGET
+        return False
+    return x.asked_fallbacks is None or reserve_model(x, name)
+
+
+cdef bint reserve_next(Exchange x):
+    """Reserves what the next try may cost, beside what was lost with those before it. False: nothing is left for it."""
+    cdef int i
+    cdef long long money = -1
     for i in range(x.n_holds):
         if x.holds[i].period:
             if money < 0:
                 money = dearest(x, x.input_estimate, max(<long long>0, x.output_expected)) + x.lost_cost
             if not x.gateway.limits.reprice(&x.holds[i], money):
-                x.unfit = U_BUDGET
                 return False
-    return x.asked_fallbacks is None or reserve_model(x, name)
+    return True
 
 
 cdef bint reserve_model(Exchange x, bytes name):
@@ -123,15 +130,15 @@ cdef inline long long window_now(Exchange x) noexcept:
 
 cdef bint bound_request(Exchange x, long long tpm):
     """`limit_mode: strict`: nothing of what the request costs is left open. False: answered already."""
-    cdef long long most
-    cdef object bounded = None
+    cdef bytes bounded = None
     try:
         if x.plan.kind != PLAN_LLM:
             raise ValueError(f"path\0limit_mode is strict and this key has a limit of tokens or money: what a request to "
                              f"{x.plan.path} costs can't be bounded")
-        most = affordable(x, expected_output(x, tpm)) // answers_asked(x)
-        bounded = strict.bound(whole_body(x), ENDPOINTS[x.plan.endpoint], max(1, most),
-                               [] if x.group is None else [(<Deployment>d).model for d in x.group.deployments])
+        strict.judge(whole_body(x), ENDPOINTS[x.plan.endpoint])
+        if has_output(x):
+            judge_answers(x)
+            bounded = with_maximum(x, max(<long long>1, affordable(x, expected_output(x, tpm)) // answers_asked(x)))
     except ValueError as error:
         name, _, text = str(error).partition("\0")
         unreserve(x)
@@ -143,9 +150,62 @@ cdef bint bound_request(Exchange x, long long tpm):
         if not keep_body(x, PyBytes_AS_STRING(bounded), PyBytes_GET_SIZE(bounded)):
             unreserve(x)
             return False
-        if x.path_model is None:
-            asked_model(x)                    # where it stands now
+        asked_model(x)                        # where it stands now
     return True
+
+
+cdef void judge_answers(Exchange x) except *:
+    """How many answers are wanted has to be a number that can be read. Raises ValueError("field\0message")."""
+    cdef Field found
+    cdef int count
+    if not x.plan.google:
+        judge_multiplier(x, "n", &x.scan.fields[F_N])
+        judge_multiplier(x, "best_of", &x.scan.fields[F_BEST_OF])
+        return
+    if x.scan.fields[F_GENERATION_CONFIG].kind not in (0, 111, 122):      # 'o'bject, 'z' null
+        raise strict.fault("generationConfig", "it has to be an object")
+    for name, other in (("maxOutputTokens", "max_output_tokens"), ("candidateCount", "candidate_count")):
+        count = setting(x, name.encode(), other.encode(), &found)
+        if count > 1:
+            raise strict.fault(f"generationConfig.{name}", "it stands there twice")
+    if count:
+        judge_multiplier(x, "generationConfig.candidateCount", &found)
+
+
+cdef void judge_multiplier(Exchange x, str name, Field* f) except *:
+    if f.kind not in (0, 122) and not 1 <= number(x, f) <= ANSWERS_MOST:
+        raise strict.fault(name, f"a whole number from 1 to {ANSWERS_MOST} is expected")
+
+
+cdef bytes with_maximum(Exchange x, long long most):
+    """The body with `most` as its maximum of output for each answer; None: it has one. No other byte of it changes."""
+    cdef Field found[2]
+    cdef Field* f
+    cdef Field* config = &x.scan.fields[F_GENERATION_CONFIG]
+    cdef bytes raw = whole_body(x), value
+    cdef long long named = explicit_output(x)
+    cdef int at, count = maxima(x, found), chosen
+    cdef list edits = []
+    value = b"%d" % (named if named > 0 else most)
+    for at in range(count):
+        f = &found[at]
+        if f.kind not in (0, 122) and not 1 <= number(x, f) <= OUTPUT_MOST:
+            edits.append((f.start, f.end, value))          # a maximum that is none
+    if named < 0 and not edits:
+        names = strict.MAXIMA[ENDPOINTS[x.plan.endpoint]]
+        chosen = strict.preferred(names, [] if x.group is None else [(<Deployment>d).model for d in x.group.deployments])
+        name = names[chosen]
+        if count and found[chosen].kind:
+            edits.append((found[chosen].start, found[chosen].end, value))       # null
+        elif not x.plan.google:
+            edits.append(strict.member(raw, x.scan.open_end, name, value))
+        elif config.kind == 111:                           # 'o'
+            edits.append(strict.member(raw, config.start + 1, name, value))
+        else:
+            value = b'{"%s":%s}' % (name.encode(), value)
+            edits.append((config.start, config.end, value) if config.kind
+                         else strict.member(raw, x.scan.open_end, "generationConfig", value))
+    return strict.spliced(raw, edits) if edits else None
 
 
 cdef long long affordable(Exchange x, long long output_tokens):
@@ -293,7 +353,7 @@ cdef long long expected_output(Exchange x, long long tpm):
     if most < 0:
         usual = usual_output(x)
         most = usual if usual >= 0 else max(x.input_estimate, 1024 if tpm < 0 else min(1024, tpm // 4))
-    x.output_expected = most * times
+    x.output_expected = summable(most * times)
     return x.output_expected
 
 
@@ -309,7 +369,7 @@ cdef long long unseen_output(Exchange x, long long input_tokens):
         usual = max(input_tokens, 1024) if x.table.unseen_reserved else UNSEEN_TOKENS
     if most >= 0 and (x.table.unseen_reserved or most < usual):
         usual = most
-    return usual * answers_asked(x)
+    return summable(usual * answers_asked(x))
 
 
 cdef bint has_output(Exchange x):
@@ -317,31 +377,82 @@ cdef bint has_output(Exchange x):
 
 
 cdef long long explicit_output(Exchange x):
-    # Tokens of output that the request allows for each answer; -1: it does not say.
-    cdef long long most = number_field(x, F_MAX_COMPLETION_TOKENS)
-    if most < 0:
-        most = number_field(x, F_MAX_TOKENS)
-    if most < 0:
-        most = number_field(x, F_MAX_OUTPUT_TOKENS)
-    return min(most, 100000000)
+    """Tokens of output that the request allows for each answer: the largest of its maxima. -1: it names none that can be one."""
+    cdef Field found[2]
+    cdef long long most = -1, value
+    cdef int at
+    for at in range(maxima(x, found)):
+        value = number(x, &found[at])
+        if 1 <= value <= OUTPUT_MOST:
+            most = max(most, value)
+    return most
+
+
+cdef int maxima(Exchange x, Field* found):
+    """Where the request may name a maximum of output, in the order of strict.MAXIMA; how many places that are."""
+    if x.plan.google:
+        return setting(x, b"maxOutputTokens", b"max_output_tokens", found) == 1
+    if x.plan.endpoint == EP_RESPONSES:
+        found[0] = x.scan.fields[F_MAX_OUTPUT_TOKENS]
+        return 1
+    found[0] = x.scan.fields[F_MAX_TOKENS]
+    found[1] = x.scan.fields[F_MAX_COMPLETION_TOKENS]
+    return 2 if x.plan.endpoint == EP_CHAT else x.plan.endpoint == EP_COMPLETIONS or x.plan.endpoint == EP_MESSAGES
 
 
 cdef long long answers_asked(Exchange x):
-    cdef long long times = number_field(x, F_N)
-    return times if 1 <= times <= 128 else 1
+    """How many answers the request wants. Of completions that is for each prompt, and `best_of` are made."""
+    cdef Field found
+    cdef Field* prompt = &x.scan.fields[F_PROMPT]
+    cdef long long times
+    if x.answers:
+        return x.answers
+    if x.plan.google:
+        times = number(x, &found) if setting(x, b"candidateCount", b"candidate_count", &found) == 1 else 1
+    else:
+        times = number(x, &x.scan.fields[F_N])
+    if x.plan.endpoint == EP_COMPLETIONS:
+        times = max(times, number(x, &x.scan.fields[F_BEST_OF]))
+    times = max(<long long>1, min(times, ANSWERS_MOST))
+    if looked_into(x, prompt):
+        if x.plan.endpoint == EP_COMPLETIONS and prompt.kind == 97:       # 'a'
+            times *= prompts_of(x, prompt)
+        x.answers = times
+    return times
 
 
-cdef long long number_field(Exchange x, int field):
-    # A count, or -1.
-    cdef Field* f = &x.scan.fields[field]
+cdef inline bint looked_into(Exchange x, Field* f) noexcept:
+    # Only where somebody estimates; and the body has to be there, as it is from its end on until the answer begins.
+    return x.input_estimate >= 0 and x.body_complete and f.end <= x.body.size
+
+
+cdef long long prompts_of(Exchange x, Field* f):
+    # An array of numbers is one prompt, in tokens.
+    cdef Py_ssize_t at = f.start + 1
+    while x.body.data[at] <= 32:
+        at += 1
+    return 1 if 45 <= x.body.data[at] <= 57 else max(1, count_items(x.body.data, f.start, f.end))
+
+
+cdef int setting(Exchange x, const char* name, const char* other, Field* found):
+    """A member of Google's generationConfig, by either spelling; how often it stands there."""
+    cdef Field* config = &x.scan.fields[F_GENERATION_CONFIG]
+    if config.kind != 111 or not looked_into(x, config):         # 'o'
+        return 0
+    return find_member(x.body.data, config.start, config.end, name, other, found)
+
+
+cdef long long number(Exchange x, const Field* f) noexcept:
+    # A count, or -1; of too many digits some that is as much too large.
     cdef long long value = 0
     cdef Py_ssize_t at
-    if f.kind != 110 or not x.body_complete or f.end > x.body.size or f.end - f.start > 11:          # 'n'
+    if f.kind != 110 or not x.body_complete or f.end > x.body.size:          # 'n'
         return -1
     for at in range(f.start, f.end):
         if not 48 <= x.body.data[at] <= 57:
             return -1
-        value = 10 * value + x.body.data[at] - 48
+        if value <= OUTPUT_MOST:
+            value = 10 * value + x.body.data[at] - 48
     return value
 
 

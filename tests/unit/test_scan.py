@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from fastproxy._scan import FIELD_NAMES, JsonScan, escape_name, unescape_name
+from fastproxy._scan import (
+    FIELD_NAMES,
+    JsonScan,
+    escape_name,
+    items_of,
+    member_of,
+    unescape_name,
+)
 
 MORE, DONE, ERROR = 0, 1, -1
 
@@ -385,6 +392,31 @@ class TestProperties:
             assert document is not None
         elif result == MORE or "duplicate" not in state["error"]:
             assert document is None, state
+
+
+class TestInside:
+    """What stands in the objects and arrays of a body that was scanned."""
+
+    @given(bodies(), names, names)
+    def test_finds_the_member_that_a_parser_reads(self, body: bytes, name: str, other: str) -> None:
+        document = orjson.loads(body)
+        start = body.index(b"{")
+        count, value = member_of(body[start:], name, other)
+        asked = {
+            n for n in (name, other) if n in document and len(n.encode()) < 64 and "\0" not in n
+        }
+        assert count == len(asked)
+        if count:
+            assert orjson.loads(value) in [document[n] for n in asked]
+
+    def test_one_that_stands_there_twice(self) -> None:
+        body = rb'{"a":1, "\u0061" : [2,"}"] ,"b":{"a":3}}'
+        assert member_of(body, "a", "c") == (2, b'[2,"}"]')
+        assert member_of(body, "c", "b") == (1, b'{"a":3}')
+
+    @given(st.lists(values, max_size=6), st.sampled_from([None, 2]))
+    def test_counts_items(self, items: list[Any], indent: int | None) -> None:
+        assert items_of(json.dumps(items, indent=indent, ensure_ascii=False).encode()) == len(items)
 
 
 class TestEscapes:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastproxy.control")
 
 FOLLOW_STORE_SECONDS = 0.1
+LINKS_SECONDS = 2.0  # that workers have to come back to a new control process
 NEWS_MAX = 1000  # keys that no worker knows: so many that a change touches may be new
 
 
@@ -237,6 +238,7 @@ class Control:
         server = await asyncio.start_unix_server(self.links.serve, sock=self.options.feed_socket)
         running = [
             loop.create_task(self._drain_rings()),
+            loop.create_task(self._tell_watchers()),
             loop.create_task(self.health.watch()),
             loop.create_task(self._follow_store()),
         ]
@@ -245,6 +247,7 @@ class Control:
         await self.stopping.wait()
         for task in running:
             task.cancel()
+        self.rings.tell()
         self.rings.drain()
         await self.spend.flush()
         await self.texts.flush(self.spend.store, at_once=True)
@@ -429,6 +432,11 @@ class Control:
             await self.texts.flush(self.spend.store)
             await self.drain.degrade(self.spend.behind)
             await asyncio.sleep(self.spend.pause)
+
+    async def _tell_watchers(self) -> None:
+        # what they say of events needs the keys that the workers have, and after a restart those come with their links
+        await self.links.complete(LINKS_SECONDS)
+        self.rings.tell()
 
     def _nobody_left(self) -> None:
         # Not sooner: what workers have in flight when the supervisor dies ends in events too.

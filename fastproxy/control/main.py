@@ -118,7 +118,12 @@ class Control:
         self.access_log = AccessLog(self.served.look_up, self._record)
         self.rings.watchers += [series.take, self.access_log.take]
         self.metrics = Metrics(
-            self.admin, series, self.limits, self._record, self.spend.soft.crossed
+            self.admin,
+            series,
+            self.limits,
+            self._record,
+            lambda: {**self.configured, **self.links.custom, **self.links.keys},
+            self.spend.soft.crossed,
         )
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.metrics.dropped_texts = lambda: self.texts.dropped

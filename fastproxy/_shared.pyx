@@ -40,6 +40,7 @@ cdef enum:
     TAIL_AT = 3072
     FOLD_GENERATION_AT = 3136
     FOLD_DRAINED_AT = 3144
+    TOLD_AT = 3152           # the consumer's own note
     FOLD_SLOTS = 1024        # of each half
     FLIGHTS = 4096           # tries under way that leave a trace when their worker dies
 
@@ -292,6 +293,16 @@ cdef class Block:
     def released(self):
         """Position up to which the ring's slots are free."""
         return self.tail[0]
+
+    @property
+    def told(self):
+        """Position up to which the consumer has said that it has passed events on, which is not that they are kept: for
+        one that follows a dead one."""
+        return (<unsigned long long*>(<char*>self.counters + TOLD_AT))[0]
+
+    @told.setter
+    def told(self, unsigned long long upto):
+        (<unsigned long long*>(<char*>self.counters + TOLD_AT))[0] = upto
 
     @property
     def unread(self):

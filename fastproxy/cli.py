@@ -336,13 +336,22 @@ def health(arguments: list[str]) -> int:
     root = env.get("SERVER_ROOT_PATH", "").strip("/")
     start = f"{scheme}://127.0.0.1:{env.get('PORT') or '4000'}/{root}".rstrip("/")
     default = f"{start}/health/readiness"
-    parser.add_argument("--url", default=default, help=f"(default {default})")
+    parser.add_argument(
+        "--url", default=default, help=f"the gateway's, or the path to ask (default {default})"
+    )
     parser.add_argument("--timeout", type=seconds, default=2.0, help="seconds (default 2)")
     args = parser.parse_args(arguments)
     if not args.url.startswith(("http://", "https://")):
         parser.error("--url must begin with http:// or https://")
     import ssl
     import urllib.request
+    from urllib.parse import urlsplit
+
+    if urlsplit(args.url).path.strip("/") in (
+        "",
+        root,
+    ):  # an address alone: what lies there is always well
+        args.url = f"{args.url.rstrip('/')}/health/readiness"
 
     # our own listener, by its address: its certificate names something else, and no proxy leads to it
     context = ssl.create_default_context()

@@ -30,6 +30,13 @@ def say(text: str, fd: int = 2) -> bool:
     return _write(fd, text + "\n")
 
 
+def plain(text: str) -> str:
+    """What others have written, as one line that is nothing but text to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def open_missing() -> None:
     """Open what was closed of the descriptors 0 to 2: the next file or socket would take its place and be written to."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,17 @@ def get(gateway: Gateway, path: str) -> Any:
 
 def rows(gateway: Gateway, query: str) -> Any:
     return get(gateway, f"/spend/logs?{query}")
+
+
+@contextlib.contextmanager
+def locked(gateway: Gateway) -> Iterator[None]:
+    """Another program holds the store."""
+    with contextlib.closing(
+        sqlite3.connect(gateway.path.parent / "fastproxy-data" / "fastproxy.db")
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.rollback()
 
 
 def children(gateway: Gateway) -> list[int]:

@@ -23,6 +23,8 @@ from fastproxy.control.admin.refused import Refused
 from fastproxy.control.admin.roles import route_allowed
 from fastproxy.control.admin.routes import ROUTES
 from fastproxy.control.rings import Rings
+from fastproxy.control.served import upstream_model
+from fastproxy.control.store.engine import Unavailable
 
 __all__ = ["Admin", "Refused", "make_app"]
 
@@ -31,6 +33,7 @@ log = logging.getLogger("fastproxy.control")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # beside those of the admin API, what `admin_only_routes` can keep for proxy admins
 LISTS = ("/models", "/v1/models", "/model/info", "/v1/model/info", "/explain", "/metrics")
+LINES = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}  # by status
 MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
 
 
@@ -123,12 +126,24 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
         try:
             return await handler(request)
         except Refused as refused:
-            headers = {"www-authenticate": "Bearer"} if refused.status == 401 else None
             return web.Response(
                 status=refused.status,
                 body=refused.body,
                 content_type="application/json",
-                headers=headers,
+                headers=LINES.get(refused.status),
+            )
+        except Unavailable as error:
+            return web.Response(
+                status=503,
+                body=errors.body(
+                    503,
+                    f"The store can't answer now: {error}",
+                    "service_unavailable",
+                    None,
+                    False,
+                ),
+                content_type="application/json",
+                headers=LINES[503],
             )
         except web.HTTPException as error:
             return web.Response(
@@ -223,5 +238,5 @@ def _event(snapshot: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         **row,
         "endpoint": ENDPOINTS[row["endpoint"]],
         "deployment": deployment and deployment["id"],
-        "upstream_model": deployment and deployment["litellm_model"],
+        "upstream_model": deployment and upstream_model(deployment, row["model"]),
     }

@@ -76,6 +76,12 @@ class Links:
         # By link, also of a worker that has a successor and finishes what it has: the newest that it has applied.
         self.reached: dict[asyncio.StreamWriter, int] = {}
 
+    async def complete(self, seconds: float) -> None:
+        """Wait until every worker is there and its keys are known again, but no longer than that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self.news:
+                await self.news.wait_for(lambda: len(self.applied) == self.workers)
+
     def publish(self, snapshot: dict[str, Any]) -> None:
         """Send a new snapshot to every worker, and to those that connect later."""
         self.snapshot = snapshot

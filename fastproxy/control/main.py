@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastproxy.control")
 
 FOLLOW_STORE_SECONDS = 0.1
+LINKS_SECONDS = 2.0  # that workers have to come back to a new control process
 NEWS_MAX = 1000  # keys that no worker knows: so many that a change touches may be new
 
 
@@ -117,7 +118,12 @@ class Control:
         self.access_log = AccessLog(self.served.look_up, self._record)
         self.rings.watchers += [series.take, self.access_log.take]
         self.metrics = Metrics(
-            self.admin, series, self.limits, self._record, self.spend.soft.crossed
+            self.admin,
+            series,
+            self.limits,
+            self._record,
+            lambda: {**self.configured, **self.links.custom, **self.links.keys},
+            self.spend.soft.crossed,
         )
         versions = Versions(Path(f"{options.shared_path}.version"))
         self.metrics.dropped_texts = lambda: self.texts.dropped
@@ -243,6 +249,7 @@ class Control:
         server = await asyncio.start_unix_server(self.links.serve, sock=self.options.feed_socket)
         running = [
             loop.create_task(self._drain_rings()),
+            loop.create_task(self._tell_watchers()),
             loop.create_task(self.health.watch()),
             loop.create_task(self._follow_store()),
         ]
@@ -251,6 +258,7 @@ class Control:
         await self.stopping.wait()
         for task in running:
             task.cancel()
+        self.rings.tell()
         self.rings.drain()
         await self.spend.flush()
         await self.texts.flush(self.spend.store, at_once=True)
@@ -435,6 +443,11 @@ class Control:
             await self.texts.flush(self.spend.store)
             await self.drain.degrade(self.spend.behind)
             await asyncio.sleep(self.spend.pause)
+
+    async def _tell_watchers(self) -> None:
+        # what they say of events needs the keys that the workers have, and after a restart those come with their links
+        await self.links.complete(LINKS_SECONDS)
+        self.rings.tell()
 
     def _nobody_left(self) -> None:
         # Not sooner: what workers have in flight when the supervisor dies ends in events too.

@@ -24,7 +24,7 @@ from fastproxy.control.series import (
     Histogram,
     Series,
     deployment_labels,
-    exception_class,
+    fault,
 )
 
 if TYPE_CHECKING:
@@ -83,13 +83,16 @@ class Metrics:
         series: Series,
         limits: Owners,
         records: Describe,
+        keys: Callable[[], Iterable[str]],
         crossed: Mapping[str, int],
     ) -> None:
-        """records: a key's record by its digest, {} for one that is not known; crossed: soft budgets, by whose."""
+        """records: a key's record by its digest, {} for one that is not known; keys: the digests of those that workers
+        know; crossed: soft budgets, by whose."""
         self.admin = admin
         self.series = series
         self.limits = limits
         self.records = records
+        self.keys = keys
         self.crossed = crossed
         self.auth = True
         self.dropped_texts: Callable[[], int] = lambda: 0  # by control itself
@@ -172,11 +175,7 @@ class Metrics:
     def _with_refused(self, family: Family) -> dict[tuple[str, ...], float]:
         # those without a valid key: whose they are is not known, so that they leave no event
         number = sum(block.values()["unauthorized"] for block in self.admin.rings.blocks)
-        said = self.series.unsaid | {
-            "status_code": "401",
-            "exception_status": "401",
-            "exception_class": exception_class(401, ""),
-        }
+        said = self.series.unsaid | {"status_code": "401", **fault(401, "")}
         at = family.pick(said)
         return {**family.values, at: family.values.get(at, 0) + number}
 
@@ -191,8 +190,7 @@ class Metrics:
         )
         states: dict[tuple[str, ...], int] = {}  # of labels that several share, the worst
         for record in self.admin.snapshot["deployments"][:MAX_DEPLOYMENTS]:
-            model = record.get("litellm_model") or record.get("model") or ""
-            said = deployment_labels(record, model, self.series.open)
+            said = deployment_labels(record, record["group"], self.series.open)
             found = self.admin.traffic.describe(record["slot"])
             out = found["cooling_seconds"] or found["probing"] or found["unhealthy"]
             at = tuple(said[name] for name in labels or ())
@@ -215,7 +213,9 @@ class Metrics:
                 seen[name] = set()
         left = MAX_BUDGETS
         wall = time.time()
-        for digest in self.series.keys if made else ():
+        for digest in self.keys() if made else ():
+            if not left:
+                break
             record = self.records(digest)
             if not record.get("limits"):
                 continue
@@ -273,13 +273,14 @@ def add_routes(app: web.Application, metrics: Metrics, gateway: Gateway) -> None
         if record.get("master"):
             return
         digest = request.headers[KEY_HEADER]
-        if metrics.admin.stored(digest) is not None:
+        if record.get("stored"):
             from fastproxy.control.admin import callers
             from fastproxy.control.admin.roles import Role
 
             store = await gateway.store()
             around = gateway.surroundings()
-            caller = await store.run(callers.load, digest, around.configured, around.groups)
+            # by the reader, which a locked file does not stop: that is when somebody wants to see metrics
+            caller = await store.read(callers.load, digest, around.configured, around.groups)
             if caller.role in (Role.ADMIN, Role.VIEWER):
                 return
         raise Refused(

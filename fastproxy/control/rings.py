@@ -48,20 +48,25 @@ class Rings:
         self.taken: deque[bytes] = deque()
         self.held = 0
         self.total = 0
-        self.watchers: list[Callable[[bytes], None]] = []  # each sees every batch once
+        # each sees every batch once, whichever control process that is; not before somebody calls `tell`
+        self.watchers: list[Callable[[bytes], None]] = []
+        self.telling = False
+        self.untold: deque[Batch] = deque()
 
     def drain(self) -> None:
         """Look at what the workers have published since the last time."""
         for ring, block in enumerate(self.blocks):
             while True:
-                events, upto = block.peek(self.seen[ring], BATCH)
-                if upto == self.seen[ring]:
+                seen, told = self.seen[ring], block.told
+                events, upto = block.peek(seen, min(BATCH, told - seen) if told > seen else BATCH)
+                if upto == seen:
                     break
                 self.seen[ring] = upto
-                for watch in self.watchers:
-                    watch(events)
+                batch = Batch(ring, events, upto)
+                if self.watchers and upto > told:
+                    self.untold.append(batch)
                 if self.kept:
-                    self.waiting.append(Batch(ring, events, upto))
+                    self.waiting.append(batch)
                 else:
                     block.release(upto)
                 count = len(events) // EVENT_BYTES
@@ -70,8 +75,19 @@ class Rings:
                 self.taken.append(events)
             if not self.kept and (frozen := block.freeze()) >= 0:
                 block.clear(frozen)
+        if self.telling:
+            self.tell()
         while self.taken and self.held - len(self.taken[0]) // EVENT_BYTES >= KEEP:
             self.held -= len(self.taken.popleft()) // EVENT_BYTES
+
+    def tell(self) -> None:
+        """Show the watchers what they have not seen; from now on they see every batch as it comes."""
+        self.telling = True
+        while self.untold:
+            batch = self.untold.popleft()
+            for watch in self.watchers:
+                watch(batch.events)
+            self.blocks[batch.ring].told = batch.upto
 
     def keep(self, marks: dict[int, int]) -> None:
         """From now on events wait for `release`; what is before the marks has been kept already."""

@@ -13,13 +13,17 @@ from typing import Any
 from fastproxy._meter import LATENCY_BUCKETS, OVERHEAD_BUCKETS, Meter
 from fastproxy._table import ENDPOINTS, PATHS
 from fastproxy.config.metrics import LABELS, SERVED, Selection
+from fastproxy.control.served import upstream_model
+from fastproxy.control.whose import shown_key, user_of
 
 POOL = 4000  # lines of all counters and gauges here; the same again for histograms
 PRECISE = 0.9  # of a pool: what is left is for sets of labels without a name in them
 FULL_ENOUGH = 1024  # cells of the meter that are in use: they are taken before the next batch
 KEYS = 4096  # that are remembered: half of what the meter takes
+NAMES_MAX = 64  # of models that stand in no configuration: a pattern serves them, or a key has an alias for them
 OTHER = "other"
 CLIENT_GONE = 499
+BROKEN_OFF = 502  # what an answer is counted as that began well and that its provider did not end
 NOBODY = "f" * 64  # keys that the meter has not told apart
 ANONYMOUS = "0" * 64  # where no key is needed
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -45,7 +49,7 @@ TEXTS = {  # the help of each, by kind
         "litellm_deployment_successful_fallbacks": "Requests that another group has answered",
         "litellm_deployment_failed_fallbacks": "Requests that no other group has answered either",
         "fastproxy_unpriced_requests": "Requests to a model without a price",
-        "fastproxy_estimated_requests": "Requests whose usage is estimated",
+        "fastproxy_estimated_requests": "Requests and failed tries whose usage is estimated",
     },
     GAUGE: {
         "litellm_remaining_requests_metric": "Requests that the provider says are left",
@@ -68,8 +72,7 @@ TIMES = {  # the meter's names of the histograms
     "litellm_request_queue_time_seconds": "queued",
     "litellm_deployment_latency_per_output_token": "token",
 }
-USAGE = {  # and of the sums; the last two are not shown while they are 0
-    "litellm_requests_metric": "requests",
+USAGE = {  # and of what was used; the last two are not shown while they are 0
     "litellm_input_tokens_metric": "input",
     "litellm_output_tokens_metric": "output",
     "fastproxy_unpriced_requests": "unpriced",
@@ -245,6 +248,7 @@ class Series:
     def _begin(self) -> None:
         shown = self.selection
         self.keys.clear()
+        self.names: set[str] = set()  # of models that were answered, and stand in no configuration
         self.closed = False
         self.meter.by(
             key=any(not OF_KEYS.isdisjoint(labels) for labels in shown.labels.values()),
@@ -300,34 +304,46 @@ class Series:
         record = self.deployments(cell["snapshot"], cell["deployment"])
         said = self._said(cell, record, known)
         status, attempt, number = cell["status"], cell["attempt"], cell["requests"]
+        failed, faulty = number, said
+        if not attempt and status < 400:  # some may have begun well and broken off
+            failed = cell["cut"]
+            faulty = Said(said | fault(BROKEN_OFF, said["api_provider"]))
         if not attempt:
             self._count("litellm_proxy_total_requests_metric", said, number)
-            if status >= 400:
-                self._count("litellm_proxy_failed_requests_metric", said, number)
-        if record is None:
-            return
-        if attempt or status < 400:
-            self._try(cell, said)
-        if attempt:
-            return
-        if cell["fallback"]:
+            if failed:
+                self._count("litellm_proxy_failed_requests_metric", faulty, failed)
+        if record is not None and (attempt or status < 400):
+            self._try(cell, said, failed, faulty)
+        if record is not None and cell["fallback"] and not attempt:
             name = "failed" if status >= 400 else "successful"
             self._count(f"litellm_deployment_{name}_fallbacks", said, number)
-        if status >= 400 and status != CLIENT_GONE:
+        answered = not attempt and (status < 400 or (status == CLIENT_GONE and record is not None))
+        self._use(cell, said, answered)
+        if not answered:
             return
-        for name, of in USAGE.items():
-            if of not in RARE or cell[of]:
-                self._count(name, said, cell[of])
-        self._count("litellm_total_tokens_metric", said, cell["input"] + cell["output"])
-        self._count("litellm_spend_metric", said, cell["cost"] / 1e9)
+        self._count("litellm_requests_metric", said, number)
         for name, of in TIMES.items():
             if name in self.families:
                 self.families[name].observe(said, cell[of])
 
-    def _try(self, cell: dict[str, Any], said: Said) -> None:
-        failed, number = cell["attempt"], cell["requests"]
-        name = "failure" if failed else "success"
-        self._count(f"litellm_deployment_{name}_responses", said, number)
+    def _use(self, cell: dict[str, Any], said: Said, answered: bool) -> None:
+        # tokens and money of whatever has cost some: a try that timed out and a killed worker's request too
+        for name, of in USAGE.items():
+            if cell[of] or (answered and of not in RARE):
+                self._count(name, said, cell[of])
+        for name, of_all in (
+            ("litellm_total_tokens_metric", cell["input"] + cell["output"]),
+            ("litellm_spend_metric", cell["cost"] / 1e9),
+        ):
+            if of_all or answered:
+                self._count(name, said, of_all)
+
+    def _try(self, cell: dict[str, Any], said: Said, failed: int, faulty: Said) -> None:
+        number = cell["requests"]
+        if number > failed:
+            self._count("litellm_deployment_success_responses", said, number - failed)
+        if failed:
+            self._count("litellm_deployment_failure_responses", faulty, failed)
         self._count("litellm_deployment_total_requests", said, number)
         if cell["cooled"]:
             self._count("litellm_deployment_cooled_down", said, number)
@@ -343,8 +359,7 @@ class Series:
     # -- what a cell says, as labels
 
     def _said(self, cell: dict[str, Any], record: dict[str, Any] | None, known: set[str]) -> Said:
-        # what nobody serves is a client's invention
-        asked = cell["model"] if record is not None or cell["model"] in known else OTHER
+        asked = self._asked(cell, record, known)
         shown, status, endpoint = self.selection, cell["status"], cell["endpoint"]
         said = Said(self.unsaid)
         if cell["tags"]:
@@ -359,18 +374,29 @@ class Series:
             said["client_ip"], said["user_agent"] = cell["client"], cell["agent"]
             if "end_user" in shown.asked:
                 said["end_user"] = cell["end_user"]
-        provider = ""
         if record is not None:
-            served = deployment_labels(record, cell["model"], self.open)
-            said.update(served)
-            said["model"] = served["litellm_model_name"]
-            provider = served["api_provider"]
+            # of another group's name a pattern knows nothing
+            name = str(record["group"]) if cell["fallback"] else asked
+            said.update(deployment_labels(record, name, self.open))
+            said["model"] = said["litellm_model_name"]
             if cell["fallback"]:
                 said["fallback_model"] = said["model_group"] = str(record["group"])
         if status >= 400:
-            said["exception_status"] = str(status)
-            said["exception_class"] = exception_class(status, provider)
+            said.update(fault(status, said["api_provider"]))
         return said
+
+    def _asked(self, cell: dict[str, Any], record: dict[str, Any] | None, known: set[str]) -> str:
+        # The client's name of the model. One that stands in no configuration may be its invention: it is told apart once
+        # a deployment has answered to it, as long as there are not many; else its group, such as a pattern, stands for it.
+        name = str(cell["model"])
+        if name in known or name in self.names:
+            return name
+        if record is None or cell["fallback"]:
+            return OTHER
+        if not cell["attempt"] and cell["status"] < 400 and len(self.names) < NAMES_MAX:
+            self.names.add(name)
+            return name
+        return str(record["group"])
 
     def key(self, digest: str) -> dict[str, str]:
         """Labels of a key and whose it is."""
@@ -380,11 +406,11 @@ class Series:
                 return NAMELESS
             record = self.records(digest)
             found = self.who[digest] = {
-                "hashed_api_key": "" if digest == ANONYMOUS else digest,
+                "hashed_api_key": "" if digest == ANONYMOUS else shown_key(digest, record),
                 "api_key_alias": "" if self.open else str(record.get("alias") or ""),
                 "team": str(record.get("team_id") or ""),
                 "team_alias": str(record.get("team_alias") or ""),
-                "user": str(record.get("user_id") or ""),
+                "user": str(user_of(record) or ""),
             }
             if "user_email" in self.selection.asked:
                 found["user_email"] = str(record.get("user_email") or "")
@@ -393,13 +419,11 @@ class Series:
 
 def deployment_labels(record: dict[str, Any], asked: str, open_: bool) -> dict[str, str]:
     """Labels of a deployment by its snapshot's record; asked: the client's name of the model, for patterns."""
-    model = record.get("litellm_model") or record.get("model") or ""
-    base = "" if open_ else (record.get("params") or {}).get("api_base") or ""
     return {
-        "litellm_model_name": asked if "*" in model else model,
+        "litellm_model_name": upstream_model(record, asked),
         "model_id": record["id"],
         "api_provider": record["provider"] or "",
-        "api_base": str(base),
+        "api_base": "" if open_ else str(record.get("api_base") or ""),
     }
 
 
@@ -407,6 +431,14 @@ def route(endpoint: int) -> str:
     """The path of an endpoint."""
     name = ENDPOINTS[endpoint] if endpoint < len(ENDPOINTS) else ""
     return "/v1" + PATHS[name][0] if name in PATHS else name
+
+
+def fault(status: int, provider: str) -> dict[str, str]:
+    """Labels of what went wrong."""
+    return {
+        "exception_status": str(status),
+        "exception_class": exception_class(status, provider),
+    }
 
 
 def exception_class(status: int, provider: str) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 
 import orjson
 
+from fastproxy.config.patterns import match
+
 log = logging.getLogger("fastproxy.control")
 
 KEEP = 8  # snapshots, for events of requests that began under them
-FIELDS = ("id", "group", "model", "provider")
+FIELDS = ("id", "group", "model", "litellm_model", "provider", "api_base")
 
 
 class Served:
@@ -50,3 +52,15 @@ class Served:
         """The record of a deployment (of an earlier control process: FIELDS of it)."""
         known = self.known.get(version, ())
         return known[index] if 0 <= index < len(known) else None
+
+
+def upstream_model(record: dict[str, Any], asked: str, name: str = "litellm_model") -> str:
+    """What a deployment was asked for; asked: the client's name, which says what the star of a pattern stands for.
+
+    The pattern itself where that is not known, as the name was another group's. name: "model" is without the provider.
+    """
+    model = str(record.get(name) or record.get("model") or "")
+    if "*" not in model:
+        return model
+    matched = match(str(record.get("group") or ""), asked)
+    return model if matched is None else model.replace("*", matched, 1)

@@ -6,6 +6,7 @@ The transaction that writes what was spent sees a sum pass the mark, so it is sa
 import logging
 from collections.abc import Iterable
 
+from fastproxy import logs
 from fastproxy.control.store.rows import Row
 
 log = logging.getLogger("fastproxy.budgets")
@@ -26,7 +27,7 @@ class SoftBudgets:
             self.crossed[one["scope"]] += 1
             log.warning(
                 "soft budget of %s crossed: %.6g of %.6g dollars are spent",
-                one["scope"] if self.nameless else f"{one['scope']} {one['name']}",
+                one["scope"] if self.nameless else logs.plain(f"{one['scope']} {one['name']}"),
                 one["spend"] / 1e9,
                 one["soft_budget"] / 1e9,
             )

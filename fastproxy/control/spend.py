@@ -14,7 +14,7 @@ from typing import Any
 
 from fastproxy import leftover
 from fastproxy.control.rings import Batch, Rings
-from fastproxy.control.served import Served
+from fastproxy.control.served import Served, upstream_model
 from fastproxy.control.soft_budgets import SoftBudgets
 from fastproxy.control.store.engine import Store, Unavailable
 
@@ -119,12 +119,8 @@ class Spend:
 
         def served(asked: str, version: int, index: int) -> tuple[str, str | None, str | None]:
             known = deployments(version, index) or {}
-            model = known.get("model", "")
-            return (
-                asked if "*" in model or not model else model,
-                known.get("id"),
-                known.get("provider"),
-            )
+            model = upstream_model(known, asked, "model") or asked
+            return model, known.get("id"), known.get("provider")
 
         sums_only = self._crowded(rings)
         try:

@@ -1,5 +1,6 @@
 """The access log of the real process tree: one line for each request, and what it may not say."""
 
+import hashlib
 import json
 import os
 import select
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from admin import make
+from admin import call, make
 from harness import MASTER, UPSTREAM_KEY, Gateway, free_port, mock_config, request, until
 from lab import Lab, mark
+from spending import control_pid, rows
+
+from fastproxy.control import access_log
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a secret"}]}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -65,6 +69,97 @@ def test_every_request_is_a_line_and_a_rotated_file_is_opened_anew(
         client.send(request("/v1/chat/completions", CHAT, MASTER))
         assert client.answer().status == 200
     until(lambda: len(lines(path)) == 1)
+
+
+def test_a_line_comes_once_and_whole_also_if_control_is_killed(
+    serve: Serve, mock_port: int, tmp_path: Path
+):
+    path = tmp_path / "access.log"
+    gateway = serve(logged(mock_port, path))
+    key = make(gateway, "/key/generate", {"key_alias": "kept", "user_id": "ann"})["key"]
+    asked = []
+    with gateway.client() as client:
+        for _ in range(4):
+            before = until(lambda: control_pid(gateway), what="control")
+            for model in ("gpt-4o-mini", "mock/star"):
+                answer = client.post("/v1/chat/completions", {**CHAT, "model": model}, key)
+                assert answer.status == 200
+                asked.append(answer.header("x-litellm-call-id"))
+            until(
+                lambda: asked[-1] in path.read_text(), what="the lines"
+            )  # in the store they are not yet
+            os.kill(before, signal.SIGKILL)
+            for _ in range(2):
+                answer = client.post("/v1/chat/completions", {**CHAT, "model": "mock/star"}, key)
+                asked.append(answer.header("x-litellm-call-id"))
+            until(lambda old=before: control_pid(gateway) not in (None, old), what="the next one")
+    until(lambda: set(asked) <= {line["call_id"] for line in lines(path)}, what="all lines")
+    assert [line["call_id"] for line in lines(path)] == asked
+    for line in lines(path):
+        assert (line["key_alias"], line["user"]) == ("kept", "ann")
+        assert line["upstream_model"] == "openai/" + (
+            "star" if line["model"] == "mock/star" else "up-mini"
+        )
+
+
+def test_the_master_key_is_named_and_not_digested(serve: Serve, mock_port: int, tmp_path: Path):
+    path = tmp_path / "access.log"
+    gateway = serve(logged(mock_port, path), "--data-dir", str(tmp_path / "data"))
+    with gateway.client() as client:
+        assert client.post("/v1/chat/completions", CHAT).status == 200
+    until(lambda: len(lines(path)) == 1)
+    assert (lines(path)[0]["key"], lines(path)[0]["user"]) == (
+        "litellm_proxy_master_key",
+        "default_user_id",
+    )
+
+    def shown(query: str) -> list[str]:
+        return [row["api_key"] for row in rows(gateway, query)]
+
+    until(lambda: shown("") == ["litellm_proxy_master_key"])
+    assert shown("api_key=litellm_proxy_master_key") == shown(f"api_key={MASTER}") == shown("")
+    digest = hashlib.sha256(MASTER.encode()).hexdigest()
+    for path_ in ("/spend/keys", "/user/daily/activity", "/metrics"):
+        assert digest not in str(call(gateway, "GET", path_)), path_
+
+
+def test_a_fifo_that_nobody_reads_holds_nothing_up(serve: Serve, mock_port: int, tmp_path: Path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    gateway = serve(logged(mock_port, path))
+    with gateway.client() as client:
+        assert client.post("/v1/chat/completions", CHAT).status == 200
+        assert call(gateway, "POST", "/config/reload")[0] == 200
+        call_id = client.post("/v1/chat/completions", CHAT).header("x-litellm-call-id")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    told = b""
+
+    def arrived() -> bool:
+        nonlocal told
+        if select.select([reader], [], [], 0)[0]:
+            told += os.read(reader, 65536)
+        return str(call_id).encode() in told
+
+    until(arrived, what="the line")
+    os.close(reader)
+    assert gateway.stop() == 0
+
+
+ALIAS = "a\x1b[31m\n2026-01-01T00:00:00 200 chat forged\x9b2J\x7f"
+
+
+def test_an_alias_is_no_order_to_a_terminal(serve: Serve, mock_port: int, tmp_path: Path):
+    path = tmp_path / "access.log"
+    gateway = serve(logged(mock_port, path))
+    key = make(gateway, "/key/generate", {"key_alias": ALIAS})["key"]
+    with gateway.client() as client:
+        assert client.post("/v1/chat/completions", CHAT, key).status == 200
+    (line,) = until(lambda: path.read_text().splitlines(), what="the line")
+    assert line.isprintable()
+    assert json.loads(line)["key_alias"] == ALIAS
+    text = access_log._text(json.loads(line))
+    assert text.isprintable()
+    assert "forged" in text
 
 
 def test_whose_key_it_was_can_be_left_out(serve: Serve, mock_port: int, tmp_path: Path):

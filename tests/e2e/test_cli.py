@@ -471,8 +471,10 @@ def test_health(start, mock_port: int, monkeypatch, capsys, tmp_path: Path):
     monkeypatch.setenv("PORT", str(running.port))
     monkeypatch.setenv("SSL_CERTFILE_PATH", tls[1])
     monkeypatch.setenv("SERVER_ROOT_PATH", "/llm/")
-    assert cli.main(["health"]) == 0
-    assert "healthy" in capsys.readouterr().out
+    address = f"https://127.0.0.1:{running.port}"
+    for asked in ([], ["--url", f"{address}/llm"], ["--url", f"{address}/llm/"]):
+        assert cli.main(["health", *asked]) == 0
+        assert "healthy" in capsys.readouterr().out
 
 
 def test_mock_serves_by_itself(tmp_path: Path):

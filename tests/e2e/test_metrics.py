@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
+from spending import locked
 
 CHAT = {"model": "priced", "messages": [{"role": "user", "content": "hi"}]}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -23,6 +24,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 def config(mock_port: int, **settings: Any) -> dict[str, Any]:
     found = mock_config(mock_port)
+    found["router_settings"]["disable_cooldowns"] = True
     params = {
         "model": "openai/up",
         "api_base": f"http://127.0.0.1:{mock_port}/v1",
@@ -205,6 +207,122 @@ def test_tries_cooldowns_fallbacks_and_what_providers_say_is_left(
         )  # as much as fits
     finally:
         lab.moods.clear()
+
+
+def test_what_failed_tries_cost_is_what_the_store_says(start: Callable[..., Gateway], lab: Lab):
+    prices = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
+    passing = {
+        "path": "/bought",
+        "target": f"http://127.0.0.1:{lab.port}/d/passed/v1/chat/completions",
+        "cost_per_request": 0.5,
+    }
+    settings = {
+        "model_list": [
+            lab.deployment("slow", timeout=0.2, **prices),
+            lab.deployment("spare", **prices),
+        ],
+        "general_settings": {"master_key": MASTER, "pass_through_endpoints": [passing]},
+        "router_settings": {"num_retries": 0, "fallbacks": [{"slow": ["spare"]}]},
+    }
+    running = start(settings).wait()
+    key = make(running, "/key/generate", {"key_alias": "late"})["key"]
+    lab.moods["slow"] = "hang"
+    try:
+        with running.client() as client:
+            body = {**CHAT, "model": "slow"}
+            assert client.post("/v1/chat/completions", body, key).status == 200
+            assert client.post("/bought", CHAT, key).status == 200
+    finally:
+        lab.moods.clear()
+    (row,) = until(
+        lambda: [
+            one
+            for one in call(running, "GET", "/spend/keys")[1]
+            if one["key_alias"] == "late" and one["api_requests"] == 2
+        ],
+        what="both requests in the store",
+    )
+
+    def text() -> str:
+        return scrape(running, MASTER)[2]
+
+    def spent() -> float:
+        return value(text(), "litellm_spend_metric_total", api_key_alias="late")
+
+    until(lambda: spent() >= row["spend"] - 1e-9, what="what was spent")
+    found = text()
+    assert spent() == pytest.approx(row["spend"])
+    assert spent() > 0.5 + 7 * 0.001 + 4 * 0.002  # pass-through, the answer, and the try
+    assert value(found, "fastproxy_estimated_requests_total") == 1
+    assert value(found, "litellm_requests_metric_total", api_key_alias="late") == 2
+    tokens = row["prompt_tokens"] + row["completion_tokens"]
+    assert value(found, "litellm_total_tokens_metric_total", api_key_alias="late") == tokens
+
+
+def test_an_answer_that_its_provider_breaks_off_is_a_failure(
+    start: Callable[..., Gateway], lab: Lab
+):
+    settings = {
+        "model_list": [lab.deployment("brittle")],
+        "general_settings": {"master_key": MASTER},
+        "router_settings": {"num_retries": 0},
+    }
+    running = start(settings).wait()
+    acts = mark("mid-cut", "ok")
+    body = {"model": "brittle", "stream": True, "messages": [{"role": "user", "content": acts}]}
+    with running.client() as client:
+        client.send(request("/v1/chat/completions", body))
+        assert client.answer().status == 200
+    with running.client() as client:
+        client.send(request("/v1/chat/completions", body))
+        assert client.answer().status == 200
+
+    def text() -> str:
+        return scrape(running, MASTER)[2]
+
+    until(lambda: value(text(), "litellm_deployment_total_requests_total") == 2)
+    found = text()
+    assert value(found, "litellm_deployment_success_responses_total") == 1
+    broken = {"exception_status": "502", "requested_model": "brittle"}
+    assert value(found, "litellm_deployment_failure_responses_total", **broken) == 1
+    assert value(found, "litellm_proxy_failed_requests_metric_total", **broken) == 1
+    assert value(found, "fastproxy_answers_cut_total") == 1
+
+
+def test_names_that_a_wildcard_does_not_serve_take_no_room(gateway: Gateway):
+    fox = make(gateway, "/key/generate", {"key_alias": "fox", "models": ["mock/*"]})["key"]
+    with gateway.client() as client:
+        for hundred in range(10):
+            for number in range(100):
+                body = {**CHAT, "model": f"mock/e404-{hundred}{number:02}"}
+                client.send(request("/v1/chat/completions", body, fox))
+            assert {client.answer().status for _ in range(100)} == {404}
+    hen = make(gateway, "/key/generate", {"key_alias": "hen", "max_budget": 5})["key"]
+    with gateway.client() as client:
+        answer = client.post("/v1/chat/completions", {**CHAT, "model": "mock/real"}, hen)
+        assert answer.status == 200, answer.body
+        assert client.post("/v1/chat/completions", CHAT, hen).status == 200
+
+    def text() -> str:
+        return scrape(gateway, MASTER)[2]
+
+    until(lambda: value(text(), "litellm_requests_metric_total", api_key_alias="hen") == 2)
+    found = text()
+    served = {"requested_model": "mock/real", "model": "openai/real"}
+    assert value(found, "litellm_requests_metric_total", **served) == 1
+    assert value(found, "litellm_api_key_max_budget_metric", api_key_alias="hen") == 5
+    assert value(found, "fastproxy_series_other_total") == 0
+
+
+def test_a_viewer_sees_metrics_while_the_store_is_locked(gateway: Gateway):
+    make(gateway, "/user/new", {"user_id": "guard", "user_role": "proxy_admin_viewer"})
+    viewer = make(gateway, "/key/generate", {"user_id": "guard"})["key"]
+    common = make(gateway, "/key/generate", {})["key"]
+    with locked(gateway):
+        assert scrape(gateway, viewer)[0] == 200
+        assert scrape(gateway, common)[0] == 403
+        status, answer = call(gateway, "GET", "/key/list", key=viewer)
+        assert (status, answer["error"]["type"]) == (503, "service_unavailable")
 
 
 def test_time_in_the_queue(start: Callable[..., Gateway], lab: Lab):

@@ -4,7 +4,6 @@ import contextlib
 import os
 import resource
 import signal
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from admin import call, make
 from harness import Gateway, request, until
-from spending import CHAT, control_pid, cost, get, priced_config, rows
+from spending import CHAT, control_pid, cost, get, locked, priced_config, rows
 
 REQUEST_BURST = 100
 
@@ -47,16 +46,6 @@ def booked(gateway: Gateway, key: str, count: int, paid: float) -> bool:
     spent = get(gateway, f"/key/info?key={key}")["info"]["spend"]
     assert spent == pytest.approx(paid, abs=1e-9)
     return True
-
-
-@contextlib.contextmanager
-def locked(gateway: Gateway) -> Iterator[None]:
-    with contextlib.closing(
-        sqlite3.connect(gateway.path.parent / "fastproxy-data" / "fastproxy.db")
-    ) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.rollback()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastproxy.logs import JsonFormatter, LineHandler, say
+from fastproxy.logs import JsonFormatter, LineHandler, plain, say
 
 
 @pytest.fixture
@@ -25,6 +25,20 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def record(text: str, *arguments: object) -> logging.LogRecord:
     return logging.LogRecord("name", logging.INFO, __file__, 1, text, arguments, None)
+
+
+@pytest.mark.parametrize("text", ["a b/ü", "", "名前"])
+def test_text_stays_what_it_is(text: str):
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize(
+    "order", ["\n", "\r", "\x1b[2J", "\x7f", "\x9b2J", "\u2028", "\u202e", "\ud800"]
+)
+def test_what_a_terminal_obeys_is_text(order: str):
+    said = plain(f"é{order}!")
+    assert said.isprintable()
+    assert said.startswith("é\\")
 
 
 def test_a_reader_that_does_not_read_costs_lines_and_no_time(pipe: tuple[int, int]):

@@ -11,6 +11,7 @@ from fastproxy._shared import Block, attach, create
 from fastproxy.config.metrics import METRICS, Selection
 from fastproxy.control import series
 from fastproxy.control.series import OTHER, Histogram, Series
+from fastproxy.control.served import upstream_model
 
 EVENT = {"attempt": False, "snapshot": 1, "deployment": 0, "status": 200, "endpoint": 0, "cost": 5}
 TIMES = ("total", "api", "first", "overhead", "queued", "token")
@@ -31,17 +32,20 @@ def cell(key: str, model: str = "m", **more: Any) -> dict[str, Any]:
     return {**found, "requests": 1, "input": 7, **dict.fromkeys(TIMES, histogram), **more}
 
 
-def make(pool: int, monkeypatch: pytest.MonkeyPatch) -> Series:
+def make(
+    pool: int, monkeypatch: pytest.MonkeyPatch, key: dict[str, Any] = RECORD, **deployment: str
+) -> Series:
     monkeypatch.setattr(series, "POOL", pool)
     record = {
         "id": "d",
         "group": "other-group",
         "provider": "openai",
         "litellm_model": "openai/up",
-        "params": {"api_base": "http://up"},
+        "api_base": "http://up",
+        **deployment,
     }
     return Series(
-        lambda version, index: record if index == 0 else None, lambda: {"m"}, lambda key: RECORD
+        lambda version, index: record if index == 0 else None, lambda: {"m"}, lambda _: key
     )
 
 
@@ -159,11 +163,90 @@ def test_lines_of_all_labels_together_stay_within_the_bound(monkeypatch: pytest.
 
 def test_a_model_that_nobody_serves_is_no_label(monkeypatch: pytest.MonkeyPatch):
     found = make(4000, monkeypatch)
-    found._add(cell("aa", "invented", deployment=-1, status=400), {"m"})
-    found._add(cell("aa", "m", deployment=-1, status=429), {"m"})
+    found._add(cell("aa", "invented", deployment=-1, status=400, input=0, cost=0), {"m"})
+    found._add(cell("aa", "m", deployment=-1, status=429, input=0, cost=0), {"m"})
     assert {labels["requested_model"] for labels in said(found, TOTAL)} == {OTHER, "m"}
     assert INPUT in found.families
     assert not found.families[INPUT].values
+
+
+def total(found: Series, name: str) -> float:
+    return sum(found.families[name].values.values())
+
+
+def test_all_that_is_charged_is_in_the_sums(monkeypatch: pytest.MonkeyPatch):
+    found = make(4000, monkeypatch)
+    found._add(cell("aa"), {"m"})
+    found._add(cell("aa", attempt=True, status=408, estimated=1), {"m"})
+    found._add(cell("aa", status=500, estimated=1), {"m"})  # its worker was killed
+    found._add(cell("aa", "", deployment=-1), {"m"})  # pass-through
+    found._add(cell("aa", status=400, input=0, cost=0), {"m"})
+    assert total(found, INPUT) == total(found, "litellm_total_tokens_metric") == 4 * 7
+    assert total(found, "litellm_spend_metric") == pytest.approx(4 * 5e-9)
+    assert total(found, "fastproxy_estimated_requests") == 2
+    assert total(found, "litellm_requests_metric") == 2
+    assert total(found, TOTAL) == 4
+
+
+def test_an_answer_that_breaks_off_is_a_failure(monkeypatch: pytest.MonkeyPatch):
+    found = make(4000, monkeypatch)
+    found._add(cell("aa", requests=5, cut=2), {"m"})
+    assert total(found, "litellm_deployment_total_requests") == 5
+    assert total(found, "litellm_deployment_success_responses") == 3
+    for name in ("litellm_deployment_failure_responses", "litellm_proxy_failed_requests_metric"):
+        assert total(found, name) == 2
+        (labels,) = said(found, name)
+        assert labels["exception_status"] == "502"
+        assert labels["exception_class"] == "Openai.BadGatewayError"
+    (labels,) = said(found, TOTAL)
+    assert labels["status_code"] == "200"
+
+
+WILD = {"group": "wild/*", "litellm_model": "openai/*"}
+
+
+def test_names_under_a_wildcard_are_told_apart_once_they_were_answered(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    found = make(4000, monkeypatch, **WILD)
+    for number in range(500):
+        lost = cell("aa", f"wild/{number}", status=404, attempt=number % 2 > 0, input=0, cost=0)
+        found._add(lost, {"m"})
+    assert {labels["requested_model"] for labels in said(found, TOTAL)} == {"wild/*"}
+    for number in range(500):
+        found._add(cell("aa", f"wild/{number}"), {"m"})
+    served = {labels["requested_model"]: labels["model"] for labels in said(found, INPUT)}
+    assert len(served) == series.NAMES_MAX + 1
+    assert (served["wild/0"], served["wild/*"]) == ("openai/0", "openai/*")
+    assert total(found, INPUT) == 500 * 7
+    assert not found.closed
+    # a fallback's deployment says nothing of the name that was asked for
+    found._add(cell("aa", "wild/new", fallback=True), {"m"})
+    (fell,) = said(found, "litellm_deployment_successful_fallbacks")
+    assert (fell["requested_model"], fell["fallback_model"]) == (OTHER, "wild/*")
+
+
+def test_the_master_key_is_a_word_and_no_digest(monkeypatch: pytest.MonkeyPatch):
+    found = make(4000, monkeypatch, {"master": True})
+    found._add(cell("aa"), {"m"})
+    (labels,) = said(found, TOTAL)
+    assert labels["hashed_api_key"] == "litellm_proxy_master_key"
+    assert labels["user"] == "default_user_id"
+
+
+@pytest.mark.parametrize(
+    ("group", "model", "asked", "upstream"),
+    [
+        ("m", "openai/up", "m", "openai/up"),
+        ("wild/*", "openai/*", "wild/a/b", "openai/a/b"),
+        ("*", "openai/*", "gpt", "openai/gpt"),
+        ("wild/*", "openai/*", "alias", "openai/*"),
+        ("wild/*", "openai/*", "wild/*", "openai/*"),
+        ("wild/*", "openai/fixed", "wild/a", "openai/fixed"),
+    ],
+)
+def test_what_a_deployment_was_asked_for(group: str, model: str, asked: str, upstream: str):
+    assert upstream_model({"group": group, "litellm_model": model}, asked) == upstream
 
 
 def test_people_and_clients_are_labels_only_if_they_are_asked_for(monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from fastproxy.control.admin.refused import Invalid, Refused
 from fastproxy.control.admin.routes import ROUTES, Route
-from fastproxy.control.store.engine import Store, Unavailable
+from fastproxy.control.store.engine import Store
 
 log = logging.getLogger("fastproxy.admin")
 
@@ -108,7 +108,7 @@ class Api:
         return answer
 
     async def handle(self, route: Route, request: web.Request) -> web.Response:
-        """Answer one request. Raises Refused."""
+        """Answer one request. Raises Refused, Unavailable."""
         digest = request.headers.get(KEY_HEADER)
         if digest is None and route.path not in self.gateway.public_routes():
             raise Refused(401, "Authentication Error, No api key passed in.", "auth_error", "None")
@@ -139,9 +139,6 @@ class Api:
         except NoStore as error:
             message = NO_STORE.format(reason=error)
             raise Refused(500, message, "internal_server_error") from None
-        except Unavailable as error:
-            message = f"The store can't answer now: {error}"
-            raise Refused(503, message, "service_unavailable") from None
         if done.touched or done.models_changed:
             await self.gateway.in_force(done.touched, done.models_changed, done.respent)
         return web.Response(body=orjson.dumps(done.answer), content_type="application/json")

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fastproxy import durations
+from fastproxy.control.whose import MASTER_USER
 
 Row = Mapping[str, Any]
 Groups = Mapping[str, list[str]]  # access group -> model names
@@ -96,7 +97,7 @@ class Caller:
     @property
     def name(self) -> str:
         """For the audit log."""
-        return self.user_id or ("default_user_id" if self.master else self.token)
+        return self.user_id or (MASTER_USER if self.master else self.token)
 
     @property
     def ceiling(self) -> Row | None:

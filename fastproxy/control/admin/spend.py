@@ -15,6 +15,7 @@ from fastproxy.control.admin.work import Work
 from fastproxy.control.store import keys, spend, texts, users
 from fastproxy.control.store.money import to_dollars
 from fastproxy.control.store.rows import Row
+from fastproxy.control.whose import MASTER_KEY, shown_key
 
 DAYS_SHOWN = 30
 SUMMED_MAX = 100_000  # sums of one answer; beyond them the cheapest are left out
@@ -64,7 +65,7 @@ def _whose(
     # who reads all may see everybody's, others their own
     where: dict[str, Any] = {}
     if api_key:
-        where["api_key"] = digest_of(api_key)
+        where["api_key"] = _master(work) if api_key == MASTER_KEY else digest_of(api_key)
     if request_id:
         where["request_id"] = request_id
     if user_id:
@@ -86,8 +87,9 @@ def _by_day(work: Work, where: dict[str, Any], since: date, until: date) -> Any:
     days: dict[str, dict[str, Any]] = {}
     for row in rows:
         day = days.setdefault(row["day"], {"spend": 0, "users": {}, "models": {}})
+        key = _shown(work, row["api_key"])
         for part, name in (
-            (day, "spend"), (day, row["api_key"]), (day["users"], row["user_id"]), (day["models"], row["model_group"]),
+            (day, "spend"), (day, key), (day["users"], row["user_id"]), (day["models"], row["model_group"]),
         ):  # fmt: skip
             part[name] = part.get(name, 0) + row["spend"]
     if days:
@@ -110,7 +112,15 @@ def _dollars(sums: dict[str, Any]) -> dict[str, Any]:
 
 def _rows(work: Work, rows: list[Row]) -> list[Row]:
     kept = texts.of(work.connection, [row["request_id"] for row in rows])
-    return [_row(row, kept.get(row["request_id"], {})) for row in rows]
+    return [_row(work, row, kept.get(row["request_id"], {})) for row in rows]
+
+
+def _shown(work: Work, digest: str) -> str:
+    return shown_key(digest, work.around.configured.get(digest) or {})
+
+
+def _master(work: Work) -> str:
+    return next((d for d, record in work.around.configured.items() if record.get("master")), "")
 
 
 def by_key(work: Work, asked: shapes.Top) -> Any:
@@ -120,7 +130,7 @@ def by_key(work: Work, asked: shapes.Top) -> Any:
     for row in rows:
         key = keys.get(work.connection, row["api_key"]) or {}
         names = {n: key.get(n) for n in ("key_name", "key_alias", "user_id", "team_id")}
-        found.append({"token": row["api_key"], **names, **_sums(row)})
+        found.append({"token": _shown(work, row["api_key"]), **names, **_sums(row)})
     return found
 
 
@@ -207,6 +217,7 @@ def activity_of_user(work: Work, asked: shapes.UserDays) -> Any:
     rows = spend.sums(work.connection, by, since.isoformat(), until.isoformat(), where, SUMMED_MAX)
     days: dict[str, list[Row]] = {}
     for row in rows:
+        row["api_key"] = _shown(work, row["api_key"])
         days.setdefault(row["day"], []).append(row)
     newest = sorted(days, reverse=True)
     first = (asked.page - 1) * asked.page_size
@@ -316,12 +327,12 @@ def _sums(row: Row) -> Row:
     }
 
 
-def _row(row: Row, text: Row) -> Row:
+def _row(work: Work, row: Row, text: Row) -> Row:
     begun, first = row["started"], row["first_byte"]
     return {
         "request_id": row["request_id"],
         "call_type": row["call_type"],
-        "api_key": row["api_key"],
+        "api_key": _shown(work, row["api_key"]),
         "user": row["user_id"] or "",
         "end_user": row["end_user"] or "",
         "team_id": row["team_id"],

@@ -17,6 +17,7 @@ from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.routes import Route
 from fastproxy.control.store import audit
 from fastproxy.control.store.rows import Row, now_ms
+from fastproxy.control.whose import MASTER_KEY
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Work:
         audit.record(
             self.connection,
             by=self.by,
-            key=self.caller.token,
+            key=MASTER_KEY if self.caller.master else self.caller.token,
             action=action,
             table=table,
             object_id=object_id,

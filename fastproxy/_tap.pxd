@@ -7,8 +7,8 @@ cdef enum:
     TAP_SSE = 2          # text/event-stream, one JSON document per `data:` event
 
 cdef struct Usage:
-    bint seen
-    long long input_tokens          # prompt_tokens / input_tokens
+    bint seen                       # a count that is known was there, be it 0
+    long long input_tokens          # prompt_tokens / input_tokens; total_tokens, where nothing else is told
     long long output_tokens         # completion_tokens / output_tokens
     long long total_tokens
     # cached: {prompt,input}_tokens_details.cached_tokens / cache_read_input_tokens
@@ -20,8 +20,9 @@ cdef struct Usage:
     long long audio_output_tokens
     long long image_input_tokens
     long long image_output_tokens
-    long long seconds               # of sound that was heard: usage of {"type": "duration"}
-    long long images                # in `data`, where they are counted
+    long long thoughts, tools       # Gemini's: read_usage adds them to the output and the input
+    long long heard_us              # of sound: the `seconds` of usage of {"type": "duration"}
+    long long images                # in `data` or as events, where they are counted
     long long characters            # that were spoken: the tap does not know them
     bint priced                     # it says `cost` itself
 
@@ -40,7 +41,7 @@ cdef class AnswerTap:
     # drop_usage: take the chat usage chunk (choices: [], usage: {...}) out, the client did not ask.
     # mark: goes before the id of a response, and of the one before it; None: ids stay as they are.
     cdef void begin(self, int mode, bytes model, bint drop_usage, bytes mark=*) noexcept
-    # From here to the next begin(): count the images in `data`.
+    # From here to the next begin(): count the images in `data`, or the events that bring one.
     cdef bint count_images
     # … and add `cost` to usage objects of a stream, where the pricer (NULL: never) knows one for whose it is.
     cdef Pricer pricer
@@ -68,8 +69,8 @@ cdef class AnswerTap:
     cdef int key
     cdef int deep                   # open containers in what is passed over
     cdef bint escape                # the next byte of a string is behind a backslash
-    cdef char word[24]              # a key or type that two feeds cut
-    cdef int word_size              # 25: longer than any that matters
+    cdef char word[32]              # a key or type that two feeds cut
+    cdef int word_size              # 33: longer than any that matters
     cdef bint capturing
     cdef int captured_size          # behind USAGE_MAX: too large, not read
     cdef char captured[4096]

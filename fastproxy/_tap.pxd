@@ -3,7 +3,7 @@ from fastproxy._buffer cimport Buffer
 
 cdef enum:
     TAP_OFF = 0          # bytes are relayed as they are
-    TAP_JSON = 1         # one JSON document
+    TAP_JSON = 1         # one JSON document, or an array of them
     TAP_SSE = 2          # text/event-stream, one JSON document per `data:` event
 
 cdef struct Usage:
@@ -31,7 +31,7 @@ ctypedef long long (*Pricer)(void* whose, const Usage* usage) noexcept nogil
 
 cdef class AnswerTap:
     cdef Usage usage
-    cdef long long events           # SSE events with data, [DONE] included
+    cdef long long events           # SSE events with data, [DONE] included; elements of an array
     cdef long long told_at          # the number of the last event with usage
     # What an answer has said, in bytes: strings in nested containers (keys and their quotes too), those of the first
     # event alone, and the `delta` of events of the Responses API.
@@ -65,6 +65,7 @@ cdef class AnswerTap:
     cdef bint drop
     # the document: a JSON body, or the first data line of an event
     cdef int json
+    cdef bint many                  # in an array of documents (Gemini's streams without SSE): each is an event
     cdef int level                  # 1 in the document's object, 2 in its message or response
     cdef int key
     cdef int deep                   # open containers in what is passed over

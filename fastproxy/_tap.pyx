@@ -648,8 +648,8 @@ cdef inline void begin_document(AnswerTap t) noexcept nogil:
     t.usage_object = False
 
 
-cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept nogil:
-    """Goes on in the document with these bytes."""
+cdef const char* scan_document(AnswerTap t, const char* p, const char* end) noexcept nogil:
+    """Goes on in the document with these bytes. Returns where it stopped: at end, or behind an element of an array."""
     cdef const char* start = p       # of the key, type or usage object in hand, as far as it is here
     cdef const char* q
     cdef int state = t.json
@@ -661,7 +661,7 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
     cdef char c
     cdef Usage usage
     if state == J_OFF:
-        return
+        return end
     while p < end:
         c = p[0]
         if state < J_IN_KEY:
@@ -793,7 +793,8 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                     break
                 continue
             else:
-                state = J_OFF
+                if not t.many:
+                    state = J_OFF
                 break
 
         if state == J_IN_KEY:
@@ -936,6 +937,31 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
     t.key = key
     t.deep = deep
     t.escape = escape
+    return p if state == J_END else end
+
+
+cdef void scan_body(AnswerTap t, const char* p, const char* end) noexcept nogil:
+    """Goes on in a JSON body: a document, or an array of them, each of which is as an event of a stream."""
+    if t.json == J_START and not t.many:
+        p = skip_space(p, end)
+        if p < end and p[0] == c"[":
+            p += 1
+            t.many = True
+            t.events = 1
+    while True:
+        p = scan_document(t, p, end)
+        if p == end or t.json == J_OFF:
+            return
+        if p[0] == c",":
+            if t.events == 1:
+                t.said_first = t.said
+            t.events += 1
+            t.json = J_START
+        elif p[0] == c"]":
+            t.many = False
+        else:
+            t.json = J_OFF
+        p += 1
 
 
 # --- the event stream ---------------------------------------------------------------------------------------
@@ -1092,6 +1118,7 @@ cdef class AnswerTap:
         self.mode = mode
         self.drop = drop_usage and mode == TAP_SSE
         self.count_images = False
+        self.many = False
         self.pricer = NULL
         memset(&self.usage, 0, sizeof(Usage))
         self.events = 0
@@ -1120,7 +1147,7 @@ cdef class AnswerTap:
         self.altered = False
         if self.mode == TAP_JSON:
             if self.json != J_OFF:
-                scan_document(self, data, end)
+                scan_body(self, data, end)
         else:
             scan_lines(self, data, end)
             if self.drop:
@@ -1140,7 +1167,7 @@ cdef class AnswerTap:
         return 0
 
     cdef bint truncated(self) noexcept nogil:
-        return self.mode == TAP_JSON and self.json != J_END and self.json != J_OFF
+        return self.mode == TAP_JSON and (self.json != J_END or self.many) and self.json != J_OFF
 
     cdef void finish(self, Buffer* out) noexcept nogil:
         """The answer is over: what was held goes to out (or away, if it is the usage chunk)."""

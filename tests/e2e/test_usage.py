@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from harness import MASTER, Answer, Gateway, request, until
 from lab import Lab, mark
-from lab_acts import LAST, OK_HEAD, RAW, SSE_HEAD, Step, whole
+from lab_acts import LAST, OK_HEAD, RAW, SSE_HEAD, STALL, Step, whole
 from spending import INPUT, OUTPUT, rows
 
 CHAT = {"id": "c", "object": "chat.completion", "model": "up"}
 CHAT["choices"] = [{"index": 0, "message": {"role": "assistant", "content": "hello there"}}]
 LIST = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]}
+CHUNKED = OK_HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,7 @@ def gateway(lab: Lab, behind: Callable[..., Gateway], tmp_path_factory: Any) -> 
     prices = {"input_cost_per_token": INPUT / 1e9, "output_cost_per_token": OUTPUT / 1e9}
     groups = [
         lab.deployment("plain", **prices),
+        lab.deployment("gem", provider="gemini", **prices),
         lab.deployment("painter", output_cost_per_image=0.04),
         lab.deployment("listener", input_cost_per_second=0.000283333333333),
     ]
@@ -92,12 +94,75 @@ def test_usage_of_nothing_is_free(gateway: Gateway) -> None:
     assert (row["spend"], row["estimated"]) == (0, False)
 
 
-# -- what is not counted in tokens
+# -- Google's streams that are one array
+
+COUNTS = {"promptTokenCount": 10, "candidatesTokenCount": 50, "toolUsePromptTokenCount": 5}
+PARTS = [
+    {"candidates": [{"content": {"parts": [{"text": "hello world " * 9}], "role": "model"}}]}
+    | ({"usageMetadata": usage} if usage else {})
+    for usage in (None, {"promptTokenCount": 10, "totalTokenCount": 10}, COUNTS)
+]
+OWED = (15 * INPUT + 50 * OUTPUT) / 1e9
+
+
+def google(word: str, tail: str = "") -> bytes:
+    raw = json.dumps({"contents": [{"parts": [{"text": word}]}]}).encode()
+    head = f"POST /v1beta/models/gem:streamGenerateContent{tail} HTTP/1.1\r\nHost: g\r\n"
+    head += f"x-goog-api-key: {MASTER}\r\nContent-Length: {len(raw)}\r\n\r\n"
+    return head.encode() + raw
 
 
 def pieces(data: bytes, size: int) -> bytes:
     parts = [data[at : at + size] for at in range(0, len(data), size)]
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("size", [0, 7, 1000])
+def test_an_array_is_charged_as_its_events_would_be(
+    gateway: Gateway, indent: int | None, size: int
+) -> None:
+    data = json.dumps(PARTS, indent=indent).encode()
+    word = play(CHUNKED + pieces(data, size) + LAST if size else whole(200, PARTS))
+    with gateway.client() as client:
+        client.send(google(word))
+        got = client.answer()
+    assert json.loads(got.body) == PARTS
+    row = row_of(gateway, got)
+    assert (row["spend"], row["estimated"]) == (OWED, False)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (15, 50)
+
+
+def test_an_array_comes_as_it_is_made_and_costs_what_it_has_said(
+    lab: Lab, gateway: Gateway
+) -> None:
+    said = json.dumps(PARTS[1:2] + 39 * PARTS[:1])[:-1].encode() + b","
+    word = play(CHUNKED + pieces(said, 1000), STALL, LAST)
+    with gateway.client() as client:
+        client.send(google(word))
+        status, fields, _ = client.head()
+        assert status == 200
+        seen = b""
+        while len(seen) < len(said):
+            seen += next(client.chunks())
+        assert seen == said
+        lab.stalled(word)
+    call_id = dict(fields)["x-litellm-call-id"]
+    (row,) = until(lambda: rows(gateway, f"request_id={call_id}"), what="the row")
+    assert row["estimated"] is True
+    assert row["prompt_tokens"] == 10
+    assert 40 * 10 < row["completion_tokens"] < 40 * 40  # 27 are said by each
+
+
+def test_an_array_that_breaks_off_is_no_answer(gateway: Gateway) -> None:
+    data = json.dumps(PARTS)[:-1].encode()
+    head = OK_HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+    with gateway.client() as client:
+        client.send(google(play(head + data)))
+        assert client.answer().status == 502
+
+
+# -- what is not counted in tokens
 
 
 def test_images_of_a_stream_cost_as_many_as_came(gateway: Gateway) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -118,7 +118,7 @@ class TestJson:
             b'{"usage":{}}',
             b'{"usage":{"input_tokens":"7","total_tokens":null,"queue_time":0.5}}',
             b'{"usage":{"prompt_tokens_details":{"cached_tokens":3}}}',
-            b'[{"usage":{"input_tokens":1}}]',
+            b'[[{"usage":{"input_tokens":1}}]]',
             b'{"x":{"usage":{"input_tokens":1}}}',
             b'{"usage":{"input_tokens":1,"x":' + b"1" * 5000 + b"}}",
             b'{"usage":{"input_tokens" 1}}',
@@ -608,6 +608,43 @@ def test_images_that_come_as_events_are_counted(size: int, kind: str):
         _, state = run(SSE, *cut(stream, size), images=counting)
         assert state["images"] == (2 if counting else 0)
         assert state["usage"] == tokens(input=5, output=100, total=105)
+
+
+class TestArray:
+    """Google's streams that are not SSE: one array, whose elements are what events are else."""
+
+    PARTS: ClassVar = [
+        {"candidates": [{"content": {"parts": [{"text": 'a "b" ],[ '}]}}], "usageMetadata": None},
+        {"candidates": [{"content": {"parts": [{"text": "c"}]}}], "usageMetadata": {"promptTokenCount": 7}},
+        {"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 40}},
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("indent", [None, 2])
+    def test_the_last_usage_counts(self, indent: int | None) -> None:
+        body = json.dumps(self.PARTS, indent=indent).replace("\n", "\r\n").encode()
+        for size in (1, 2, 7, 1000):
+            out, state = run(JSON, *cut(body, size))
+            assert out == body
+            assert state["usage"] == tokens(input=7, output=40)
+            assert (state["events"], state["told_at"]) == (3, 3)
+
+    def test_what_is_said_is_that_of_a_stream(self) -> None:
+        for parts in (self.PARTS, self.PARTS[:2], self.PARTS[:1]):
+            _, state = run(JSON, dump(parts))
+            assert state == run(SSE, sse(*parts))[1]
+
+    @given(st.lists(documents, min_size=1, max_size=4), cuts, st.sampled_from([None, b"mine"]))
+    def test_no_split_changes_it(
+        self, found: list[object], where: list[int], model: bytes | None
+    ) -> None:
+        body = dump(found)
+        whole = run(JSON, body, model=model)
+        assert run(JSON, *pieces(body, where), model=model) == whole
+        assert run(JSON, *(body[i : i + 1] for i in range(len(body))), model=model) == whole
+        assert model is not None or whole[0] == body
+        events = run(SSE, sse(*found), model=model)
+        assert {**whole[1], "done_seen": False} == {**events[1], "done_seen": False}
+        assert json.loads(whole[0]) == [json.loads(event[6:]) for event in events_of(events[0])]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 64, 10_000])

@@ -12,10 +12,15 @@ cdef extern from *:
         pico = (pico + 999) / 1000;
         return pico > 1000000000000000000LL ? 1000000000000000000LL : (long long)pico;
     }
+    /* Of microseconds at a price for a second, rounded up. */
+    static inline fp_wide fp_timed(long long pico, long long us) {
+        return ((fp_wide)pico * us + 999999) / 1000000;
+    }
     #endif
     """
     ctypedef long long wide "fp_wide"
     long long to_nano "fp_nano"(wide pico) noexcept nogil
+    wide timed "fp_timed"(long long pico, long long us) noexcept nogil
 
 cdef enum:
     TIERS = 4                # of the length of the context, the shortest first

@@ -26,5 +26,5 @@ class Prices:
         image_output: int = 0,
         images: int = 0,
         characters: int = 0,
-        heard: int = 0,
+        heard_us: int = 0,
     ) -> int | None: ...

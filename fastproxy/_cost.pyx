@@ -11,7 +11,7 @@ from fastproxy._tap cimport Usage
 cdef enum:
     TOKENS_MAX = 10000000     # of one answer and kind; characters too
     IMAGES_MAX = 1000
-    LONGEST_MS = 86400000     # of one request, or of what it has to be heard
+    LONGEST_S = 86400         # of one request, or of what it has to be heard
 
 # The kinds of tokens that a price may be about, and whose price counts where there is none for them.
 KINDS = {
@@ -91,8 +91,7 @@ cdef class Prices:
         pico += <wide>taken(usage.reasoning_tokens, &out) * r.reasoning
         pico += <wide>plain * r.input + <wide>cached * r.cached + <wide>written * r.cache_write + <wide>out * r.output
         if self.second:
-            nanoseconds = usage.seconds * 1000 if usage.seconds else nanoseconds // 1000000
-            pico += <wide>(self.second // 1000) * min(nanoseconds, LONGEST_MS)
+            pico += timed(self.second, min(usage.heard_us or nanoseconds // 1000, <long long>LONGEST_S * 1000000))
         return to_nano(pico)
 
     cdef wide of_rare(self, const Usage* usage, const Rates* r, long long* plain, long long* written,
@@ -136,9 +135,9 @@ cdef class Prices:
     def cost(self, long long input_tokens=0, long long output_tokens=0, long long cached=0, long long cache_write=0,
              long long reasoning=0, bint apart=False, double seconds=0.0, *, long long cache_write_1h=0,
              long long audio_input=0, long long audio_output=0, long long image_input=0, long long image_output=0,
-             long long images=0, long long characters=0, long long heard=0):
+             long long images=0, long long characters=0, long long heard_us=0):
         """For control and tests: `of_usage` of these counts; None: without a price. seconds: how long the request
-        took. heard: seconds of sound that the answer tells of."""
+        took. heard_us: microseconds of sound that the answer tells of."""
         cdef Usage usage
         cdef long long nano
         memset(&usage, 0, sizeof(Usage))
@@ -147,6 +146,6 @@ cdef class Prices:
         usage.cache_write_1h_tokens = cache_write_1h
         usage.audio_input_tokens, usage.audio_output_tokens = audio_input, audio_output
         usage.image_input_tokens, usage.image_output_tokens = image_input, image_output
-        usage.images, usage.characters, usage.seconds = images, characters, heard
+        usage.images, usage.characters, usage.heard_us = images, characters, heard_us
         nano = self.of_usage(&usage, apart, <long long>(seconds * 1e9))
         return None if nano < 0 else nano

@@ -3,12 +3,12 @@ from fastproxy._buffer cimport Buffer
 
 cdef enum:
     TAP_OFF = 0          # bytes are relayed as they are
-    TAP_JSON = 1         # one JSON document
+    TAP_JSON = 1         # one JSON document, or an array of them
     TAP_SSE = 2          # text/event-stream, one JSON document per `data:` event
 
 cdef struct Usage:
-    bint seen
-    long long input_tokens          # prompt_tokens / input_tokens
+    bint seen                       # a count that is known was there, be it 0
+    long long input_tokens          # prompt_tokens / input_tokens; total_tokens, where nothing else is told
     long long output_tokens         # completion_tokens / output_tokens
     long long total_tokens
     # cached: {prompt,input}_tokens_details.cached_tokens / cache_read_input_tokens
@@ -20,8 +20,9 @@ cdef struct Usage:
     long long audio_output_tokens
     long long image_input_tokens
     long long image_output_tokens
-    long long seconds               # of sound that was heard: usage of {"type": "duration"}
-    long long images                # in `data`, where they are counted
+    long long thoughts, tools       # Gemini's: read_usage adds them to the output and the input
+    long long heard_us              # of sound: the `seconds` of usage of {"type": "duration"}
+    long long images                # in `data` or as events, where they are counted
     long long characters            # that were spoken: the tap does not know them
     bint priced                     # it says `cost` itself
 
@@ -30,7 +31,7 @@ ctypedef long long (*Pricer)(void* whose, const Usage* usage) noexcept nogil
 
 cdef class AnswerTap:
     cdef Usage usage
-    cdef long long events           # SSE events with data, [DONE] included
+    cdef long long events           # SSE events with data, [DONE] included; elements of an array
     cdef long long told_at          # the number of the last event with usage
     # What an answer has said, in bytes: strings in nested containers (keys and their quotes too), those of the first
     # event alone, and the `delta` of events of the Responses API.
@@ -40,7 +41,7 @@ cdef class AnswerTap:
     # drop_usage: take the chat usage chunk (choices: [], usage: {...}) out, the client did not ask.
     # mark: goes before the id of a response, and of the one before it; None: ids stay as they are.
     cdef void begin(self, int mode, bytes model, bint drop_usage, bytes mark=*) noexcept
-    # From here to the next begin(): count the images in `data`.
+    # From here to the next begin(): count the images in `data`, or the events that bring one.
     cdef bint count_images
     # … and add `cost` to usage objects of a stream, where the pricer (NULL: never) knows one for whose it is.
     cdef Pricer pricer
@@ -64,12 +65,13 @@ cdef class AnswerTap:
     cdef bint drop
     # the document: a JSON body, or the first data line of an event
     cdef int json
+    cdef bint many                  # in an array of documents (Gemini's streams without SSE): each is an event
     cdef int level                  # 1 in the document's object, 2 in its message or response
     cdef int key
     cdef int deep                   # open containers in what is passed over
     cdef bint escape                # the next byte of a string is behind a backslash
-    cdef char word[24]              # a key or type that two feeds cut
-    cdef int word_size              # 25: longer than any that matters
+    cdef char word[32]              # a key or type that two feeds cut
+    cdef int word_size              # 33: longer than any that matters
     cdef bint capturing
     cdef int captured_size          # behind USAGE_MAX: too large, not read
     cdef char captured[4096]

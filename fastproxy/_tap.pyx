@@ -21,6 +21,17 @@ cdef extern from *:
     #define FP_IS(x, c) _mm_cmpeq_epi8((x), _mm_set1_epi8(c))
     #endif
 
+    /* How many bits are set: the builtin is a call where the build may not assume the instruction. */
+    static inline int fp_count(unsigned bits) {
+    #ifdef __POPCNT__
+        return __builtin_popcount(bits);
+    #else
+        bits -= bits >> 1 & 0x55555555;
+        bits = (bits & 0x33333333) + (bits >> 2 & 0x33333333);
+        return ((bits + (bits >> 4)) & 0x0F0F0F0F) * 0x01010101 >> 24;
+    #endif
+    }
+
     /* Each of these: the first byte from p on that is one of a few, or end. Nothing from end on is read. */
 
     static inline const char *fp_find_eol(const char *p, const char *end) {
@@ -107,12 +118,12 @@ cdef extern from *:
                 } else if (--open == 0) {
                     const int at = __builtin_ctz(brackets);
                     *deep = 0;
-                    *said += __builtin_popcount(inside & ((1u << at) - 1));
+                    *said += fp_count(inside & ((1u << at) - 1));
                     return p + at + 1;
                 }
                 brackets &= brackets - 1;
             }
-            *said += __builtin_popcount(inside);
+            *said += fp_count(inside);
             p += size;
         }
         *deep = open;
@@ -128,7 +139,7 @@ cdef extern from *:
 cdef enum:
     USAGE_MAX = 4096              # a larger usage object is not read
     EVENT_MAX = 65536             # a larger event is not held, and never dropped
-    WORD_MAX = 24
+    WORD_MAX = 32
 
 cdef long long TOKENS_MAX = 1LL << 53
 cdef const char* DATA = b"data:"
@@ -233,13 +244,12 @@ cdef const char* skip_container(const char* p, const char* end) noexcept nogil:
         p += 1
 
 
-cdef const char* read_number(const char* p, const char* end, long long* value) noexcept nogil:
-    """A number of tokens: cut to an integer from 0 to 2**53. Returns what is behind it."""
+cdef const char* read_number(const char* p, const char* end, int shift, long long* value) noexcept nogil:
+    """A number times 10 to the shift, cut to an integer from 0 to 2**53. Returns what is behind it."""
     cdef bint negative = p[0] == c"-"
     cdef bint minus = False
     cdef long long whole = 0
     cdef double real
-    cdef int shift = 0
     cdef int exponent = 0
     if negative:
         p += 1
@@ -249,9 +259,9 @@ cdef const char* read_number(const char* p, const char* end, long long* value) n
         else:
             shift += 1
         p += 1
-    if p < end and (p[0] == c"." or p[0] | 0x20 == c"e"):
+    if shift or p < end and (p[0] == c"." or p[0] | 0x20 == c"e"):
         real = <double>whole
-        if p[0] == c".":
+        if p < end and p[0] == c".":
             p += 1
             while p < end and p[0] >= c"0" and p[0] <= c"9":
                 if real < 1e15:
@@ -304,53 +314,63 @@ cdef inline int details_of(const char* key, Py_ssize_t size) noexcept nogil:
     return OF_OUTPUT if memcmp(key, b"completion_", 11) == 0 or memcmp(key, b"output_", 7) == 0 else OF_ALL
 
 
-cdef void set_usage(
-    Usage* usage, const char* key, Py_ssize_t size, long long value, int details, long long* thoughts
-) noexcept nogil:
-    """One number of a usage object, or of a ..._details object in it. thoughts: tokens that are not in the output's."""
+cdef long long* field_of(Usage* usage, const char* key, Py_ssize_t size, int details) noexcept nogil:
+    """Whose number stands under this key of a usage object, or of a ..._details object in it; NULL: nobody reads it."""
     if details:
         if size == 13 and memcmp(key, b"cached_tokens", 13) == 0:
-            raise_to(&usage.cached_tokens, value)
-        elif size == 16 and memcmp(key, b"reasoning_tokens", 16) == 0:
-            raise_to(&usage.reasoning_tokens, value)
-        elif size == 12 and memcmp(key, b"audio_tokens", 12) == 0:
-            raise_to(&usage.audio_input_tokens if details == OF_INPUT else &usage.audio_output_tokens, value)
-        elif size == 12 and memcmp(key, b"image_tokens", 12) == 0:
-            raise_to(&usage.image_input_tokens if details == OF_INPUT else &usage.image_output_tokens, value)
-        elif size == 25 and memcmp(key, b"ephemeral_1h_input_tokens", 25) == 0:
-            raise_to(&usage.cache_write_1h_tokens, value)
+            return &usage.cached_tokens
+        if size == 16 and memcmp(key, b"reasoning_tokens", 16) == 0:
+            return &usage.reasoning_tokens
+        if size == 12 and memcmp(key, b"audio_tokens", 12) == 0:
+            return &usage.audio_input_tokens if details == OF_INPUT else &usage.audio_output_tokens
+        if size == 12 and memcmp(key, b"image_tokens", 12) == 0:
+            return &usage.image_input_tokens if details == OF_INPUT else &usage.image_output_tokens
+        if size == 25 and memcmp(key, b"ephemeral_1h_input_tokens", 25) == 0:
+            return &usage.cache_write_1h_tokens
     elif size == 7:
         if memcmp(key, b"seconds", 7) == 0:
-            raise_to(&usage.seconds, value)
+            return &usage.heard_us
     elif size == 12:
         if memcmp(key, b"total_tokens", 12) == 0:
-            raise_to(&usage.total_tokens, value)
-        elif memcmp(key, b"input_tokens", 12) == 0:
-            raise_to(&usage.input_tokens, value)
+            return &usage.total_tokens
+        if memcmp(key, b"input_tokens", 12) == 0:
+            return &usage.input_tokens
     elif size == 13:
         if memcmp(key, b"prompt_tokens", 13) == 0:
-            raise_to(&usage.input_tokens, value)
-        elif memcmp(key, b"output_tokens", 13) == 0:
-            raise_to(&usage.output_tokens, value)
+            return &usage.input_tokens
+        if memcmp(key, b"output_tokens", 13) == 0:
+            return &usage.output_tokens
     elif size == 16:
         if memcmp(key, b"promptTokenCount", 16) == 0:
-            raise_to(&usage.input_tokens, value)
-    elif size == 20:
-        if memcmp(key, b"candidatesTokenCount", 20) == 0:
-            raise_to(&usage.output_tokens, value)
-    elif size == 18:
-        if memcmp(key, b"thoughtsTokenCount", 18) == 0:
-            raise_to(&usage.reasoning_tokens, value)
-            thoughts[0] = value
+            return &usage.input_tokens
     elif size == 17:
         if memcmp(key, b"completion_tokens", 17) == 0:
-            raise_to(&usage.output_tokens, value)
+            return &usage.output_tokens
+    elif size == 18:
+        if memcmp(key, b"thoughtsTokenCount", 18) == 0:
+            return &usage.thoughts
+    elif size == 20:
+        if memcmp(key, b"candidatesTokenCount", 20) == 0:
+            return &usage.output_tokens
     elif size == 23:
         if memcmp(key, b"cache_read_input_tokens", 23) == 0 or memcmp(key, b"cachedContentTokenCount", 23) == 0:
-            raise_to(&usage.cached_tokens, value)
+            return &usage.cached_tokens
+        if memcmp(key, b"toolUsePromptTokenCount", 23) == 0:
+            return &usage.tools
     elif size == 27:
         if memcmp(key, b"cache_creation_input_tokens", 27) == 0:
-            raise_to(&usage.cache_write_tokens, value)
+            return &usage.cache_write_tokens
+    return NULL
+
+
+cdef void complete_usage(Usage* usage) noexcept nogil:
+    """At the end of a usage object: Gemini's counts that lie apart, and a total that nobody has divided."""
+    if usage.thoughts | usage.tools:
+        raise_to(&usage.reasoning_tokens, usage.thoughts)
+        usage.output_tokens = min(TOKENS_MAX, usage.output_tokens + usage.thoughts)
+        usage.input_tokens = min(TOKENS_MAX, usage.input_tokens + usage.tools)
+    if usage.input_tokens | usage.output_tokens == 0:
+        usage.input_tokens = usage.total_tokens       # as embeddings and reranking have it
 
 
 cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexcept nogil:
@@ -358,7 +378,7 @@ cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexce
     cdef const char* key
     cdef Py_ssize_t size
     cdef long long value = 0
-    cdef long long thoughts = 0
+    cdef long long* field
     cdef int details = OF_ALL
     cdef bint escape = False
     cdef bint first = True
@@ -384,8 +404,12 @@ cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexce
             if size == 4 and memcmp(key, b"cost", 4) == 0:
                 usage.priced = True
             if p[0] >= c"0" and p[0] <= c"9" or p[0] == c"-":
-                p = read_number(p, end, &value)
-                set_usage(usage, key, size, value, details, &thoughts)
+                field = field_of(usage, key, size, details)
+                p = read_number(p, end, 6 if field == &usage.heard_us else 0, &value)
+                if field != NULL:
+                    raise_to(field, value)
+                    if not details:
+                        usage.seen = True
             elif p[0] == c"{" and not details and details_of(key, size):
                 details = details_of(key, size)
                 first = True
@@ -420,9 +444,7 @@ cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexce
                 return NULL
             p += 1
             if not details:
-                usage.seen = True
-                if thoughts:
-                    usage.output_tokens = min(TOKENS_MAX, usage.output_tokens + thoughts)
+                complete_usage(usage)
                 return p
             details = OF_ALL
 
@@ -438,6 +460,8 @@ cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogi
 cdef void merge_usage(AnswerTap t, const Usage* later) noexcept nogil:
     """What a later event says wins, field by field, unless it says nothing or zero."""
     cdef Usage* into = &t.usage
+    if not later.seen:
+        return
     t.told_at = t.events
     into.seen = True
     if later.input_tokens:
@@ -462,8 +486,8 @@ cdef void merge_usage(AnswerTap t, const Usage* later) noexcept nogil:
         into.image_input_tokens = later.image_input_tokens
     if later.image_output_tokens:
         into.image_output_tokens = later.image_output_tokens
-    if later.seconds:
-        into.seconds = later.seconds
+    if later.heard_us:
+        into.heard_us = later.heard_us
 
 
 # --- relaying -----------------------------------------------------------------------------------------------
@@ -583,6 +607,20 @@ cdef inline bint ends_stream(const char* kind, Py_ssize_t size) noexcept nogil:
     return size == 15 and memcmp(kind, b"response.failed", 15) == 0
 
 
+cdef inline bint brings_image(const char* kind, Py_ssize_t size) noexcept nogil:
+    """Whether an event of this type has an image that is finished."""
+    if size == 20:
+        return memcmp(kind, b"image_edit.completed", 20) == 0
+    return size == 26 and memcmp(kind, b"image_generation.completed", 26) == 0
+
+
+cdef inline void note_type(AnswerTap t, const char* kind, Py_ssize_t size) noexcept nogil:
+    if ends_stream(kind, size):
+        t.done_seen = True
+    elif t.count_images and brings_image(kind, size):
+        t.usage.images += 1
+
+
 cdef inline void keep_word(AnswerTap t, const char* start, const char* end) noexcept nogil:
     """A part of a key or type that two feeds cut."""
     if end - start > WORD_MAX - t.word_size:
@@ -610,8 +648,8 @@ cdef inline void begin_document(AnswerTap t) noexcept nogil:
     t.usage_object = False
 
 
-cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept nogil:
-    """Goes on in the document with these bytes."""
+cdef const char* scan_document(AnswerTap t, const char* p, const char* end) noexcept nogil:
+    """Goes on in the document with these bytes. Returns where it stopped: at end, or behind an element of an array."""
     cdef const char* start = p       # of the key, type or usage object in hand, as far as it is here
     cdef const char* q
     cdef int state = t.json
@@ -623,7 +661,7 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
     cdef char c
     cdef Usage usage
     if state == J_OFF:
-        return
+        return end
     while p < end:
         c = p[0]
         if state < J_IN_KEY:
@@ -755,7 +793,8 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
                     break
                 continue
             else:
-                state = J_OFF
+                if not t.many:
+                    state = J_OFF
                 break
 
         if state == J_IN_KEY:
@@ -862,12 +901,10 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
             if q == end:
                 break
             if t.word_size == 0:
-                if ends_stream(start, q - start):
-                    t.done_seen = True
+                note_type(t, start, q - start)
             else:
                 keep_word(t, start, q)
-                if ends_stream(t.word, t.word_size):
-                    t.done_seen = True
+                note_type(t, t.word, t.word_size)
             p += 1
             state = J_AFTER
         elif state == J_IN_MODEL:
@@ -900,6 +937,31 @@ cdef void scan_document(AnswerTap t, const char* p, const char* end) noexcept no
     t.key = key
     t.deep = deep
     t.escape = escape
+    return p if state == J_END else end
+
+
+cdef void scan_body(AnswerTap t, const char* p, const char* end) noexcept nogil:
+    """Goes on in a JSON body: a document, or an array of them, each of which is as an event of a stream."""
+    if t.json == J_START and not t.many:
+        p = skip_space(p, end)
+        if p < end and p[0] == c"[":
+            p += 1
+            t.many = True
+            t.events = 1
+    while True:
+        p = scan_document(t, p, end)
+        if p == end or t.json == J_OFF:
+            return
+        if p[0] == c",":
+            if t.events == 1:
+                t.said_first = t.said
+            t.events += 1
+            t.json = J_START
+        elif p[0] == c"]":
+            t.many = False
+        else:
+            t.json = J_OFF
+        p += 1
 
 
 # --- the event stream ---------------------------------------------------------------------------------------
@@ -1056,6 +1118,7 @@ cdef class AnswerTap:
         self.mode = mode
         self.drop = drop_usage and mode == TAP_SSE
         self.count_images = False
+        self.many = False
         self.pricer = NULL
         memset(&self.usage, 0, sizeof(Usage))
         self.events = 0
@@ -1084,7 +1147,7 @@ cdef class AnswerTap:
         self.altered = False
         if self.mode == TAP_JSON:
             if self.json != J_OFF:
-                scan_document(self, data, end)
+                scan_body(self, data, end)
         else:
             scan_lines(self, data, end)
             if self.drop:
@@ -1104,7 +1167,7 @@ cdef class AnswerTap:
         return 0
 
     cdef bint truncated(self) noexcept nogil:
-        return self.mode == TAP_JSON and self.json != J_END and self.json != J_OFF
+        return self.mode == TAP_JSON and (self.json != J_END or self.many) and self.json != J_OFF
 
     cdef void finish(self, Buffer* out) noexcept nogil:
         """The answer is over: what was held goes to out (or away, if it is the usage chunk)."""
@@ -1181,11 +1244,11 @@ cdef dict as_dict(Usage* usage):
         "audio_output": usage.audio_output_tokens,
         "image_input": usage.image_input_tokens,
         "image_output": usage.image_output_tokens,
-        "seconds": usage.seconds,
+        "heard_us": usage.heard_us,
     }
 
 
 def py_parse_usage(bytes data not None) -> dict[str, int] | None:
-    """Test surface of parse_usage()."""
+    """parse_usage(), for tests and control; None also where no count is known."""
     cdef Usage usage
-    return as_dict(&usage) if parse_usage(data, len(data), &usage) else None
+    return as_dict(&usage) if parse_usage(data, len(data), &usage) and usage.seen else None

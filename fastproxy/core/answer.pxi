@@ -85,7 +85,7 @@ cdef void on_answer_head(Exchange x, const char* p, Head* head, const char* rest
         x.judged = 0
         hold_until(x)
         peek_answer(x, rest, size)
-    elif x.answer_left < 0 and x.tapping and x.tap.mode == TAP_JSON:
+    elif x.answer_left < 0 and x.tapping and x.tap.mode == TAP_JSON and x.plan.endpoint != EP_STREAM_GENERATE_CONTENT_ARRAY:
         x.become(S_HOLD)            # a document of unknown length: whole, or as much as is held
         hold_answer(x, rest, size)
     else:

@@ -53,7 +53,7 @@ cdef void finish_attempts(Exchange x, long long now):
             t.recovered(x.deployment.slot)      # an answer that began before the cooldown says nothing
         if strategy == LATENCY_BASED and x.head_at:
             if x.stream:
-                t.sample(x.deployment.slot, L_FIRST, (x.first_at - x.sent_at) // 1000,
+                t.sample(x.deployment.slot, L_FIRST, (max(x.first_at, x.head_at) - x.sent_at) // 1000,
                          <unsigned int>x.gateway.now)
             else:
                 t.sample(x.deployment.slot, L_ANSWER,

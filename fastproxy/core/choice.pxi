@@ -12,7 +12,7 @@ cdef bint choose_deployment(Exchange x):
         if x.state == S_DRAIN or x.state == S_DONE:
             return False
         x.stream = x.scan.fields[F_STREAM].kind == 116 if not x.plan.google \
-            else x.plan.endpoint == EP_STREAM_GENERATE_CONTENT        # 't'
+            else x.plan.endpoint in (EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY)      # 't'
     elif x.plan.kind == PLAN_MULTIPART:
         if x.multipart.model_start >= 0:
             x.model_start, x.model_end = x.multipart.model_start, x.multipart.model_end

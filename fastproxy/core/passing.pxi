@@ -65,7 +65,8 @@ cdef bint pass_model_allowed(Exchange x):
 
 
 cdef void pass_fields(Downstream d, Exchange x, Head* head, const char* p, object own):
-    """All end-to-end fields but credentials, cookies, what is the gateway's, and those that the route sets."""
+    """All end-to-end fields but credentials, cookies, what is the gateway's, and those that the route sets. Usage can
+    be read of what is not compressed."""
     cdef int i
     cdef FieldSpan* f
     cdef Buffer* out = &x.forward
@@ -73,8 +74,8 @@ cdef void pass_fields(Downstream d, Exchange x, Head* head, const char* p, objec
     buf_clear(out)
     for i in range(head.n_fields):
         f = &head.fields[i]
-        if f.hop or f.name_id in (H_CONTENT_LENGTH, H_EXPECT, H_X_FORWARDED_FOR, H_AUTHORIZATION, H_X_API_KEY,
-                                  H_API_KEY, H_X_GOOG_API_KEY, H_OCP_APIM_SUBSCRIPTION_KEY, H_X_LITELLM_API_KEY,
+        if f.hop or f.name_id in (H_ACCEPT_ENCODING, H_CONTENT_LENGTH, H_EXPECT, H_X_FORWARDED_FOR, H_AUTHORIZATION,
+                                  H_X_API_KEY, H_API_KEY, H_X_GOOG_API_KEY, H_OCP_APIM_SUBSCRIPTION_KEY, H_X_LITELLM_API_KEY,
                                   H_X_LITELLM, H_X_LITELLM_CALL_ID, H_ORIGIN, H_VIA):
             continue
         if not x.traced and f.name_id in (H_TRACEPARENT, H_TRACESTATE):

@@ -129,4 +129,4 @@ def _pico(field: str, value: Any) -> int:
         amount = -1.0
     if not 0 <= amount * PICO <= LARGEST:
         raise ValueError(f"{field}: a price in dollars is expected")
-    return round(amount * PICO)
+    return max(1, round(amount * PICO)) if amount else 0  # what costs something is not free

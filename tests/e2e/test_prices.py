@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 import pytest
-from admin import make
+from admin import call, make
 from harness import MASTER, UPSTREAM_KEY, Gateway, request, until
 from spending import INPUT, OUTPUT, priced_config, rows
 
@@ -154,3 +154,9 @@ def test_a_pass_through_endpoint_costs_what_its_setting_says(shop: Gateway):
 def test_what_is_asked_of_calculate_is_what_is_charged(shop: Gateway):
     details = {"prompt_tokens": 10, "completion_tokens": 1}
     assert make(shop, "/spend/calculate", {"model": "priced", "usage": details}) == {"cost": 0.012}
+    total = {"model": "priced", "usage": {"total_tokens": 7}}
+    assert make(shop, "/spend/calculate", total) == {"cost": 0.007}
+    sound = {"model": "writer", "usage": {"type": "duration", "seconds": 12.5}}
+    assert make(shop, "/spend/calculate", sound) == {"cost": 0.00125}
+    status, answer = call(shop, "POST", "/spend/calculate", {"model": "priced", "usage": {"x": 1}})
+    assert (status, answer["error"]["param"]) == (400, "usage")

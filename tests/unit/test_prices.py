@@ -65,7 +65,29 @@ def test_a_cost_by_hand():
     timed = Prices(prices.of("x", {"input_cost_per_second": 0.5, "input_cost_per_request": 1}))
     assert timed.cost(0, 0, seconds=2.0) == 2_000_000_000
     # sound is paid by its own length, not by how long the request took
-    assert timed.cost(0, 0, seconds=2.0, heard=10) == 6_000_000_000
+    assert timed.cost(0, 0, seconds=2.0, heard_us=10_000_000) == 6_000_000_000
+    assert timed.cost(0, 0, seconds=2.0, heard_us=12_500_000) == 7_250_000_000
+
+
+@pytest.mark.parametrize(
+    ("price", "heard_us", "cost"),
+    [
+        (0.000283333333333, 60_000_000, 17_000_000),
+        (5e-10, 60_000_000, 30),
+        (5e-10, 1, 1),
+        (0.0001, 12_500_000, 1_250_000),
+        # a day at most
+        (1, 10**12, 86_400 * 10**9),
+    ],
+)
+def test_seconds_are_paid_to_the_last_part_of_them(price: float, heard_us: int, cost: int):
+    assert Prices(prices.of("x", {"input_cost_per_second": price})).cost(heard_us=heard_us) == cost
+
+
+def test_what_costs_something_is_not_free():
+    tiny = prices.of("x", {"input_cost_per_token": 1e-13, "output_cost_per_token": 0})
+    assert tiny == {"input": 1, "output": 0}
+    assert Prices(tiny).cost(10, 10) == 1
 
 
 def test_sound_and_images_have_prices_of_their_own():

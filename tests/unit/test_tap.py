@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -38,7 +38,7 @@ USAGE_READ = {
     "audio_output": 2,
     "image_input": 0,
     "image_output": 0,
-    "seconds": 0,
+    "heard_us": 0,
 }
 
 
@@ -115,7 +115,10 @@ class TestJson:
             b'{"usage":[]}',
             b'{"usage":3}',
             b'{"usage":"{}"}',
-            b'[{"usage":{}}]',
+            b'{"usage":{}}',
+            b'{"usage":{"input_tokens":"7","total_tokens":null,"queue_time":0.5}}',
+            b'{"usage":{"prompt_tokens_details":{"cached_tokens":3}}}',
+            b'[[{"usage":{"input_tokens":1}}]]',
             b'{"x":{"usage":{"input_tokens":1}}}',
             b'{"usage":{"input_tokens":1,"x":' + b"1" * 5000 + b"}}",
             b'{"usage":{"input_tokens" 1}}',
@@ -132,6 +135,7 @@ class TestJson:
             b"null",
             b"<html>",
             b"[]",
+            b'[1,{"model":"x"}]',
             b'{"a":1 "model":"x"}',
             b'{"a" "model":"x"}',
             b'{"a":?,"model":"x"}',
@@ -320,15 +324,33 @@ class TestUsage:
             (b"1e-999999999", 0),
             (b"0e999999999", 0),
             (b"9" + b"0" * 59 + b"e-59", 9),
-            (b"null", 0),
-            (b"true", 0),
-            (b'"7"', 0),
-            (b"[7]", 0),
-            (b'{"input_tokens":7}', 0),
         ],
     )
     def test_numbers(self, number: bytes, value: int) -> None:
         assert py_parse_usage(b'{"input_tokens": ' + number + b' ,"x":1}') == tokens(input=value)
+
+    @pytest.mark.parametrize("value", [b"null", b"true", b'"7"', b"[7]", b'{"input_tokens":7}'])
+    def test_what_is_no_number_tells_nothing(self, value: bytes) -> None:
+        assert py_parse_usage(b'{"input_tokens": ' + value + b' ,"x":1}') is None
+        told = py_parse_usage(b'{"input_tokens": ' + value + b',"output_tokens":0}')
+        assert told == tokens()
+
+    @pytest.mark.parametrize(
+        ("number", "value"),
+        [
+            (b"9", 9_000_000),
+            (b"12.5", 12_500_000),
+            (b"12.34000015258789", 12_340_000),
+            (b"0.0000004", 0),
+            (b"1.2e1", 12_000_000),
+            (b"9" * 40, 2**53),
+            (b"-1", 0),
+        ],
+    )
+    def test_seconds_have_fractions(self, number: bytes, value: int) -> None:
+        whole = b'{"type":"duration","seconds":' + number
+        assert py_parse_usage(whole + b"}") == tokens(heard_us=value)
+        assert py_parse_usage(whole) is None
 
     def test_names(self) -> None:
         assert py_parse_usage(dump(USAGE)) == USAGE_READ
@@ -338,9 +360,19 @@ class TestUsage:
             "details": {"cached_tokens": 1},
             "x": {"prompt_tokens_details": {"cached_tokens": 1}},
         }
-        assert py_parse_usage(dump(other)) == tokens()
+        assert py_parse_usage(dump({**other, "input_tokens": 0})) == tokens()
+        assert py_parse_usage(dump(other)) is None
         assert py_parse_usage(b" {}") is None
-        assert py_parse_usage(b"{ }") == tokens()
+        assert py_parse_usage(b"{ }") is None
+
+    def test_a_total_alone_is_input(self) -> None:
+        assert py_parse_usage(b'{"total_tokens":77}') == tokens(input=77, total=77)
+        known = {"total_tokens": 9, "completion_tokens": 2}
+        assert py_parse_usage(dump(known)) == tokens(output=2, total=9)
+        stream = sse({"usage": {"total_tokens": 5}}, {"usage": {}}, {"usage": {"total_tokens": 9}})
+        _, state = run(SSE, stream)
+        assert (state["usage"], state["told_at"]) == (tokens(input=9, total=9), 3)
+        assert run(SSE, stream + sse({"usage": {}}))[1]["told_at"] == 3
 
     @pytest.mark.parametrize(
         "text",
@@ -510,7 +542,7 @@ class TestProperties:
              "input_token_details": {"text_tokens": 0, "audio_tokens": 14}},
             {"input": 14, "output": 45, "audio_input": 14},
         ),
-        ({"type": "duration", "seconds": 9}, {"seconds": 9}),
+        ({"type": "duration", "seconds": 9}, {"heard_us": 9_000_000}),
         (
             {"input_tokens": 50, "output_tokens": 60, "input_tokens_details": {"image_tokens": 40},
              "output_tokens_details": {"image_tokens": 55, "text_tokens": 5}},
@@ -525,6 +557,11 @@ class TestProperties:
         (
             {"thoughtsTokenCount": 7, "promptTokenCount": 2, "candidatesTokenCount": 5, "totalTokenCount": 14},
             {"input": 2, "output": 12, "reasoning": 7},
+        ),
+        # … nor what its tools have read among the prompt's
+        (
+            {"toolUsePromptTokenCount": 500, "promptTokenCount": 2, "candidatesTokenCount": 5},
+            {"input": 502, "output": 5},
         ),
         ({"prompt_tokens": 1, "whatever_tokens_details": {"audio_tokens": 5}}, {"input": 1}),
     ],
@@ -555,6 +592,59 @@ def test_the_images_of_an_answer_are_counted(size: int):
         for piece in cut(json.dumps(answer).encode(), size):
             assert tap.py_feed(piece) is None
         assert tap.py_state()["images"] == (2 if counting else 0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 25, 1000])
+@pytest.mark.parametrize("kind", ["image_generation", "image_edit"])
+def test_images_that_come_as_events_are_counted(size: int, kind: str):
+    usage = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
+    stream = sse(
+        {"type": f"{kind}.partial_image", "b64_json": "aa"},
+        {"type": f"{kind}.completed", "b64_json": "aaaa", "usage": usage},
+        {"type": f"{kind}.completed.not", "data": "x"},
+        {"type": f"{kind}.completed", "b64_json": "aaaa", "usage": usage},
+    )
+    for counting in (True, False):
+        _, state = run(SSE, *cut(stream, size), images=counting)
+        assert state["images"] == (2 if counting else 0)
+        assert state["usage"] == tokens(input=5, output=100, total=105)
+
+
+class TestArray:
+    """Google's streams that are not SSE: one array, whose elements are what events are else."""
+
+    PARTS: ClassVar = [
+        {"candidates": [{"content": {"parts": [{"text": 'a "b" ],[ '}]}}], "usageMetadata": None},
+        {"candidates": [{"content": {"parts": [{"text": "c"}]}}], "usageMetadata": {"promptTokenCount": 7}},
+        {"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 40}},
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("indent", [None, 2])
+    def test_the_last_usage_counts(self, indent: int | None) -> None:
+        body = json.dumps(self.PARTS, indent=indent).replace("\n", "\r\n").encode()
+        for size in (1, 2, 7, 1000):
+            out, state = run(JSON, *cut(body, size))
+            assert out == body
+            assert state["usage"] == tokens(input=7, output=40)
+            assert (state["events"], state["told_at"]) == (3, 3)
+
+    def test_what_is_said_is_that_of_a_stream(self) -> None:
+        for parts in (self.PARTS, self.PARTS[:2], self.PARTS[:1]):
+            _, state = run(JSON, dump(parts))
+            assert state == run(SSE, sse(*parts))[1]
+
+    @given(st.lists(documents, min_size=1, max_size=4), cuts, st.sampled_from([None, b"mine"]))
+    def test_no_split_changes_it(
+        self, found: list[object], where: list[int], model: bytes | None
+    ) -> None:
+        body = dump(found)
+        whole = run(JSON, body, model=model)
+        assert run(JSON, *pieces(body, where), model=model) == whole
+        assert run(JSON, *(body[i : i + 1] for i in range(len(body))), model=model) == whole
+        assert model is not None or whole[0] == body
+        events = run(SSE, sse(*found), model=model)
+        assert {**whole[1], "done_seen": False} == {**events[1], "done_seen": False}
+        assert json.loads(whole[0]) == [json.loads(event[6:]) for event in events_of(events[0])]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 64, 10_000])

@@ -309,7 +309,7 @@ def calculate(work: Work, asked: shapes.Calculate) -> Any:
     known = {"input_tokens": counts.pop("input"), "output_tokens": counts.pop("output")}
     # Anthropic's own counts of what a cache had lie apart from its input
     apart = "input_tokens" in usage and "cache_read_input_tokens" in usage
-    cost = Prices(dict(record)).cost(**known, apart=apart, heard=counts.pop("seconds"), **counts)
+    cost = Prices(dict(record)).cost(**known, apart=apart, **counts)
     return {"cost": to_dollars(cost or 0)}
 
 

@@ -19,6 +19,9 @@ SEEDS = [
     b'"usage":{"input_tokens":7}}}\n\n: ping\n\nid: 1\n\n',
     b'\x09\x30data: {"choices":[],"usage":{"prompt_tokens":5,"prompt_tokens_details":{"audio_tokens":2}}}\n\n',
     b'\x08\x07{"data":[{"b64_json":"[{"},{"url":"x","a":[{}]}],"usage":{"seconds":3}}',
+    b'\x02\x11[{"candidates":[{"content":{"parts":[{"text":"a"}]}}]},\r\n'
+    b'{"model":"up","usageMetadata":{"promptTokenCount":5,"toolUsePromptTokenCount":2}}]',
+    b'\x09\x22data: {"type":"image_generation.completed","b64_json":"aa","usage":{"total_tokens":9}}\n\n',
 ]
 NAME = b"mine"
 COST = b',"cost":0.000000007'

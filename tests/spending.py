@@ -8,6 +8,8 @@ from typing import Any
 from admin import call
 from harness import UPSTREAM_KEY, Answer, Gateway, mock_config, request
 
+from fastproxy._owners import Owners
+
 CHAT = {"model": "priced", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 INPUT, OUTPUT = 1_000_000, 2_000_000  # nano-dollars of a token
 
@@ -49,6 +51,12 @@ def get(gateway: Gateway, path: str) -> Any:
 
 def rows(gateway: Gateway, query: str) -> Any:
     return get(gateway, f"/spend/logs?{query}")
+
+
+def limits_of(gateway: Gateway) -> Owners:
+    """The file of limits, as control sees it."""
+    (path,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*/limits-*")  # noqa: S108  # the tree's own
+    return Owners(str(path))
 
 
 def children(gateway: Gateway) -> list[int]:

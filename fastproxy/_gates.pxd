@@ -11,7 +11,8 @@ cdef class Gate:
     cdef readonly long long spend         # what the store had of it
     cdef readonly str duration            # of the budget, None: for ever
     cdef unsigned long long ends          # of the period, seconds since 1970, 0: never
-    cdef unsigned long long name
+    cdef long long begins                 # of the same, 0: nobody knows
+    cdef readonly unsigned long long name  # of its counter
     cdef int slot
     cdef bint estimates           # needs to know tokens or money beforehand
     cdef bytes requests_line      # of an answer's head, up to what remains

@@ -5,7 +5,7 @@ A gate's name says whose counter it has in the table of limits (_limits.pyx), wh
 
 import hashlib
 
-from fastproxy.durations import next_reset
+from fastproxy.durations import began, next_reset
 
 
 def counter_name(str kind, str owner, str model, str duration):
@@ -32,6 +32,7 @@ cdef class Gate:
         self.spend = limits.get("spend") or 0
         self.duration = limits.get("budget_duration")
         self.ends = int(limits.get("budget_reset_at") or 0) if self.duration else 0
+        self.begins = began(self.duration, self.ends * 1000) // 1000 if self.ends else 0
         self.name = counter_name(scope, owner, model, self.duration)
         self.slot = -1
         self.estimates = self.tpm >= 0 or self.budget >= 0
@@ -58,7 +59,13 @@ cdef class Gate:
     cdef void move_on(self, long long wall):
         # The period that `wall` lies in.
         self.ends = next_reset(self.duration, wall * 1000) // 1000
+        self.begins = began(self.duration, self.ends * 1000) // 1000
         self.spend = 0                        # the store's was of the period before
+
+
+def owner_of(dict record):
+    """As whom a key is counted: one that was made anew goes on with the counters of the one before."""
+    return record.get("counted_as") or record["digest"]
 
 
 def gates_of(dict record, dict defaults=None):
@@ -66,7 +73,7 @@ def gates_of(dict record, dict defaults=None):
 
     defaults: {model: {"rpm_limit": …, "tpm_limit": …}} of each key that says nothing of these models itself."""
     found = []
-    owners = (("key", "api_key", record["digest"], record.get("name") or ""),
+    owners = (("key", "api_key", owner_of(record), record.get("name") or ""),
               ("member", "team_member", f"{record.get('team_id')}\0{record.get('user_id')}",
                f"{record.get('team_id')}:{record.get('user_id')}"),
               ("user", "user", record.get("user_id") or "", record.get("user_id") or ""),

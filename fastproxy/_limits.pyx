@@ -326,10 +326,11 @@ cdef class Limits:
         return self.used >= gate.budget
 
     cdef void charge(self, Gate gate, long long wall, long long money):
-        """Counts nano-dollars beside what is reserved."""
+        """Counts nano-dollars of a request of that moment beside what is reserved."""
         if self._slot(gate) >= 0:
             self._current(gate, wall)
-            lm_add(&self.counters[gate.slot].spent, money)
+            if wall >= gate.begins:
+                lm_add(&self.counters[gate.slot].spent, money)
 
     cdef unsigned long long _period(self, Counter* c, unsigned long long wanted, long long seed) noexcept nogil:
         # The counter's period, begun if `wanted` is later. The first one begins with what the store has.

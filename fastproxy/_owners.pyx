@@ -11,7 +11,7 @@ import os
 
 from contextlib import contextmanager
 
-from fastproxy._atomic cimport lm_load, lm_note, lm_store, lm_store_money
+from fastproxy._atomic cimport lm_add, lm_load, lm_load_money, lm_note, lm_store, lm_store_money
 from fastproxy._gates cimport Gate
 from fastproxy._limits cimport BUCKETS, COUNTERS, FOR_EVER, GONE, PROBES, Counter, Limits
 
@@ -49,6 +49,27 @@ cdef class Owners(Limits):
         """Whether a gate has a counter."""
         return self._slot(gate) >= 0
 
+    def counts(self, Gate gate):
+        """Whether a gate has a counter, of money too."""
+        cdef int slot = self.find(gate.name)
+        return slot >= 0 and lm_load(&self.counters[slot].period) != 0
+
+    def counted(self, unsigned long long name):
+        """Nano-dollars that are settled in the present period of a counter; 0: there is none."""
+        cdef int slot = self.find(name)
+        return 0 if slot < 0 else lm_load_money(&self.counters[slot].spent)
+
+    def catch_up(self, Gate gate, long long counted, long long wall):
+        """The store has more of a gate's present period than what was counted of it when the rings were read: the counter
+        has missed the difference. gate: with the store's sum; wall: seconds since 1970."""
+        cdef int slot = self.find(gate.name)
+        cdef unsigned long long period = FOR_EVER if gate.duration is None else gate.ends << 1
+        if slot < 0 or gate.duration is not None and wall >= <long long>gate.ends \
+                or lm_load(&self.counters[slot].period) != period:
+            return
+        if gate.spend > counted:
+            lm_add(&self.counters[slot].spent, gate.spend - counted)
+
     @contextmanager
     def _lock(self):
         # During a restart there are two control processes. The kernel lets go when one dies.
@@ -59,7 +80,8 @@ cdef class Owners(Limits):
             fcntl.flock(self.alone, fcntl.LOCK_UN)
 
     def claim(self, gates, long long wall, bint kept=False, bint owed=False):
-        """Gives every gate that has none a counter, which begins with the gate's `spend`; those without room.
+        """Gives every gate that has none a counter, which begins with the gate's `spend`, as does that of money in one that
+        had none; those without room.
 
         wall: seconds since 1970. kept: it never leaves; owed: it does not leave within its period."""
         cdef Gate gate
@@ -70,6 +92,8 @@ cdef class Owners(Limits):
                 if self._slot(gate) < 0 and not self._settle_down(gate, wall):
                     without.append(gate)
                 else:
+                    if gate.budget >= 0:
+                        self._current(gate, wall)
                     lm_note(&self.counters[gate.slot].touched, <unsigned long long>(boot_seconds() * 16))
                     self.counters[gate.slot].ties |= ties
         return without

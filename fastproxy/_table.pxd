@@ -49,6 +49,8 @@ cdef class Plan:
 
 cdef class KeyRecord:
     cdef readonly bytes digest
+    cdef readonly bytes counted_as     # the digest, or that of the key in whose place it was made
+    cdef bint retired                  # it is in force no more
     cdef readonly str name             # sk-...abcd
     cdef readonly str alias
     cdef readonly bint master
@@ -184,6 +186,7 @@ cdef class Table:
     cdef readonly Py_ssize_t max_per_address         # … from one address; 0: no limit
     cdef readonly tuple enforced_params      # of str: what every body has to have
     cdef readonly dict keys            # digest -> KeyRecord
+    cdef dict anew                     # the same by `counted_as`, of keys that were made in place of others
     cdef readonly KeyRecord anonymous  # the record of an open proxy
     cdef dict routes                   # b"POST /v1/chat/completions" -> Plan
     cdef dict methods                  # path -> Allow value
@@ -197,7 +200,9 @@ cdef class Table:
     cdef list wildcards
     cdef readonly list deployments
     cdef readonly Pool control
+    cdef KeyRecord in_force(self, KeyRecord key)
     cdef KeyRecord _key(self, dict record)
+    cdef void _keep(self, KeyRecord key)
     cdef bint _forget(self, bytes digest)
     cdef Group group(self, bytes name)
     cdef Plan plan(self, bytes method_and_path)

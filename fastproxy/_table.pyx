@@ -11,7 +11,7 @@ import fnmatch
 
 from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
-from fastproxy._gates import gates_of, group_gate
+from fastproxy._gates import gates_of, group_gate, owner_of
 from fastproxy._pool cimport Pool
 from fastproxy._scan import FIELD_NAMES
 
@@ -86,6 +86,7 @@ cdef class KeyRecord:
         """defaults: limits of keys for models of which the record says nothing, by model. enforced: what the
         configuration has every request bring."""
         self.digest = bytes.fromhex(record["digest"])
+        self.counted_as = bytes.fromhex(owner_of(record))
         self.name = record.get("name") or "sk-...."
         self.alias = record.get("alias") or ""
         self.master = bool(record.get("master"))
@@ -114,6 +115,7 @@ cdef class KeyRecord:
 
     cdef void retire(self) noexcept:
         # A connection remembers the record of the key that it showed last, unless the record can expire.
+        self.retired = True
         self.expires = 1.0
 
     def allows_route(self, str path):
@@ -305,10 +307,9 @@ cdef class Table:
         self.budget = None if budget is None else Gate("proxy", "all keys together", "", budget)
         self.key_limits = snapshot.get("key_limits")
         self.enforced_params = tuple(settings.get("enforced_params") or ())
-        self.keys = {}
+        self.keys, self.anew = {}, {}
         for record in snapshot["keys"]:
-            key = self._key(record)
-            self.keys[key.digest] = key
+            self._keep(self._key(record))
         self.anonymous = KeyRecord({"digest": "00" * 32, "name": "anonymous", "master": True}, None, self.enforced_params)
         self.deployments = []
         for index, record in enumerate(snapshot["deployments"]):
@@ -339,9 +340,19 @@ cdef class Table:
         for record in upserts:
             key = self._key(record)
             if self._forget(key.digest):
-                self.keys[key.digest] = key
+                self._keep(key)
         for digest in deletes:
             self._forget(bytes.fromhex(digest))
+
+    cdef KeyRecord in_force(self, KeyRecord key):
+        """The record that is there now instead of one of before, also of a key that was made anew; None: there is none."""
+        found = self.keys.get(key.digest)
+        return <KeyRecord>(self.anew.get(key.counted_as) if found is None else found)
+
+    cdef void _keep(self, KeyRecord key):
+        self.keys[key.digest] = key
+        if key.counted_as != key.digest:
+            self.anew[key.counted_as] = key
 
     cdef KeyRecord _key(self, dict record):
         cdef KeyRecord key = KeyRecord(record, self.key_limits, self.enforced_params)
@@ -359,6 +370,8 @@ cdef class Table:
             return False
         del self.keys[digest]
         (<KeyRecord>old).retire()
+        if self.anew.get((<KeyRecord>old).counted_as) is old:
+            del self.anew[(<KeyRecord>old).counted_as]
         return True
 
     def _pool_key(self, record):

@@ -84,3 +84,12 @@ def period_start(text: str, now_ms: int) -> int:
     else:
         return (int(ends.timestamp()) - seconds(text)) * 1000
     return int(begun.timestamp() * 1000)
+
+
+def began(text: str, ends_ms: int) -> int:
+    """When the period that ends then began; 0 where that is not known, as it does not end when such periods do."""
+    try:
+        begun = period_start(text, ends_ms - 1)
+        return begun if next_reset(text, begun) == ends_ms else 0
+    except (ValueError, OverflowError):  # beyond the calendar
+        return 0

@@ -10,6 +10,8 @@ from typing import Any
 from admin import call
 from harness import UPSTREAM_KEY, Answer, Gateway, mock_config, request
 
+from fastproxy._owners import Owners
+
 CHAT = {"model": "priced", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 INPUT, OUTPUT = 1_000_000, 2_000_000  # nano-dollars of a token
 
@@ -62,6 +64,12 @@ def locked(gateway: Gateway) -> Iterator[None]:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.rollback()
+
+
+def limits_of(gateway: Gateway) -> Owners:
+    """The file of limits, as control sees it."""
+    (path,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*/limits-*")  # noqa: S108  # the tree's own
+    return Owners(str(path))
 
 
 def children(gateway: Gateway) -> list[int]:

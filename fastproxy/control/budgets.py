@@ -1,7 +1,7 @@
 """What was spent of budgets before their counters begin, from the store's sums."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fastproxy import durations
@@ -44,31 +44,73 @@ async def claim(store: Store | None, counters: Counters, snapshot: dict[str, Any
     """Counters for what the file limits; those of budgets begin with what the store has. Raises Unavailable."""
     found = list(gates(snapshot))
     masters = tuple(record["digest"] for record in snapshot["keys"] if record["master"])
-    for gate, where in found:
-        if store is not None and gate.budget >= 0 and not counters.limits.has(gate):
-            await _begin(store, gate, where, () if where else masters)
+    new = [gate.name for gate, _ in found if gate.budget >= 0 and not counters.limits.counts(gate)]
+    if store is not None and new:
+        await counters.write()  # what requests have spent that were under way at a reload
+        for gate, where in found:
+            if gate.name in new:
+                await _begin(store, gate, where, () if where else masters)
     wanted = [gate for gate, _ in found]
     await counters.claim(wanted, kept=True)
     counters.limits.keep_only(wanted)
 
 
+# Names of counters, and of each a key that has it.
+Begun = dict[int, str]
+
+
 async def claim_stored(
-    store: Store, counters: Counters, records: Iterable[dict[str, Any]], key_limits: dict[str, Any]
-) -> None:
-    """Counters for what these keys of the store are limited to. Raises Unavailable."""
+    store: Store,
+    counters: Counters,
+    records: Iterable[dict[str, Any]],
+    before: Callable[[str], dict[str, Any] | None],
+    key_limits: dict[str, Any],
+) -> Begun:
+    """Counters for what these keys of the store are limited to; those that count money from now on, or do so for a key
+    whose record `before` had no such budget: it may have been without for a while. Raises Unavailable."""
     wanted = []
+    begun: Begun = {}
     for record in records:
+        digest = record["digest"]
+        old = gates_of(before(digest) or {"digest": digest})
+        had = {gate.name for gate in old if gate.budget >= 0}
         for gate in gates_of(record, key_limits):
             wanted.append(gate)
-            if gate.model is not None and gate.budget >= 0 and not counters.limits.has(gate):
-                where = {
-                    column: str(record.get(name)) for column, name in OF_MODEL[gate.scope].items()
-                }
-                await _begin(store, gate, {**where, "model_group": gate.model.decode()}, ())
+            if gate.budget < 0 or gate.name in begun:
+                continue
+            counts = counters.limits.counts(gate)
+            if not counts or gate.name not in had:
+                begun[gate.name] = digest
+            if not counts and gate.model is not None:
+                await _begin_of_model(store, gate, gate.model, record)
     await counters.claim(wanted)
+    return begun
 
 
-async def _begin(store: Store, gate: Gate, where: dict[str, str], without: tuple[str, ...]) -> None:
+async def stored_now(store: Store, records: Iterable[dict[str, Any]], begun: Begun) -> list[Gate]:
+    """The budgets whose counters have begun, with what the store has of them by now. Raises Unavailable."""
+    found = []
+    for record in records:
+        for gate in gates_of(record):
+            if gate.budget >= 0 and begun.get(gate.name) == record["digest"]:
+                if gate.model is not None:
+                    await _begin_of_model(store, gate, gate.model, record)
+                found.append(gate)
+    return found
+
+
+async def _begin_of_model(store: Store, gate: Gate, model: bytes, record: dict[str, Any]) -> None:
+    from fastproxy.control.store import keys
+
+    where: dict[str, Any] = {
+        column: str(record.get(name)) for column, name in OF_MODEL[gate.scope].items()
+    }
+    if "api_key" in where:
+        where["api_key"] = await store.read(keys.with_former, record["digest"])
+    await _begin(store, gate, {**where, "model_group": model.decode()}, ())
+
+
+async def _begin(store: Store, gate: Gate, where: dict[str, Any], without: tuple[str, ...]) -> None:
     from fastproxy.control.store import spend
 
     wall = time.time_ns() // 1_000_000

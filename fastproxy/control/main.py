@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import socket
+import time
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ log = logging.getLogger("fastproxy.control")
 
 FOLLOW_STORE_SECONDS = 0.1
 LINKS_SECONDS = 2.0  # that workers have to come back to a new control process
+CATCH_UP_TRIES = 4  # to read the rings and the store's sums with nobody reading rings in between
 NEWS_MAX = 1000  # keys that no worker knows: so many that a change touches may be new
 
 
@@ -290,12 +292,23 @@ class Control:
         return not self.spend.behind
 
     async def _find_keys(self, digests: Collection[str]) -> tuple[dict[str, bytes], list[str]]:
-        found, gone = await self.stored.records(digests, self.groups)
-        if self.stored.opened is not None:
-            records = [orjson.loads(record) for record in found.values()]
-            key_limits = self.admin.snapshot["key_limits"]
-            await budgets.claim_stored(self.stored.opened, self.counters, records, key_limits)
+        found, gone, _ = await self._read_keys(digests)
         return found, gone
+
+    async def _read_keys(
+        self, digests: Collection[str]
+    ) -> tuple[dict[str, bytes], list[str], budgets.Begun]:
+        found, gone = await self.stored.records(digests, self.groups)
+        begun: budgets.Begun = {}
+        if self.stored.opened is not None:
+            begun = await budgets.claim_stored(
+                self.stored.opened,
+                self.counters,
+                [orjson.loads(record) for record in found.values()],
+                self.links.record,
+                self.admin.snapshot["key_limits"],
+            )
+        return found, gone, begun
 
     async def _give_counters(self, digest: str, record: dict[str, Any] | None) -> bool:
         """Counters for the limits of a key that a worker has found without: False, if it is to be looked up anew."""
@@ -321,8 +334,9 @@ class Control:
     async def _push_now(self, known: list[str], others: list[str]) -> None:
         if known:
             await self._write_spent()  # a budget that is new begins with what was spent before it
+        begun: budgets.Begun = {}
         try:
-            upserts, deletes = await self._find_keys(known)
+            upserts, deletes, begun = await self._read_keys(known)
         except Unavailable as error:
             # committed, so that what the workers have is wrong: they ask again
             log.error(
@@ -333,8 +347,32 @@ class Control:
         upserts = {
             digest: record for digest, record in upserts.items() if old.get(digest) != record
         }
+        others = [digest for digest in others if digest not in upserts]
         if upserts or deletes or others:
             await self.links.push_keys(upserts, [*deletes, *others])
+        if begun:
+            await self._catch_up(begun)
+
+    async def _catch_up(self, begun: budgets.Begun) -> None:
+        """Count what ended after the sums were read that counters begin with, and before every worker knew of them."""
+        store = self.stored.opened
+        if store is None:
+            return
+        try:
+            for _ in range(CATCH_UP_TRIES):
+                self.rings.drain()
+                read = self.rings.total
+                counted = {name: self.limits.counted(name) for name in begun}
+                await self.spend.flush()
+                found, _ = await self.stored.records(set(begun.values()), self.groups)
+                gates = await budgets.stored_now(store, map(orjson.loads, found.values()), begun)
+                if self.rings.total == read:  # so that what is written is what was counted
+                    break
+        except Unavailable as error:
+            log.error("the store: %s; budgets that are new may have missed a request", error)
+            return
+        for gate in gates:
+            self.limits.catch_up(gate, counted[gate.name], int(time.time()))
 
     async def store(self) -> Store:
         """The open store, for the admin API. Raises NoStore, Unavailable."""

@@ -41,7 +41,7 @@ cdef void settle(Exchange x):
     """Counters and the usage event. Once per exchange."""
     cdef Block block = x.gateway.block
     cdef bint estimated, partly = False, resting = False
-    cdef long long cost
+    cdef long long cost, money
     block.counters[C_IN_FLIGHT] -= 1
     if x.attempts and (x.state == S_PAUSE or x.state == S_WAIT or x.state == S_BODY):
         resting = True                     # the client left between two tries, which have events of their own
@@ -68,10 +68,13 @@ cdef void settle(Exchange x):
         block.counters[C_5XX] += 1
     if x.plan is not None and x.plan.endpoint != EP_COUNT and x.key is not None:
         settle_event(x, cost, estimated or partly)
+    money = max(0, cost) + x.lost_cost
+    if money and x.key is not None and (x.key.retired or x.table is not x.gateway.table):
+        charge_anew(x, money)
     if x.n_holds or x.group_hold.held:         # behind the event: without a hold, a counter may leave
         if x.output_expected >= 0 and x.tapping and x.tap.usage.seen and x.status < 400 and not partly:
             learn_usage(x)
-        settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, max(0, cost) + x.lost_cost)
+        settle_limits(x, used_tokens(x, estimated) + x.lost_tokens, money)
 
 
 cdef void settle_event(Exchange x, long long cost, bint estimated):

@@ -261,6 +261,25 @@ cdef void settle_limits(Exchange x, long long tokens, long long money) noexcept:
         x.gateway.limits.give_back(&x.holds[x.n_holds], tokens, money if money > 0 else 0)
 
 
+cdef void charge_anew(Exchange x, long long money):
+    """The record of its key is another one by now: the budgets of that one pay too, where the request holds nothing of them."""
+    cdef Gate gate
+    cdef KeyRecord key = x.gateway.table.in_force(x.key)
+    if key is None or key is x.key:
+        return
+    for gate in key.gates:
+        if gate.budget >= 0 and (gate.model is None or gate.model == x.model) and not holds_money(x, gate):
+            x.gateway.limits.charge(gate, wall_of(x), money)
+
+
+cdef bint holds_money(Exchange x, Gate gate) noexcept:
+    cdef int slot = x.gateway.limits._slot(gate), i
+    for i in range(x.n_holds):
+        if x.holds[i].slot == slot and x.holds[i].period:
+            return True
+    return False
+
+
 cdef void add_limit_lines(Exchange x, Buffer* out):
     """What is left of the limits that the request has passed, for the head of its answer."""
     cdef Limits limits = x.gateway.limits

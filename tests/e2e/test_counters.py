@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +13,10 @@ from admin import call, make
 from asking import ask
 from harness import Gateway, request, until
 from lab import Lab, mark
-from spending import control_pid
+from spending import control_pid, limits_of
 
 from fastproxy._gates import Gate
 from fastproxy._limits import boot_seconds
-from fastproxy._owners import Owners
 
 KEYS = [
     {"key": f"sk-{name}-0123456789abcdef", "alias": name, **limits}
@@ -58,12 +56,6 @@ def gateway(lab: Lab, behind: Callable[..., Gateway]) -> Gateway:
     }
     general = {"keys": KEYS, "global_max_parallel_requests": 3}
     return behind(groups, router_settings=router, general_settings=general).wait()
-
-
-def limits_of(gateway: Gateway) -> Owners:
-    """The file of limits, as control sees it."""
-    (path,) = Path("/dev/shm").glob(f"fastproxy-{gateway.process.pid}-*/limits-*")  # noqa: S108  # the tree's own
-    return Owners(str(path))
 
 
 def test_an_unknown_model_with_a_fallback_counts(gateway: Gateway):

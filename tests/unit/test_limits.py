@@ -167,6 +167,45 @@ def test_the_administrator_sets_what_is_spent(path: str, control: Owners):
     assert enter(limits, one, money=1) == OK
 
 
+def test_what_a_counter_has_missed_is_added_in_its_period_only(path: str, control: Owners):
+    limits, day = Limits(path, 0), {"max_budget": 9, "budget_duration": "1d"}
+    one = known(control, gate(spend=3, budget_reset_at=WALL + 10, **day))
+    assert control.counts(one)
+    trial = Trial(limits)
+    assert trial.enter([one], NOW, WALL, 0, 1) == OK
+    counted = control.counted(one.name)
+    trial.leave(0, 1)  # behind that
+    stored = gate(spend=5, budget_reset_at=WALL + 10, **day)
+    control.catch_up(stored, counted, WALL)
+    assert control.counted(one.name) == 6  # 3, 2 that it has missed, 1
+    for other in (gate(spend=50, budget_reset_at=WALL + 20, **day), gate("another", max_budget=9)):
+        control.catch_up(other, 0, WALL)
+    control.catch_up(gate(spend=5, budget_reset_at=WALL + 10, **day), 6, WALL)
+    control.catch_up(gate(spend=50, budget_reset_at=WALL + 10, **day), 6, WALL + 10)
+    assert control.counted(one.name) == 6
+
+
+def test_money_that_is_limited_later_begins_with_what_the_store_has(path: str, control: Owners):
+    limits, one = Limits(path, 0), known(control, gate(rpm_limit=5))
+    assert enter(limits, one) == OK
+    assert not control.counts(one)
+    later = known(control, gate(rpm_limit=5, max_budget=9, spend=4))
+    assert control.counts(later)
+    assert limits.describe(later)["spent"] == 4
+    assert limits.describe(later)["requests"] == 1
+
+
+def test_a_key_that_was_made_anew_has_the_counters_of_the_one_before():
+    limits = {"key": {"rpm_limit": 1, "model_rpm_limit": {"m": 2}}, "user": {"rpm_limit": 3}}
+    old = {"digest": "00" * 32, "user_id": "u", "limits": limits}
+    new = {**old, "digest": "11" * 32, "counted_as": "00" * 32}
+    assert [gate.name for gate in gates_of(new)] == [gate.name for gate in gates_of(old)]
+    other = gates_of({**old, "digest": "11" * 32})
+    assert [a.name == b.name for a, b in zip(gates_of(old), other, strict=True)] == [
+        False, False, True,
+    ]  # fmt: skip
+
+
 def test_the_gates_of_a_record():
     record = {
         "digest": "00" * 32, "name": "sk-...abcd", "user_id": "u", "team_id": "t",

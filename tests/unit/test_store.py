@@ -53,6 +53,24 @@ def test_a_file_that_is_up_to_date_is_left_alone(connection: Connection):
     assert migrate.upgrade(connection) == []
 
 
+def test_a_key_that_moves_is_counted_as_the_first_one(connection: Connection):
+    row = {name: [] for name in ("models", "allowed_routes", "allowed_cache_controls")}
+    row |= {name: {} for name in ("aliases", "config", "permissions", "metadata")}
+    row |= {"key_name": "sk-...abcd", "spend": 0, "model_spend": {}}
+    with connection.begin():
+        assert keys.insert(connection, {**row, "token": "a"}, None)["counted_as"] is None
+        for old, new in ("ab", "bc"):
+            assert keys.update(connection, old, {"token": new}, None)["counted_as"] == "a"
+        assert [keys.successor(connection, token) for token in "ab"] == 2 * [
+            keys.get(connection, "c")
+        ]
+        assert set(keys.with_former(connection, "c")) == {"a", "b", "c"}
+        again = keys.insert(connection, {**row, "token": "a"}, None)["counted_as"]
+        assert len(again) == 64
+        keys.delete(connection, ["c"])
+        assert keys.successor(connection, "c") is None
+
+
 def test_a_file_of_a_newer_version_is_not_touched(connection: Connection):
     with connection.begin_nested() if connection.in_transaction() else connection.begin():
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
@@ -108,6 +126,14 @@ def test_when_budgets_begin_anew(duration: str, now: str, reset: str):
     at = int(datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp() * 1000)
     expected = int(datetime.fromisoformat(reset).replace(tzinfo=UTC).timestamp() * 1000)
     assert durations.next_reset(duration, at) == expected
+
+
+@pytest.mark.parametrize("duration", ["1d", "7d", "30d", "1mo", "1h"])
+def test_when_the_period_of_a_budget_began(duration: str):
+    now = int(datetime(2026, 11, 24, 10, 20, tzinfo=UTC).timestamp() * 1000)
+    ends = durations.next_reset(duration, now)
+    assert durations.began(duration, ends) == durations.period_start(duration, now)
+    assert durations.began(duration, ends + 1000) == 0  # an end of another's making
 
 
 def test_a_month_from_the_last_of_january_is_the_last_of_february():

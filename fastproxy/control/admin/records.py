@@ -51,6 +51,7 @@ class Records:
             log.error("key %s is blocked: there is no budget %s", key["key_name"], key["budget_id"])
         record = {
             "digest": key["token"],
+            "counted_as": key["counted_as"],
             "stored": True,
             "name": key["key_name"],
             "alias": key["key_alias"],
@@ -76,15 +77,17 @@ class Records:
         return _usable({name: value for name, value in record.items() if value is not None})
 
     def of(self, tokens: Iterable[str]) -> tuple[dict[str, bytes], list[str]]:
-        """(records of those that exist, by digest; digests of those that don't)."""
+        """(records of those that exist, by digest; digests of those that don't). One that was made anew brings the key in
+        its place: what is still under way with the old one counts there."""
         found: dict[str, bytes] = {}
         gone = []
         for token in sorted(tokens):
             key = keys.get(self.connection, token)
             if key is None:
                 gone.append(token)
-            else:
-                found[token] = orjson.dumps(self.make(key))
+                key = keys.successor(self.connection, token)
+            if key is not None:
+                found[key["token"]] = orjson.dumps(self.make(key))
         return found, gone
 
     def _limits(

@@ -1,9 +1,10 @@
 """Queries about virtual keys."""
 
+import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, literal, or_, select
+from sqlalchemy import Connection, func, literal, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -36,14 +37,17 @@ def by_alias(connection: Connection, alias: str) -> Row | None:
 
 
 def insert(connection: Connection, values: Row, by: str | None) -> Row:
-    """Store a new key."""
+    """Store a new key. One that was there before, and deleted or made anew, does not share what was counted then."""
+    if one(connection, former_keys.c.token, values["token"]) is not None:
+        values = {**values, "counted_as": secrets.token_hex(32)}
     return add(connection, keys, values, by)
 
 
 def update(connection: Connection, token: str, values: Row, by: str | None) -> Row:
-    """Change a key; a new `token` among the values moves the row."""
+    """Change a key; a new `token` among the values moves the row, which goes on with its counters."""
     new = values.get("token", token)
     if new != token:
+        values = {"counted_as": func.coalesce(keys.c.counted_as, token), **values}
         _remember(connection, token, new)
         moved = former_keys.update().where(former_keys.c.successor == token)
         connection.execute(moved.values(successor=new))
@@ -63,6 +67,18 @@ def _remember(connection: Connection, token: str, successor: str | None) -> None
     names = ["token", "successor", "user_id", "team_id"]
     statement = upsert(former_keys).from_select(names, whose.where(keys.c.token == token))
     connection.execute(statement.prefix_with("OR REPLACE"))
+
+
+def successor(connection: Connection, token: str) -> Row | None:
+    """The key that was made in place of one that is gone."""
+    former = one(connection, former_keys.c.token, token) or {}
+    return get(connection, former["successor"]) if former.get("successor") else None
+
+
+def with_former(connection: Connection, token: str) -> list[str]:
+    """A key, and those in whose place it was made."""
+    former = some(connection, former_keys, former_keys.c.successor == token)
+    return [token, *(row["token"] for row in former)]
 
 
 def of_user(connection: Connection, user_id: str) -> list[Row]:

@@ -75,6 +75,7 @@ keys = Table(
     Column("auto_rotate", Boolean),
     Column("rotation_interval", String),
     Column("rotation_count", Integer, nullable=False, default=0),
+    Column("counted_as", String(64)),  # whose counters it goes on with; NULL: its own
     Column("last_active", BigInteger),
     *_limits(),
     *_stamps(),

@@ -319,7 +319,7 @@ def _charged(old: Row, parts: list[Row]) -> Row:
     # An event belongs to the period of its admission: the first one behind the end begins the next, and one that
     # began before the period and took until now is not part of it.
     spent, ends, duration = old["spend"], old["budget_reset_at"], old["budget_duration"]
-    begun = _begin(duration, ends) if duration and ends else 0
+    begun = durations.began(duration, ends) if duration and ends else 0
     for part in parts:
         if duration and not ends:  # a member's, whose team has the duration
             ends = durations.next_reset(duration, part["started"])
@@ -330,12 +330,6 @@ def _charged(old: Row, parts: list[Row]) -> Row:
         if part["started"] >= begun:
             spent += part["spend"]
     return {"spend": spent, "budget_reset_at": ends}
-
-
-def _begin(duration: str, ends: int) -> int:
-    # when the period that ends then began; 0 where that is not known, as it does not end when such periods do
-    begun = durations.period_start(duration, ends - 1)
-    return begun if durations.next_reset(duration, begun) == ends else 0
 
 
 def logs(
@@ -403,7 +397,7 @@ def sums(
 
 def spent(
     connection: Connection,
-    where: Mapping[str, str],
+    where: Mapping[str, str | list[str]],
     since: int | None,
     without: tuple[str, ...] = (),
 ) -> int:
@@ -413,7 +407,10 @@ def spent(
     never written count: rather too much than too little."""
 
     def total(table: Table, *conditions: Any) -> int:
-        asked = [table.c[name] == value for name, value in where.items()]
+        asked = [
+            table.c[name].in_(value) if isinstance(value, list) else table.c[name] == value
+            for name, value in where.items()
+        ]
         query = select(func.coalesce(func.sum(table.c.spend), 0))
         query = query.where(*conditions, *asked, table.c.api_key.not_in(without))
         return int(connection.execute(query).scalar_one())

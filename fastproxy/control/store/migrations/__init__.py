@@ -8,6 +8,7 @@ from fastproxy.control.store.migrations import (
     v0003_tags,
     v0004_served,
     v0005_end_user,
+    v0006_counted_as,
 )
 
 STEPS: tuple[ModuleType, ...] = (
@@ -16,5 +17,6 @@ STEPS: tuple[ModuleType, ...] = (
     v0003_tags,
     v0004_served,
     v0005_end_user,
+    v0006_counted_as,
 )
 HEAD: str = STEPS[-1].revision

@@ -129,7 +129,7 @@ class Control:
         health.add_routes(self.app, self.admin, self.health)
         explain.add_routes(self.app, self.admin)
         self.drain = Drain(self.admin, options.serve.drain_seconds, self.reloader.publish_again)
-        drain.add_routes(self.app, self.drain)
+        drain.add_routes(self.app, self.admin, self.drain)
         metrics.add_routes(self.app, self.metrics, self)
         self._install(self._build(loaded, self.reloader.version), loaded)
 
@@ -157,6 +157,7 @@ class Control:
         try:
             self.options.kept.keep(orjson.dumps(loaded.document.texts))
         except OSError as error:
+        snapshot["settings"]["store"] = self.stored.opened is not None
             log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
         self.configured = {record["digest"]: record for record in snapshot["keys"]}
@@ -340,6 +341,8 @@ class Control:
         """Paths of the admin API that want no key."""
         found: list[str] = self.admin.snapshot["settings"]["public_routes"]
         return found
+            if not self.admin.snapshot["settings"]["store"]:
+                await self.reloader.publish_again()  # readiness tells of it
 
     def surroundings(self) -> Any:
         """What the admin API's handlers may know of the gateway."""

@@ -198,8 +198,9 @@ cdef void describe_event(Exchange x, Event* e):
         peer = PyUnicode_AsUTF8AndSize(x.downstream.peer, &size)
         e.client_size = <unsigned char>min(46, size)
         memcpy(e.client, peer, e.client_size)
-    if x.asked_tags is not None:
-        tags = ",".join(sorted(x.asked_tags)).encode()
+    asked = tags_of(x)
+    if asked is not None:
+        tags = ",".join(sorted(asked)).encode()
         if len(tags) > 64:                    # whole ones, as many as fit
             tags = tags[:65].rpartition(b",")[0]
         e.tags_size = <unsigned char>len(tags)

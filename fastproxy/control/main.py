@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,7 @@ class Control:
         self.pushing = asyncio.Lock()
         self.bridge_wanted = False
         self.auth_wanted = False
+        self.judged: config.Config | None = None  # whose custom_auth its process has been told
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.served = Served(Path(f"{options.shared_path}{SERVED}"))
@@ -107,6 +108,7 @@ class Control:
         self.links = Links(
             options.serve.workers, self._all_ready, self._find_keys, self._give_counters
         )
+        self.spend.custom = self.links.custom_owner
         self.texts = Texts()
         self.links.hear = self.texts.hear
         self.admin = Admin(self.rings, self.traffic, self.links.record)
@@ -151,13 +153,16 @@ class Control:
             bool(loaded.litellm.global_disable_no_log_param),
         )
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
-        self._call_for_auth(snapshot["custom_auth"])
+        if loaded is not self.judged:
+            # not with every snapshot: it reads the function's file anew
+            self.judged = loaded
+            self._call_for_auth(snapshot["custom_auth"], loaded.environ)
         snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
+        snapshot["settings"]["store"] = self.stored.opened is not None
         assign_slots(self.traffic, snapshot)
         try:
             self.options.kept.keep(orjson.dumps(loaded.document.texts))
         except OSError as error:
-        snapshot["settings"]["store"] = self.stored.opened is not None
             log.warning("a restart of control will need the file: %s", error.strerror)
         self.admin.snapshot = snapshot
         self.configured = {record["digest"]: record for record in snapshot["keys"]}
@@ -204,10 +209,12 @@ class Control:
             self.bridge_wanted = wanted
             self._say(BRIDGE_WANTED if wanted else BRIDGE_UNWANTED)
 
-    def _call_for_auth(self, custom_auth: dict[str, Any] | None) -> None:
-        """See that custom_auth's process is there if it is needed, and knows its function."""
+    def _call_for_auth(
+        self, custom_auth: dict[str, Any] | None, environ: Mapping[str, str]
+    ) -> None:
+        """See that custom_auth's process is there if it is needed, and knows its function and the file's variables."""
         if custom_auth is not None:
-            custom_auth = {**custom_auth, "environment": dict(os.environ)}
+            custom_auth = {**custom_auth, "environment": dict(environ)}
         self.links.tell_auth(custom_auth)
         wanted = custom_auth is not None
         if wanted != self.auth_wanted:
@@ -335,14 +342,14 @@ class Control:
         if fresh:  # a copy may have been put there since the start
             await self.spend.use(store)
             await self._take_in()
+            if not self.admin.snapshot["settings"]["store"]:
+                await self.reloader.publish_again()  # readiness tells of it
         return store
 
     def public_routes(self) -> Collection[str]:
         """Paths of the admin API that want no key."""
         found: list[str] = self.admin.snapshot["settings"]["public_routes"]
         return found
-            if not self.admin.snapshot["settings"]["store"]:
-                await self.reloader.publish_again()  # readiness tells of it
 
     def surroundings(self) -> Any:
         """What the admin API's handlers may know of the gateway."""

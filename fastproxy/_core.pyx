@@ -122,6 +122,7 @@ cdef enum:
     UNSENT_HIGH = 262144          # of such a body; above it the client is not read
     LOOKED_INTO = 4096            # a larger body is looked into for data before its tokens are estimated by its size
     FRAME_MESSAGES = 24           # bytes of strings in an event of text that are not text
+    FRAME_GOOGLE = 32
     FRAME_CHAT = 80               # … at most
     UNSEEN_TOKENS = 256           # of output, where nothing is seen of it and nothing known of such requests
     USUAL_MIN = 20                # requests that are needed to know what is usual, …

@@ -59,7 +59,9 @@ cdef class KeyRecord:
     cdef readonly double expires       # unix seconds, 0: never
     cdef readonly frozenset models     # None: all
     cdef readonly tuple model_patterns  # wildcard entries of `models`
+    cdef readonly tuple bounds         # (key, team or user, their names): whose models those are made of
     cdef readonly bint no_fallbacks    # metadata.disable_fallbacks
+    cdef readonly frozenset tags       # of str, which all its requests have; None: none
     cdef readonly dict aliases         # bytes -> bytes, None: none
     cdef readonly str user_id          # of the store, None: none
     cdef readonly str team_id          # same

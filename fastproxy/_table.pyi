@@ -17,7 +17,10 @@ class KeyRecord:
     routes: tuple[str, ...] | None
     limits: dict[str, Any] | None
     def __init__(self, record: dict[str, Any]) -> None: ...
+    bounds: tuple[tuple[str, tuple[str, ...]], ...]
+    tags: frozenset[str] | None
     def allows(self, name: bytes) -> bool: ...
+    def refusal(self, name: str) -> tuple[str, list[str] | tuple[str, ...]]: ...
 
 class Table:
     version: int

@@ -99,7 +99,9 @@ cdef class KeyRecord:
         self.models = None if everything else frozenset(
             m.encode() for m in names if "*" not in m)
         self.model_patterns = () if everything else tuple(m for m in names if "*" in m)
+        self.bounds = tuple((whose, tuple(names)) for whose, names in record.get("bounds") or ())
         self.no_fallbacks = bool((record.get("metadata") or {}).get("disable_fallbacks"))
+        self.tags = frozenset(record.get("tags") or ()) or None
         aliases = record.get("aliases") or {}
         self.aliases = {k.encode(): v.encode() for k, v in aliases.items()} or None
         self.user_id = record.get("user_id")
@@ -133,6 +135,13 @@ cdef class KeyRecord:
             return True
         text = name.decode("utf-8", "replace")
         return any(fnmatch.fnmatchcase(text, pattern) for pattern in self.model_patterns)
+
+    def refusal(self, str name):
+        """(key, team or user: whose models are without this group, these models); the key's where several are."""
+        for whose, names in self.bounds:
+            if not any(n == name or "*" in n and fnmatch.fnmatchcase(name, n) for n in names):
+                return whose, names
+        return "key", sorted(m.decode() for m in self.models or ()) + list(self.model_patterns)
 
 
 cdef class Deployment:
@@ -422,8 +431,9 @@ cdef class Table:
             self._add("GET", f"{root}{prefix}/realtime", Plan(PLAN_TUNNEL, EP_REALTIME, "/realtime"))
         for path in ("/health/liveliness", "/health/liveness"):
             self._add("GET", root + path, Plan(PLAN_FIXED, EP_COUNT, path, b'"I\'m alive!"'))
+        db = b"connected" if self.settings.get("store") else b"Not connected"
         self._add("GET", root + "/health/readiness", Plan(
-            PLAN_FIXED, EP_COUNT, "/health/readiness", b'{"status":"healthy","db":"Not connected"}'))
+            PLAN_FIXED, EP_COUNT, "/health/readiness", b'{"status":"healthy","db":"%s"}' % db))
         self._add("HEAD", root + "/", Plan(PLAN_FIXED, EP_COUNT, "/", b""))
         self.patterns = []
         self.admin_paths = frozenset(

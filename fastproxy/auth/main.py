@@ -47,6 +47,7 @@ class Process:
         self.told = asyncio.Event()
         self.function: Callable[..., Any] | None = None
         self.control: asyncio.StreamWriter | None = None
+        self.environment: set[str] = set()  # names of what control has told
         self.known: dict[str, dict[str, Any]] = {}  # by digest: what control knows
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -70,9 +71,10 @@ class Process:
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hear of the function from control; without it, go on with what is known."""
-        self.known.clear()
         self.control = writer
         feed.send(writer, "auth", os.getpid())
+        for record in self.known.values():  # another control process, which reads events of theirs
+            feed.send(writer, "custom", record)
         try:
             while (message := await feed.receive(reader)) is not None:
                 if message[0] == "auth" and message[1] is not None:
@@ -81,10 +83,10 @@ class Process:
             self.control = None
 
     def _load(self, told: dict[str, Any]) -> None:
-        os.environ.update(told["environment"])
         try:
+            self._set_environment(told["environment"])
             self.function = load(told["file"], told["module"], told["function"])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # whatever the operator's file does while it is imported
             log.exception("custom_auth: %s can't be loaded", told["module"])
             instead = "503 for every key that is not the configuration's"
@@ -94,6 +96,13 @@ class Process:
         else:
             log.info("custom_auth: %s.%s is loaded", told["module"], told["function"])
         self.told.set()
+
+    def _set_environment(self, wanted: dict[str, str]) -> None:
+        """As control has it now; what the file itself has set stays."""
+        for name in self.environment - wanted.keys():
+            os.environ.pop(name, None)
+        os.environ.update(wanted)
+        self.environment = set(wanted)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -115,13 +124,15 @@ class Process:
                 result = self.function(request, key)
                 if inspect.isawaitable(result):
                     result = await result
-            except Exception as error:  # how such a function says no
+            except (Exception, SystemExit) as error:  # how such a function says no
                 refusal = verdicts.refusal_of(error)
             else:
                 try:
                     record, ttl = verdicts.record_of(result, key), verdicts.ttl_of(result)
                 except (ValueError, TypeError, AttributeError) as error:
-                    log.error("custom_auth: what it returned can't be used: %s", error)
+                    refusal = verdicts.UNUSABLE
+                    if result is not None:  # which many mean as a no
+                        log.error("custom_auth: what it returned can't be used: %s", error)
         if record is not None:
             self._tell_control(record)
         feed.send(writer, "verdict", number, record, refusal, ttl)

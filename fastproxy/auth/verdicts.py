@@ -14,6 +14,8 @@ PARTS = {  # of a record's limits, and how UserAPIKeyAuth begins the names of th
     "user": "user_",
     "member": "team_member_",
 }
+# what LiteLLM answers where a result is no UserAPIKeyAuth
+UNUSABLE = (401, "auth_error", "Authentication Error, custom_auth did not return a valid key", None)
 LIMITS = ("rpm_limit", "tpm_limit", "max_parallel_requests")
 
 
@@ -46,7 +48,8 @@ def record_of(result: Any, presented: str) -> dict[str, Any]:
         "team_id": _text(fields.get("team_id")),
         "routes": [str(route) for route in fields.get("allowed_routes") or ()] or None,
         "limits": {part: found for part in PARTS if (found := _limits(fields, part))} or None,
-        "required": _required(fields) or None,
+        "required": _listed(fields, "enforced_params") or None,
+        "tags": _listed(fields, "tags") or None,
         "metadata": {"disable_fallbacks": True}
         if (fields.get("metadata") or {}).get("disable_fallbacks")
         else None,
@@ -100,11 +103,11 @@ def _models(fields: Mapping[str, Any]) -> list[str] | None:
     return own or teams or None
 
 
-def _required(fields: Mapping[str, Any]) -> list[str]:
-    """What requests have to bring: the key's and the team's."""
+def _listed(fields: Mapping[str, Any], what: str) -> list[str]:
+    """A list in the metadata of the key and of its team, in one."""
     found = []
     for name in ("metadata", "team_metadata"):
-        value = (fields.get(name) or {}).get("enforced_params") or ()
+        value = (fields.get(name) or {}).get(what) or ()
         found += [value] if isinstance(value, str) else list(map(str, value))
     return found
 

@@ -290,6 +290,7 @@ def _keys(config: Config) -> list[dict[str, Any]]:
                     *(entry.enforced_params or ()),
                     *listing((entry.metadata or {}).get("enforced_params")),
                 ],
+                "tags": [str(tag) for tag in listing((entry.metadata or {}).get("tags"))],
                 "limits": _limits(entry),
             }
         )

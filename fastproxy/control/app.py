@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from fastproxy import errors
+from fastproxy import errors, prices
 from fastproxy._table import ENDPOINTS
 from fastproxy._traffic import Traffic
 from fastproxy.config import Config
@@ -34,6 +34,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # beside those of the admin API, what `admin_only_routes` can keep for proxy admins
 LISTS = ("/models", "/v1/models", "/model/info", "/v1/model/info", "/explain", "/metrics")
 LINES = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}  # by status
+MODES = (  # by a part of a model's name, for deployments that don't say theirs
+    ("embed", "embedding"), ("rerank", "rerank"), ("moderation", "moderation"), ("realtime", "realtime"),
+    ("transcribe", "audio_transcription"), ("whisper", "audio_transcription"), ("tts", "audio_speech"),
+    ("dall-e", "image_generation"), ("image", "image_generation"),
+)  # fmt: skip
 MODELS_CREATED = 1677610602  # the constant that clients of the LiteLLM proxy see
 
 
@@ -178,7 +183,7 @@ def make_app(admin: Admin, gateway: Gateway) -> web.Application:
         visible = set(admin.visible_groups(admin.authenticate(request)))
         wanted = request.query.get("litellm_model_id")
         data = [
-            {"model_name": d["group"], "litellm_params": d["params"], "model_info": d["info"]}
+            {"model_name": d["group"], "litellm_params": d["params"], "model_info": _info(d)}
             for d in admin.snapshot["deployments"]
             if d["group"] in visible and wanted in (None, "", d["id"])
         ]
@@ -228,6 +233,23 @@ def _without_model(path: str) -> str:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": MODELS_CREATED, "owned_by": "openai"}
+
+
+def _info(deployment: dict[str, Any]) -> dict[str, Any]:
+    """What a client may want to know of a deployment: what its author says of it wins over what is known anyway."""
+    known = {
+        "db_model": False,
+        "key": deployment["model"],
+        "litellm_provider": deployment["provider"],
+        "mode": _mode(deployment["model"]),
+        **prices.shown(deployment.get("prices") or {}),
+    }
+    return {**known, **deployment["info"]}
+
+
+def _mode(model: str) -> str:
+    name = model.lower()
+    return next((mode for part, mode in MODES if part in name), "chat")
 
 
 def _event(snapshot: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

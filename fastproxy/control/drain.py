@@ -87,7 +87,7 @@ class Drain:
         return self.admin.rings.counters()["in_flight"] - self.asking
 
 
-def add_routes(app: web.Application, drain: Drain) -> None:
+def add_routes(app: web.Application, admin: Admin, drain: Drain) -> None:
     """`/health/drain`, and readiness while it goes on."""
 
     async def begin(request: web.Request) -> web.StreamResponse:
@@ -100,9 +100,8 @@ def add_routes(app: web.Application, drain: Drain) -> None:
         if drain.begun:
             return web.json_response({"status": "draining"}, status=503)
         # not 503: what a balancer would send elsewhere is served here as well as ever
-        return web.json_response(
-            {"status": "degraded" if drain.degraded else "healthy", "db": "Not connected"}
-        )
+        db = "connected" if admin.snapshot["settings"]["store"] else "Not connected"
+        return web.json_response({"status": "degraded" if drain.degraded else "healthy", "db": db})
 
     app.router.add_get("/health/drain", begin)
     app.router.add_post("/health/drain", begin)

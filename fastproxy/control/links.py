@@ -99,6 +99,11 @@ class Links:
         found = self.keys.get(digest)
         return self.custom.get(digest) if found is None else dict(orjson.loads(found))
 
+    def custom_owner(self, digest: str) -> tuple[str | None, str | None] | None:
+        """User and team of a key of custom_auth; None: it has not told of such a key."""
+        found = self.custom.get(digest)
+        return None if found is None else (found["user_id"], found["team_id"])
+
     def _send_keys(
         self, upserts: dict[str, bytes], deletes: list[str]
     ) -> tuple[int, list[asyncio.StreamWriter]]:
@@ -219,6 +224,8 @@ class Links:
     def tell_auth(self, news: dict[str, Any] | None) -> None:
         """Say to custom_auth's process which function it is, now and when it connects."""
         self.auth = news
+        if news is None:
+            self.custom.clear()  # the store's keys count again
         for writer in self.auths:
             feed.send(writer, "auth", news)
 

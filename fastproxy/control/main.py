@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,7 @@ class Control:
         self.pushing = asyncio.Lock()
         self.bridge_wanted = False
         self.auth_wanted = False
+        self.judged: config.Config | None = None  # whose custom_auth its process has been told
         self.rings = Rings(options.shared_path, options.serve.workers)
         self.traffic = Traffic(options.traffic_path, -1)
         self.served = Served(Path(f"{options.shared_path}{SERVED}"))
@@ -110,6 +111,7 @@ class Control:
         self.links = Links(
             options.serve.workers, self._all_ready, self._find_keys, self._give_counters
         )
+        self.spend.custom = self.links.custom_owner
         self.texts = Texts()
         self.links.hear = self.texts.hear
         self.admin = Admin(self.rings, self.traffic, self.links.record)
@@ -137,7 +139,7 @@ class Control:
         health.add_routes(self.app, self.admin, self.health)
         explain.add_routes(self.app, self.admin)
         self.drain = Drain(self.admin, options.serve.drain_seconds, self.reloader.publish_again)
-        drain.add_routes(self.app, self.drain)
+        drain.add_routes(self.app, self.admin, self.drain)
         metrics.add_routes(self.app, self.metrics, self)
         self._install(self._build(loaded, self.reloader.version), loaded)
 
@@ -165,8 +167,12 @@ class Control:
             bool(loaded.litellm.global_disable_no_log_param),
         )
         self._call_for_bridge(snapshot.pop("bridge"), snapshot)
-        self._call_for_auth(snapshot["custom_auth"])
+        if loaded is not self.judged:
+            # not with every snapshot: it reads the function's file anew
+            self.judged = loaded
+            self._call_for_auth(snapshot["custom_auth"], loaded.environ)
         snapshot["control_routes"] = self.drain.routes(self.admin.routes(self.app))
+        snapshot["settings"]["store"] = self.stored.opened is not None
         assign_slots(self.traffic, snapshot)
         try:
             self.options.kept.keep(orjson.dumps(loaded.document.texts))
@@ -217,10 +223,12 @@ class Control:
             self.bridge_wanted = wanted
             self._say(BRIDGE_WANTED if wanted else BRIDGE_UNWANTED)
 
-    def _call_for_auth(self, custom_auth: dict[str, Any] | None) -> None:
-        """See that custom_auth's process is there if it is needed, and knows its function."""
+    def _call_for_auth(
+        self, custom_auth: dict[str, Any] | None, environ: Mapping[str, str]
+    ) -> None:
+        """See that custom_auth's process is there if it is needed, and knows its function and the file's variables."""
         if custom_auth is not None:
-            custom_auth = {**custom_auth, "environment": dict(os.environ)}
+            custom_auth = {**custom_auth, "environment": dict(environ)}
         self.links.tell_auth(custom_auth)
         wanted = custom_auth is not None
         if wanted != self.auth_wanted:
@@ -386,6 +394,8 @@ class Control:
         if fresh:  # a copy may have been put there since the start
             await self.spend.use(store)
             await self._take_in()
+            if not self.admin.snapshot["settings"]["store"]:
+                await self.reloader.publish_again()  # readiness tells of it
         return store
 
     def public_routes(self) -> Collection[str]:

@@ -22,6 +22,8 @@ log = logging.getLogger("fastproxy.control")
 
 # the record of a deployment, by the snapshot's version and its index there
 Deployments = Callable[[int, int], dict[str, Any] | None]
+# user and team of a key of custom_auth, by its digest; None: it is none
+Custom = Callable[[str], tuple[str | None, str | None] | None]
 WARN_SECONDS = 10.0
 FORGET_SECONDS = 60.0
 ROWS_PER_SECOND = 15_000  # where more come, sums are written instead of rows
@@ -44,6 +46,7 @@ class Spend:
         self.rings = rings
         self.runtime = runtime
         self.deployments = deployments
+        self.custom: Custom = lambda digest: None
         self.store: Store | None = None
         self.soft = SoftBudgets()
         self.raw_rows = True
@@ -128,14 +131,16 @@ class Spend:
                 most = SUMMED if sums_only else ROWS
                 batches = list(_some(rings.waiting, min(most, self.trust)))
                 raw = self.raw_rows and not sums_only
-                crossed = await self.store.run(spend.book, rings.epoch, batches, served, raw)
+                crossed = await self.store.run(
+                    spend.book, rings.epoch, batches, served, raw, self.custom
+                )
                 self.soft.tell(crossed)
                 rings.release(batches)
                 self.behind = False
                 self.trust = min(SUMMED, 4 * self.trust)
             for ring, generation, found in rings.folds():
                 crossed = await self.store.run(
-                    spend.book_folds, rings.epoch, ring, generation, found, served
+                    spend.book_folds, rings.epoch, ring, generation, found, served, self.custom
                 )
                 self.soft.tell(crossed)
                 rings.clear(ring, generation)

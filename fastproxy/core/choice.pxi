@@ -360,11 +360,18 @@ cdef double metric(Exchange x, Deployment d):
     return 0.0
 
 
+cdef object tags_of(Exchange x):
+    """Those that the request brought and those of its key, as a frozenset; None: none."""
+    if x.key.tags is None or x.asked_tags is None:
+        return x.key.tags if x.asked_tags is None else x.asked_tags
+    return x.key.tags | x.asked_tags
+
+
 cdef int keep_tagged(Exchange x, Candidate* c, int n):
     """Those whose tags fit the request's; else those tagged `default`; without either, none or all."""
     cdef int i, kept = 0
     cdef Deployment d
-    asked = x.asked_tags
+    asked = tags_of(x)
     for i in range(n):
         d = <Deployment>x.group.deployments[c[i].index]
         if asked is not None and (d.tags & asked if x.table.router.tag_match_any else d.tags >= asked):
@@ -415,9 +422,9 @@ cdef void refuse_forbidden(Exchange x):
 
 cdef void refuse_model(Exchange x, bytes model):
     name = model.decode("utf-8", "replace")[:200]
-    allowed = sorted(m.decode() for m in x.key.models) + list(x.key.model_patterns)
-    refuse(x, 403, "key_model_access_denied",
-           f"key not allowed to access model. This key can only access models={allowed}. "
+    whose, allowed = x.key.refusal(model.decode("utf-8", "replace"))
+    refuse(x, 403, f"{whose}_model_access_denied",
+           f"{whose} not allowed to access model. This {whose} can only access models={list(allowed)}. "
            f"Tried to access {name}", "model")
 
 
@@ -443,7 +450,7 @@ cdef void refuse_unfit(Exchange x):
                f"gateway yet{advice}", "model", "provider_not_supported")
     elif x.unfit == U_TAGS:
         refuse(x, 401, "auth_error", "Not allowed to access model due to tags configuration. "
-               f"Passed model={x.model.decode('utf-8', 'replace')[:200]} and tags={sorted(x.asked_tags)}", None)
+               f"Passed model={x.model.decode('utf-8', 'replace')[:200]} and tags={sorted(tags_of(x))}", None)
     elif x.unfit == U_BUDGET:
         refuse_spent(x, tail)
     elif x.unfit == U_TOO_LONG:

@@ -201,8 +201,9 @@ cdef void describe_event(Exchange x, Event* e):
         peer = PyUnicode_AsUTF8AndSize(x.downstream.peer, &size)
         e.client_size = <unsigned char>min(46, size)
         memcpy(e.client, peer, e.client_size)
-    if x.asked_tags is not None:
-        tags = ",".join(sorted(x.asked_tags)).encode()
+    asked = tags_of(x)
+    if asked is not None:
+        tags = ",".join(sorted(asked)).encode()
         if len(tags) > 64:                    # whole ones, as many as fit
             tags = tags[:65].rpartition(b",")[0]
         e.tags_size = <unsigned char>len(tags)
@@ -368,7 +369,8 @@ cdef long long output_estimate(Exchange x):
         said = max(tap.events, tap.delta_bytes // 4)
     else:
         # Names and words that stand in each event. The first one of a chat is such a frame, if it has no text yet.
-        frame = FRAME_MESSAGES if x.plan.endpoint == EP_MESSAGES else min(tap.said_first, FRAME_CHAT)
+        frame = FRAME_MESSAGES if x.plan.endpoint == EP_MESSAGES else FRAME_GOOGLE if x.plan.google \
+            else min(tap.said_first, FRAME_CHAT)
         said = max(tap.events, (tap.said - frame * tap.events) // 4)
     return min(said, x.output_most) if x.output_most > 0 else said
 

@@ -74,6 +74,19 @@ def of(model: str, settings: Mapping[str, Any]) -> Prices | None:
     return _complete(found)
 
 
+def shown(found: Prices) -> dict[str, float]:
+    """Prices as fields of model_info, in dollars; of longer contexts those that differ."""
+    told = {fields[0]: found[name] / PICO for name, fields in FIELDS.items() if name in found}
+    for tier in found.get("tiers", ()):
+        end = f"_above_{tier['above'] // 1000}k_tokens"
+        told |= {
+            field + end: tier[name] / PICO
+            for name, field in KINDS.items()
+            if name in tier and tier[name] != found.get(name)
+        }
+    return told
+
+
 def look_up(model: str) -> Prices | None:
     """The table's prices of a model, also by a name with a date or behind a provider's or a region's prefix."""
     name = model.lower()

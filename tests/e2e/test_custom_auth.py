@@ -1,5 +1,6 @@
 """`general_settings.custom_auth`: a file as people have it for the LiteLLM proxy, asked about every request."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from admin import CHAT, call, chat
 from harness import MASTER, Gateway, mock_config, request, until
+from spending import control_pid
 
 FILE = """
 import asyncio
@@ -29,12 +31,18 @@ async def judge(request: Request, api_key: str) -> UserAPIKeyAuth:
     if api_key == "narrow":
         return UserAPIKeyAuth(api_key="sk-narrow", models=["claude"])
     if api_key == "remembered":
-        auth = UserAPIKeyAuth(api_key="sk-remembered")
+        auth = UserAPIKeyAuth(api_key="sk-remembered", user_id="rita", team_id="readers")
         auth.ttl = 60
         return auth
     if api_key == "old":
         return UserAPIKeyAuth(expires=datetime.now(timezone.utc) - timedelta(hours=1))
     if api_key == "text":
+        return api_key
+    if api_key == "nothing":
+        return None
+    if api_key == "leaves":
+        raise SystemExit("I am off")
+    if api_key == os.environ.get("SHARED_SECRET"):
         return api_key
     if api_key == "thirteen":
         return 13
@@ -62,7 +70,9 @@ def gateway(
 ) -> Gateway:
     folder = tmp_path_factory.mktemp("custom")
     (folder / "my_auth.py").write_text(FILE)
-    return serve(mock_config(mock_port, custom_auth="my_auth.judge"), folder=folder)
+    config = mock_config(mock_port, custom_auth="my_auth.judge")
+    config["environment_variables"] = {"SHARED_SECRET": "of-the-file"}
+    return serve(config, folder=folder)
 
 
 def error(gateway: Gateway, key: str) -> tuple[int, str]:
@@ -118,8 +128,32 @@ def test_other_routes_ask_it_too(gateway: Gateway):
     assert call(gateway, "POST", "/key/generate", {}, key="text")[0] in (401, 403)
 
 
-def test_what_can_not_be_used_and_a_dead_process_are_503(gateway: Gateway):
-    assert [chat(gateway, key) for key in ("thirteen", "a few", "for ever")] == [503] * 3
+def test_its_users_and_teams_stand_in_spend_also_after_a_death_of_control(gateway: Gateway):
+    def owners() -> list[tuple[str, str]]:
+        found = call(gateway, "GET", "/spend/logs?user_id=rita")[1]
+        return [(row["user"], row["team_id"]) for row in found]
+
+    assert owners() == []  # from now on there is a store
+    assert chat(gateway, "remembered") == 200
+    until(lambda: owners() == [("rita", "readers")], what="the row")
+    pid = control_pid(gateway)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: control_pid(gateway) not in (None, pid), what="another control process")
+    until(lambda: call(gateway, "GET", "/spend/logs")[0] == 200, what="its answer")
+    assert chat(gateway, "remembered") == 200  # which is not asked about again
+    until(lambda: owners() == [("rita", "readers")] * 2, what="the second row")
+    users = {r["user_id"] for r in call(gateway, "GET", "/spend/users")[1]}
+    assert "rita" in users
+
+
+def test_it_has_the_variables_of_the_file(gateway: Gateway):
+    assert chat(gateway, "of-the-file") == 200
+
+
+def test_what_can_not_be_used_is_401_and_a_dead_process_503(gateway: Gateway):
+    assert [chat(gateway, key) for key in ("thirteen", "a few", "for ever", "nothing")] == [401] * 4
+    assert chat(gateway, "leaves") == 401
     assert chat(gateway, "dies") == 503
     assert chat(gateway, MASTER) == 200
     until(lambda: chat(gateway, "text") == 200, what="another process")
@@ -147,6 +181,23 @@ def test_a_reload_takes_the_new_file(serve: Callable[..., Gateway], mock_port: i
     running.process.send_signal(signal.SIGHUP)
     until(lambda: "my_auth.py, line 1" in running.log, what="a refusal")
     assert chat(running, "x") == 200
+
+
+def test_a_file_that_exits_when_it_is_read_leaves_the_function_from_before(
+    mock_port: int, tmp_path: Path
+):
+    file = tmp_path / "my_auth.py"
+    file.write_text("def judge(request, api_key):\n    return api_key\n")
+    running = Gateway(tmp_path, mock_config(mock_port, custom_auth="my_auth.judge"))
+    try:
+        running.wait()
+        assert chat(running, "x") == 200
+        file.write_text("def judge(request, api_key): ...\nraise SystemExit('no licence')\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: "the function from before: SystemExit" in running.log, what="a fault")
+        assert chat(running, "x") == 200
+    finally:
+        assert running.stop() == 0
 
 
 AS_PEOPLE_HAVE_IT = """

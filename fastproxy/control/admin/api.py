@@ -95,7 +95,8 @@ class Api:
         if self.document is None:
             from fastproxy.control.admin import openapi
 
-            self.document = openapi.document(await self.loaded())
+            root = os.environ.get("SERVER_ROOT_PATH", "").strip("/")
+            self.document = openapi.document(await self.loaded(), f"/{root}" if root else "")
         return self.document
 
     def _docs_off(self) -> bool:

@@ -15,7 +15,7 @@ from fastproxy.control.admin.refused import Refused, bad, forbidden, missing
 from fastproxy.control.admin.roles import Caller, Role
 from fastproxy.control.admin.work import Work, refuse_unapplied
 from fastproxy.control.store import budgets, keys, teams, users
-from fastproxy.control.store.money import to_nano
+from fastproxy.control.store.money import to_dollars, to_nano
 from fastproxy.control.store.rows import Row
 
 TABLE = "keys"
@@ -93,7 +93,7 @@ def make(work: Work, asked: shapes.GenerateKey, for_service: bool = False) -> Ro
     _judge_holder(work, stored)
     work.touched.add(token)
     work.note("created", TABLE, token, None, stored)
-    return {**_answer(stored), "key": key, "key_type": asked.key_type or "default"}
+    return {**_answer(work, stored), "key": key, "key_type": asked.key_type or "default"}
 
 
 def update(work: Work, asked: shapes.UpdateKey) -> Any:
@@ -130,15 +130,16 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
             if parent is not None:
                 _within(work, change, _without_none(parent, team), enforced=True)
     own = caller.token == old["token"]
+    terms = callers.with_terms(work.connection, old)
     granted = _with_budget(work, change, old)
     if own or not (caller.role is Role.ADMIN or old["team_id"] in caller.admin_of):
         # limits on one's own key are somebody else's to raise
-        _within(work, granted, callers.with_terms(work.connection, old))
+        _within(work, granted, terms)
     if own:
         _judge_own_spend(work, change)
     elif caller.ceiling is not None:
         _within(work, granted, caller.ceiling)
-    values.set_reset(change, work.now)
+    values.set_reset(change, work.now, terms)
     if "budget_id" in change and not after["budget_duration"]:
         change["budget_reset_at"] = None  # the period is the budget's
     values.fold(change, old)
@@ -150,7 +151,7 @@ def update(work: Work, asked: shapes.UpdateKey) -> Any:
         _judge_holder(work, stored)
     work.touched.add(old["token"])
     work.note("updated", TABLE, old["token"], old, stored)
-    return {"key": asked.key or stored["token"], **_answer(stored)}
+    return {"key": asked.key or stored["token"], **_answer(work, stored)}
 
 
 def update_many(work: Work, asked: shapes.UpdateKeys) -> Any:
@@ -219,7 +220,7 @@ def regenerate(work: Work, asked: shapes.RegenerateKey) -> Any:
     _judge_holder(work, stored)
     work.touched |= {old["token"], token}
     work.note("rotated", TABLE, old["token"], old, stored)
-    return {**_answer(stored), "key": key}
+    return {**_answer(work, stored), "key": key}
 
 
 def reset_spend(work: Work, asked: shapes.ResetSpend) -> Any:
@@ -227,16 +228,19 @@ def reset_spend(work: Work, asked: shapes.ResetSpend) -> Any:
     old = _named(work, work.path["key"], None, "/key/reset_spend")
     if work.caller.role is not Role.ADMIN and old["team_id"] not in work.caller.admin_of:
         raise forbidden("Only proxy admins and team admins may reset a key's spend")
-    to = to_nano(asked.reset_to)
+    terms = callers.with_terms(work.connection, old)
+    spent = values.in_period(old, work.now, terms)["spend"]
+    change = {"spend": to_nano(asked.reset_to)}
     if old["token"] == work.caller.token:
-        _judge_own_spend(work, {"spend": to})
-    if to > old["spend"]:
+        _judge_own_spend(work, change)
+    if change["spend"] > spent:
         raise bad("reset_to is more than the key has spent", "reset_to")
-    stored = keys.update(work.connection, old["token"], {"spend": to}, work.by)
+    values.set_reset(change, work.now, terms)
+    stored = keys.update(work.connection, old["token"], change, work.by)
     work.touched.add(old["token"])
     work.respent.add(("api_key", old["token"]))
     work.note("updated", TABLE, old["token"], old, stored)
-    return {**_answer(stored), "previous_spend": values.shown({"spend": old["spend"]})["spend"]}
+    return {**_answer(work, stored), "previous_spend": to_dollars(spent)}
 
 
 def info(work: Work, asked: shapes.KeyInfo) -> Any:
@@ -249,7 +253,7 @@ def info(work: Work, asked: shapes.KeyInfo) -> Any:
                 f"You are not allowed to access this key's info. Your role={work.caller.role.value}"
             )
         raise missing("Key not found in database", "key")
-    answer = _answer(row)
+    answer = _answer(work, row)
     del answer["token"], answer["token_id"]
     return {"key": asked.key or token, "info": answer}
 
@@ -258,7 +262,7 @@ def info_of_many(work: Work, asked: shapes.DeleteKeys) -> Any:
     """Records of several keys; those that may not be seen are left out."""
     rows = [keys.get(work.connection, digest_of(key)) for key in asked.keys or []]
     rows += [keys.by_alias(work.connection, alias) for alias in asked.key_aliases or []]
-    seen = [_answer(r) for r in rows if r is not None and roles.may_see_key(work.caller, r)]
+    seen = [_answer(work, r) for r in rows if r is not None and roles.may_see_key(work.caller, r)]
     for answer in seen:
         del answer["token"], answer["token_id"]
     return {"key": asked.keys, "info": seen}
@@ -291,7 +295,7 @@ def listed(work: Work, asked: shapes.KeyList) -> Any:
         size=asked.size,
     )
     return {
-        "keys": [_answer(row) if asked.return_full_object else row["token"] for row in rows],
+        "keys": [_answer(work, row) if asked.return_full_object else row["token"] for row in rows],
         "total_count": total,
         "current_page": asked.page,
         "total_pages": math.ceil(total / asked.size),
@@ -329,9 +333,9 @@ def key_name(key: str) -> str:
     return f"sk-...{key[-4:]}"
 
 
-def shown(row: Row) -> Row:
+def shown(work: Work, row: Row) -> Row:
     """A key's record as other entities' answers show it."""
-    return _answer(row)
+    return _answer(work, row)
 
 
 def judge_fields(caller: Caller, wanted: dict[str, Any], old: Row, key: str | None = None) -> None:
@@ -508,11 +512,14 @@ def _set_blocked(work: Work, key: str, blocked: bool, route: str) -> Row:
     stored = keys.update(work.connection, old["token"], {"blocked": blocked}, work.by)
     work.touched.add(old["token"])
     work.note("blocked" if blocked else "updated", TABLE, old["token"], old, stored)
-    return _answer(stored)
+    return _answer(work, stored)
 
 
-def _answer(row: Row) -> Row:
+def _answer(work: Work, row: Row) -> Row:
+    row = values.in_period(row, work.now, callers.with_terms(work.connection, row))
     found = {**dict.fromkeys(ALWAYS), **values.shown(row)}
+    if row["budget_id"] and (budget := budgets.get(work.connection, row["budget_id"])) is not None:
+        found["litellm_budget_table"] = values.shown(budget)
     for name in shapes.IN_METADATA:
         found[name] = row["metadata"].get(name)
     found["token_id"] = row["token"]

@@ -12,14 +12,44 @@ import msgspec
 from fastproxy import __version__
 from fastproxy.control.admin.routes import ROUTES, Route
 
-# LLM routes are the workers'; they are named so that the document is of the whole gateway
+# What is no route of the admin API is named here, so that the document is of the whole gateway. LLM routes are the
+# workers'; all but Anthropic's also go without /v1.
 LLM = (
     ("/v1/chat/completions", "OpenAI chat completions"),
     ("/v1/completions", "OpenAI completions"),
     ("/v1/embeddings", "OpenAI embeddings"),
     ("/v1/responses", "OpenAI responses"),
     ("/v1/messages", "Anthropic messages"),
+    ("/v1/messages/count_tokens", "tokens of Anthropic messages"),
+    ("/v1/moderations", "OpenAI moderations"),
+    ("/v1/images/generations", "OpenAI images"),
+    ("/v1/images/edits", "changes of images (multipart)"),
+    ("/v1/audio/speech", "text to speech"),
+    ("/v1/audio/transcriptions", "speech to text (multipart)"),
+    ("/v1/audio/translations", "speech to English text (multipart)"),
+    ("/v1/rerank", "order of documents by relevance"),
 )
+OTHERS = (
+    ("GET", "/v1/models", "models", "models that the key may use"),
+    ("GET", "/v1/models/{model}", "models", "one of them"),
+    ("GET", "/v1/model/info", "models", "their deployments: `litellm_model_id`"),
+    ("GET", "/models", "models", "as /v1/models"),
+    ("GET", "/models/{model}", "models", "as /v1/models/{model}"),
+    ("GET", "/model/info", "models", "as /v1/model/info"),
+    ("GET", "/v1/realtime", "models", "OpenAI realtime (WebSocket)"),
+    ("GET", "/explain", "models", "what becomes of a request for `model`: `key` (master key)"),
+    ("GET", "/health", "operation", "asks every deployment: `model`"),
+    ("GET", "/health/liveliness", "operation", "whether the gateway lives; without a key, as /health/liveness"),
+    ("GET", "/health/liveness", "operation", "the same"),
+    ("GET", "/health/readiness", "operation", "whether it is ready; without a key"),
+    ("GET", "/health/backlog", "operation", "requests in flight and waiting"),
+    ("GET", "/health/drain", "operation", "takes leave of a balancer; 404 unless enabled"),
+    ("POST", "/health/drain", "operation", "the same"),
+    ("POST", "/config/reload", "operation", "reads the configuration anew (master key)"),
+    ("GET", "/metrics", "operation", "Prometheus' text or OpenMetrics"),
+    ("GET", "/fastproxy/counters", "operation", "the workers' counters (master key)"),
+    ("GET", "/fastproxy/events", "operation", "the newest requests: `limit` (master key)"),
+)  # fmt: skip
 ERROR: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -72,8 +102,8 @@ REFUSALS = {
 }
 
 
-def document(modules: dict[str, ModuleType]) -> dict[str, Any]:
-    """The OpenAPI document."""
+def document(modules: dict[str, ModuleType], root: str = "") -> dict[str, Any]:
+    """The OpenAPI document; root: the path that all routes lie under."""
     found = {route: modules["work"].handler_of(modules, route) for route in ROUTES}
     shapes = list(dict.fromkeys(shape for _, shape in found.values()))
     schemas, components = msgspec.json.schema_components(
@@ -83,6 +113,8 @@ def document(modules: dict[str, ModuleType]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for path, summary in LLM:
         paths.setdefault(path, {})["post"] = _llm(summary)
+    for method, path, tag, summary in OTHERS:
+        paths.setdefault(path, {})[method.lower()] = _other(path, tag, summary)
     for route, (handler, shape) in found.items():
         schema = components[by_shape[shape]["$ref"].rpartition("/")[2]]
         operation = _operation(route, str(handler.__doc__), shape, schema)
@@ -94,6 +126,7 @@ def document(modules: dict[str, ModuleType]) -> dict[str, Any]:
             "version": __version__,
             "description": "An LLM gateway: LiteLLM's paths for models, keys, users, teams and budgets.",
         },
+        **({"servers": [{"url": root}]} if root else {}),
         "paths": paths,
         "components": {
             "schemas": {**components, "Error": ERROR, "Invalid": INVALID},
@@ -111,6 +144,19 @@ def _llm(summary: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"default": {"description": "the provider's answer, or an error"}},
     }
+
+
+def _other(path: str, tag: str, summary: str) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "tags": [tag],
+        "summary": summary,
+        "responses": {"default": {"description": "the answer, or an error"}},
+    }
+    if "{model}" in path:
+        operation["parameters"] = [
+            {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    return operation
 
 
 def _operation(
@@ -167,7 +213,7 @@ td, th {{ text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #ddd; }} a {{ color: #8bf; }} }}
 </style></head><body>
 <h1>fastproxy {version}</h1>
-<p>An LLM gateway. OpenAI API at <code>/v1</code>, models at <code>/v1/models</code>. This page is
+<p>An LLM gateway. OpenAI API at <code>{root}/v1</code>, models at <code>{root}/v1/models</code>. This page is
 <a href="openapi.json"><code>openapi.json</code></a>, to read.</p>
 {sections}
 </body></html>
@@ -184,7 +230,8 @@ def page(described: dict[str, Any]) -> str:
     text = "".join(
         f"<h2>{html.escape(tag)}</h2>{''.join(lines)}" for tag, lines in sections.items()
     )
-    return PAGE.format(version=html.escape(__version__), sections=text)
+    root = described.get("servers", [{"url": ""}])[0]["url"]
+    return PAGE.format(version=html.escape(__version__), root=html.escape(root), sections=text)
 
 
 def _entry(described: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:

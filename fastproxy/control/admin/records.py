@@ -56,6 +56,7 @@ class Records:
             "name": key["key_name"],
             "alias": key["key_alias"],
             "models": models,
+            "bounds": self._bounds(key, user, team),
             "blocked": bool(
                 key["blocked"]
                 or (team or {}).get("blocked")
@@ -70,9 +71,10 @@ class Records:
             "user_email": (user or {}).get("user_email"),
             "routes": routes or None,
             "limits": self._limits(key, user, team, member) or None,
-            "required": _required(key, user, team),
+            "required": _listed("enforced_params", key, user, team),
             "admin": (user or {}).get("user_role") == Role.ADMIN or None,
             "metadata": {"disable_fallbacks": True} if metadata.get("disable_fallbacks") else None,
+            "tags": _listed("tags", key, team),
         }
         return _usable({name: value for name, value in record.items() if value is not None})
 
@@ -104,6 +106,22 @@ class Records:
             if member is not None:
                 found["member"] = _limits_of({**team["default_member"], **_set(member)})
         return {scope: limits for scope, limits in found.items() if limits}
+
+    def _bounds(
+        self, key: Row, user: Row | None, team: Row | None
+    ) -> list[tuple[str, list[str]]] | None:
+        """Whose models those of the record are made of, if not the key's alone: a refusal says whose are too few."""
+        lists = {"key": [] if roles.TEAM_MODELS in key["models"] else key["models"]}
+        if team is not None:
+            lists["team"] = team["models"]
+        if user is not None and not (team is not None and roles.NO_MODEL in user["models"]):
+            lists["user"] = user["models"]
+        found = [
+            (whose, roles.expanded(models, self.groups) or [])
+            for whose, models in lists.items()
+            if not roles.unrestricted(models)
+        ]
+        return found if any(whose != "key" for whose, _ in found) else None
 
     def _user(self, user_id: str | None) -> Row | None:
         if user_id is None:
@@ -142,9 +160,9 @@ def tokens_of(
     return {row["token"] for row in rows}
 
 
-def _required(*rows: Row | None) -> list[str] | None:
-    """What a request has to bring for the key, its user and its team."""
-    found = [n for r in rows if r is not None for n in roles.field_of(r, "enforced_params") or ()]
+def _listed(name: str, *rows: Row | None) -> list[str] | None:
+    """A list that the metadata of several may have, in one: what requests have to bring, their tags."""
+    found = [n for r in rows if r is not None for n in roles.field_of(r, name) or ()]
     return list(dict.fromkeys(map(str, found))) or None
 
 

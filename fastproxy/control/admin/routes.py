@@ -101,7 +101,7 @@ ROUTES: tuple[Route, ...] = (
         ("GET", "/global/spend/keys", "by_key", READERS),
         ("GET", "/global/spend/models", "by_model", READERS),
         ("GET", "/global/spend/teams", "by_team", READERS),
-        ("GET", "/global/spend/tags", "by_tag", READERS),
+        ("GET", "/global/spend/tags", "per_tag", READERS),
         ("GET", "/global/activity", "activity", READERS),
         ("GET", "/global/activity/model", "activity_by_model", READERS),
         ("GET", "/user/daily/activity", "activity_of_user", PEOPLE),

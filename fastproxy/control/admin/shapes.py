@@ -406,7 +406,17 @@ class UpdateModel(msgspec.Struct, kw_only=True):
 class AuditList(msgspec.Struct, kw_only=True):
     """Query of /audit."""
 
+    page: Number = 1
     page_size: Annotated[int, Meta(ge=1, le=1000)] = 100
+    changed_by: Text | None = None
+    changed_by_api_key: Text | None = None  # the key or its hash
+    action: Text | None = None
+    table_name: Text | None = None
+    object_id: Text | None = None
+    start_date: Text | None = None  # YYYY-MM-DD, also with HH:MM:SS, UTC; both days are included
+    end_date: Text | None = None
+    sort_by: Literal["updated_at", "changed_by", "action", "table_name", "object_id"] = "updated_at"
+    sort_order: Literal["asc", "desc"] = "desc"
 
 
 class SpendLogs(msgspec.Struct, kw_only=True):

@@ -12,26 +12,48 @@ from fastproxy.control.admin.keys import digest_of
 from fastproxy.control.admin.refused import bad, forbidden
 from fastproxy.control.admin.roles import READERS
 from fastproxy.control.admin.work import Work
-from fastproxy.control.store import keys, spend, texts, users
+from fastproxy.control.store import keys, spend, teams, texts, users
 from fastproxy.control.store.money import to_dollars
 from fastproxy.control.store.rows import Row
 from fastproxy.control.whose import MASTER_KEY, shown_key
 
 DAYS_SHOWN = 30
+CALL_TYPES = {  # LiteLLM's names of what our endpoints do
+    "chat": "acompletion",
+    "completions": "atext_completion",
+    "embeddings": "aembedding",
+    "responses": "aresponses",
+    "moderations": "amoderation",
+    "images_generations": "aimage_generation",
+    "images_edits": "aimage_edit",
+    "audio_speech": "aspeech",
+    "audio_transcriptions": "atranscription",
+    "audio_translations": "atranscription",
+    "rerank": "arerank",
+    "messages": "anthropic_messages",
+    "pass_through": "pass_through_endpoint",
+    "generate_content": "agenerate_content",
+    "stream_generate_content": "agenerate_content_stream",
+    "stream_generate_content_array": "agenerate_content_stream",
+    "realtime": "_arealtime",
+}
 SUMMED_MAX = 100_000  # sums of one answer; beyond them the cheapest are left out
 
 
 def logs(work: Work, asked: shapes.SpendLogs) -> Any:
     """Single requests, the newest first; between two days their sums instead, unless `summarize` is false."""
     where = _whose(work, asked.api_key, asked.user_id, asked.request_id)
-    since, until = _day(asked.start_date, "start_date"), _day(asked.end_date, "end_date")
+    since, until = (
+        values.day_of(asked.start_date, "start_date"),
+        values.day_of(asked.end_date, "end_date"),
+    )
     if since is not None and until is not None and asked.summarize and asked.request_id is None:
         return _by_day(work, where, since, until)
     rows = spend.logs(
         work.connection,
         where,
-        None if since is None else _ms(since),
-        None if until is None else _ms(until + timedelta(days=1)),
+        None if since is None else values.midnight(since),
+        None if until is None else values.midnight(until + timedelta(days=1)),
         asked.page_size,
     )
     return _rows(work, rows)
@@ -44,7 +66,10 @@ def logs_by_page(work: Work, asked: shapes.SpendLogsPage) -> Any:
         if getattr(asked, name):
             where[column] = getattr(asked, name)
     failed = None if asked.status_filter is None else asked.status_filter == "failure"
-    since, until = _moment(asked.start_date, "start_date"), _moment(asked.end_date, "end_date", 1)
+    since, until = (
+        values.moment_of(asked.start_date, "start_date"),
+        values.moment_of(asked.end_date, "end_date", 1),
+    )
     rows = spend.logs(
         work.connection, where, since, until, asked.page_size,
         (asked.page - 1) * asked.page_size, failed,
@@ -112,7 +137,11 @@ def _dollars(sums: dict[str, Any]) -> dict[str, Any]:
 
 def _rows(work: Work, rows: list[Row]) -> list[Row]:
     kept = texts.of(work.connection, [row["request_id"] for row in rows])
-    return [_row(work, row, kept.get(row["request_id"], {})) for row in rows]
+    tokens = {row["api_key"] for row in rows}
+    aliases = {token: (keys.get(work.connection, token) or {}).get("key_alias") for token in tokens}
+    return [
+        _row(work, row, kept.get(row["request_id"], {}), aliases[row["api_key"]]) for row in rows
+    ]
 
 
 def _shown(work: Work, digest: str) -> str:
@@ -130,7 +159,8 @@ def by_key(work: Work, asked: shapes.Top) -> Any:
     for row in rows:
         key = keys.get(work.connection, row["api_key"]) or {}
         names = {n: key.get(n) for n in ("key_name", "key_alias", "user_id", "team_id")}
-        found.append({"token": _shown(work, row["api_key"]), **names, **_sums(row)})
+        shown = _shown(work, row["api_key"])
+        found.append({"token": shown, "api_key": shown, **names, **_totals(row)})
     return found
 
 
@@ -146,32 +176,64 @@ def by_user(work: Work, asked: shapes.Top) -> Any:
 def by_model(work: Work, asked: shapes.Top) -> Any:
     """What each model has cost."""
     rows = spend.sums(work.connection, ("model_group", "model", "provider"), limit=asked.limit)
-    return [{n: row[n] for n in ("model_group", "model", "provider")} | _sums(row) for row in rows]
+    return [
+        {n: row[n] for n in ("model_group", "model", "provider")} | _totals(row) for row in rows
+    ]
 
 
-def by_team(work: Work, asked: shapes.Top) -> Any:
-    """What each team has spent."""
-    rows = spend.sums(work.connection, ("team_id",), limit=asked.limit)
-    return [{"team_id": row["team_id"] or None, **_sums(row)} for row in rows]
+def by_team(work: Work, asked: shapes.Days) -> Any:
+    """What each team has cost, by day and in all."""
+    since, until = _days_asked(asked)
+    rows = spend.sums(
+        work.connection, ("day", "team_id"), since.isoformat(), until.isoformat(), limit=SUMMED_MAX
+    )
+    known = {row["team_id"]: teams.get(work.connection, row["team_id"]) for row in rows}
+    names = {
+        team_id: (team or {}).get("team_alias") or team_id or "Unassigned"
+        for team_id, team in known.items()
+    }
+    totals = dict.fromkeys(names, 0)
+    days: dict[str, dict[str, int]] = {}
+    for row in rows:
+        totals[row["team_id"]] += row["spend"]
+        day = days.setdefault(row["day"], dict.fromkeys(names.values(), 0))
+        day[names[row["team_id"]]] += row["spend"]
+    return {
+        "daily_spend": [{"date": day, **_dollars(days[day])} for day in sorted(days)],
+        "teams": list(dict.fromkeys(names.values())),
+        "total_spend_per_team": [
+            {"team_id": names[team_id], "total_spend": to_dollars(totals[team_id])}
+            for team_id in sorted(totals, key=lambda one: -totals[one])
+        ],
+    }
 
 
 def by_tag(work: Work, asked: shapes.Days) -> Any:
     """What requests with each tag have cost."""
-    since, until = _day(asked.start_date, "start_date"), _day(asked.end_date, "end_date")
-    rows = spend.by_tag(
+    return [
+        {"individual_request_tag": row["tag"], "log_count": row["requests"], **_totals(row)}
+        for row in _tags(work, asked)
+    ]
+
+
+def per_tag(work: Work, asked: shapes.Days) -> Any:
+    """The same as LiteLLM's UI has it."""
+    return {
+        "spend_per_tag": [
+            {"name": row["tag"], "log_count": row["requests"], "spend": to_dollars(row["spend"])}
+            for row in _tags(work, asked)
+        ]
+    }
+
+
+def _tags(work: Work, asked: shapes.Days) -> list[Row]:
+    since = values.day_of(asked.start_date, "start_date")
+    until = values.day_of(asked.end_date, "end_date")
+    return spend.by_tag(
         work.connection,
         None if since is None else since.isoformat(),
         None if until is None else until.isoformat(),
     )
-    return [
-        {
-            "individual_request_tag": row["tag"],
-            "log_count": row["requests"],
-            "total_spend": to_dollars(row["spend"]),
-            **_sums(row),
-        }
-        for row in rows
-    ]
 
 
 def by_day(work: Work, asked: shapes.Days) -> Any:
@@ -327,12 +389,17 @@ def _sums(row: Row) -> Row:
     }
 
 
-def _row(work: Work, row: Row, text: Row) -> Row:
+def _totals(row: Row) -> Row:
+    return {"total_spend": to_dollars(row["spend"]), **_sums(row)}
+
+
+def _row(work: Work, row: Row, text: Row, alias: str | None) -> Row:
     begun, first = row["started"], row["first_byte"]
+    key = _shown(work, row["api_key"])
     return {
         "request_id": row["request_id"],
-        "call_type": row["call_type"],
-        "api_key": _shown(work, row["api_key"]),
+        "call_type": CALL_TYPES.get(row["call_type"], row["call_type"]),
+        "api_key": key,
         "user": row["user_id"] or "",
         "end_user": row["end_user"] or "",
         "team_id": row["team_id"],
@@ -357,6 +424,18 @@ def _row(work: Work, row: Row, text: Row) -> Row:
         "attempts": row["attempts"],
         "requester_ip_address": row["client"],
         "trace_id": row["trace_id"],
+        "session_id": row["trace_id"],
+        "metadata": {
+            "status": "success" if row["status"] < 400 else "failure",
+            "user_api_key": key,
+            "user_api_key_alias": alias,
+            "user_api_key_user_id": row["user_id"],
+            "user_api_key_team_id": row["team_id"],
+        },
+        # nothing is kept of where it went, and no answer comes from a cache
+        "api_base": "",
+        "cache_hit": "False",
+        "cache_key": "",
         "request_tags": row["tags"].split(",") if row["tags"] else [],
         # nothing, unless store_prompts_in_spend_logs
         "messages": text.get("messages") or {},
@@ -364,37 +443,8 @@ def _row(work: Work, row: Row, text: Row) -> Row:
     }
 
 
-def _day(text: str | None, field: str) -> date | None:
-    if not text:
-        return None
-    try:
-        day = date.fromisoformat(text[:10])
-    except ValueError:
-        raise bad(f"{field}: YYYY-MM-DD is expected", field) from None
-    if not 1970 < day.year < 9000:
-        raise bad(f"{field}: a day of our time is expected", field)
-    return day
-
-
-def _moment(text: str | None, field: str, days: int = 0) -> int | None:
-    """Milliseconds since 1970; of a day without a time so many days later, so that it is included."""
-    day = _day(text, field)
-    if text is None or day is None:
-        return None
-    if len(text) <= len("YYYY-MM-DD"):
-        return _ms(day + timedelta(days=days))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise bad(f"{field}: YYYY-MM-DD HH:MM:SS is expected", field) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
-
-
 def _days_asked(asked: shapes.Days | shapes.UserDays) -> tuple[date, date]:
-    until = _day(asked.end_date, "end_date") or datetime.now(UTC).date()
-    return _day(asked.start_date, "start_date") or until - timedelta(days=DAYS_SHOWN), until
-
-
-def _ms(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+    until = values.day_of(asked.end_date, "end_date") or datetime.now(UTC).date()
+    return values.day_of(asked.start_date, "start_date") or until - timedelta(
+        days=DAYS_SHOWN
+    ), until

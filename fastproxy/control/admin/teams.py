@@ -109,16 +109,10 @@ def unblock(work: Work, asked: shapes.OneTeam) -> Any:
 def info(work: Work, asked: shapes.OneTeam) -> Any:
     """A team with its members; its keys for those who may see them."""
     row = _seen(work, asked.team_id)
-    shown = [
-        k for k in keys.of_team(work.connection, asked.team_id) if roles.may_see_key(work.caller, k)
-    ]
     return {
         "team_id": asked.team_id,
         "team_info": team_shown(work, row),
-        "keys": [key_routes.shown(key) for key in shown],
-        "team_memberships": [
-            _membership(m) for m in teams.members_of(work.connection, asked.team_id)
-        ],
+        **_keys_and_members(work, row),
     }
 
 
@@ -127,7 +121,7 @@ def listed(work: Work, asked: shapes.TeamList) -> Any:
     only = _visible(work, asked.user_id)
     filters = _given(organization_id=asked.organization_id)
     rows, _ = teams.listed(work.connection, only, filters, 1, 10_000)
-    return [team_shown(work, row) for row in rows]
+    return [{**team_shown(work, row), **_keys_and_members(work, row)} for row in rows]
 
 
 def listed_by_page(work: Work, asked: shapes.TeamPage) -> Any:
@@ -174,7 +168,7 @@ def member_add(work: Work, asked: shapes.AddMembers) -> Any:
     return {
         **team_shown(work, team),
         "updated_users": [values.shown(user) for user in people if user is not None],
-        "updated_team_memberships": [_membership(m) for m in joined],
+        "updated_team_memberships": [_membership(work, team, m) for m in joined],
     }
 
 
@@ -348,7 +342,7 @@ def _tidy(work: Work, change: dict[str, Any], old: Row | None) -> dict[str, Any]
     ):
         if name in change and change[name] is None:
             change[name] = empty
-    values.set_reset(change, work.now)
+    values.set_reset(change, work.now, old)
     values.fold(change, old)
     return change
 
@@ -461,8 +455,19 @@ def _touch_keys(work: Work, team_id: str) -> None:
     work.touched |= {row["token"] for row in keys.of_team(work.connection, team_id)}
 
 
-def _membership(row: Row) -> Row:
-    shown = values.shown(row)
+def _keys_and_members(work: Work, team: Row) -> Row:
+    """Those keys that the caller may see, and how much each member has of the team."""
+    found = keys.of_team(work.connection, team["team_id"])
+    members = teams.members_of(work.connection, team["team_id"])
+    return {
+        "keys": [key_routes.shown(work, k) for k in found if roles.may_see_key(work.caller, k)],
+        "team_memberships": [_membership(work, team, member) for member in members],
+    }
+
+
+def _membership(work: Work, team: Row, row: Row) -> Row:
+    terms = {**team["default_member"], **{n: v for n, v in row.items() if v is not None}}
+    shown = values.shown(values.in_period(row, work.now, terms))
     budget = {
         name: shown[name] for name in ("max_budget", "budget_duration", "tpm_limit", "rpm_limit")
     }

@@ -37,8 +37,9 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
     stored = users.insert(work.connection, {**row, "user_id": user_id, "spend": 0}, work.by)
     _touch_keys(work, user_id)  # keys may name an id before there is a user of it
     work.note("created", TABLE, user_id, None, stored)
-    joined = [_join(work, stored, entry) for entry in asked.teams or []]
-    answer = {**_shown(stored), "teams": joined, "key": None}
+    for entry in asked.teams or []:
+        _join(work, stored, entry)
+    answer = {**_shown(work, stored), "key": None}
     if asked.auto_create_key:
         first = key_routes.make(
             work,
@@ -78,7 +79,7 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
     found = users.by_email(work.connection, email) if email else None
     if found is not None and found["user_id"] != old["user_id"]:
         raise conflict(f"User with email {email} already exists", "user_email")
-    values.set_reset(change, work.now)
+    values.set_reset(change, work.now, old)
     values.fold(change, old)
     if "models" in change:
         change["models"] = change["models"] or []
@@ -88,7 +89,7 @@ def update(work: Work, asked: shapes.UpdateUser) -> Any:
         of_user = keys.of_user(work.connection, old["user_id"])
         work.respent |= {("user", key["token"]) for key in of_user[:1]}
     work.note("updated", TABLE, old["user_id"], old, stored)
-    return {"user_id": old["user_id"], "data": _shown(stored)}
+    return {"user_id": old["user_id"], "data": _shown(work, stored)}
 
 
 def delete(work: Work, asked: shapes.DeleteUsers) -> Any:
@@ -124,8 +125,8 @@ def info(work: Work, asked: shapes.UserInfo) -> Any:
     ]
     return {
         "user_id": user_id,
-        "user_info": _shown(row),
-        "keys": [key_routes.shown(key) for key in keys.of_user(work.connection, user_id)],
+        "user_info": _shown(work, row),
+        "keys": [key_routes.shown(work, key) for key in keys.of_user(work.connection, user_id)],
         "teams": [team_shown(work, team) for team in found if team is not None],
     }
 
@@ -151,7 +152,7 @@ def listed(work: Work, asked: shapes.UserList) -> Any:
         asked.page_size,
     )
     counted = [
-        {**_shown(row), "key_count": len(keys.of_user(work.connection, row["user_id"]))}
+        {**_shown(work, row), "key_count": len(keys.of_user(work.connection, row["user_id"]))}
         for row in rows
     ]
     return {
@@ -175,7 +176,7 @@ def _judge_role(work: Work, role: str | None) -> None:
         raise forbidden(f"Your key has bounds of its own, a {role} has none", "user_role")
 
 
-def _join(work: Work, user: Row, entry: Any) -> Any:
+def _join(work: Work, user: Row, entry: Any) -> None:
     named = {"team_id": entry} if isinstance(entry, str) else entry
     team_id = named.get("team_id")
     team = teams.get(work.connection, team_id) if isinstance(team_id, str) else None
@@ -184,7 +185,6 @@ def _join(work: Work, user: Row, entry: Any) -> Any:
     role = "admin" if named.get("user_role") == "admin" else "user"
     budget = named.get("max_budget_in_team")
     put_member(work, team, user["user_id"], role, values.money({"max_budget": budget}))
-    return team["team_id"]
 
 
 def _named(work: Work, user_id: str) -> Row:
@@ -198,5 +198,6 @@ def _touch_keys(work: Work, user_id: str) -> None:
     work.touched |= {row["token"] for row in keys.of_user(work.connection, user_id)}
 
 
-def _shown(row: Row) -> Row:
-    return values.shown(row)
+def _shown(work: Work, row: Row) -> Row:
+    joined = [m["team_id"] for m in teams.memberships(work.connection, row["user_id"])]
+    return {**values.shown(row), "teams": joined}

@@ -1,7 +1,7 @@
 """Between JSON and rows: dollars and nano-dollars, durations and moments, and what LiteLLM keeps in metadata."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from fastproxy import durations
 from fastproxy.control.admin.refused import Refused, bad
 from fastproxy.control.admin.shapes import IN_METADATA, UNAPPLIED, KeyFields
 from fastproxy.control.store.money import to_dollars, to_nano
-from fastproxy.control.store.rows import Row
+from fastproxy.control.store.rows import Row, now_ms
 
 MONEY = ("max_budget", "soft_budget", "spend")
 TIMES = ("created_at", "updated_at", "expires", "budget_reset_at", "last_active", "at")
@@ -75,9 +75,24 @@ def judge_length(duration: str | None, param: str) -> None:
         raise bad(str(error), param) from None
 
 
-def set_reset(values: dict[str, Any], now: int) -> None:
-    """`budget_reset_at` wherever a duration is set. Raises Refused (400)."""
+def in_period(row: Row, now: int, terms: Row | None = None) -> Row:
+    """A row as it is now: a budget whose period is over has begun the next one, although nothing was charged in it yet.
+
+    terms: the row with the duration that it has of something else."""
+    terms = terms or row
+    duration, ends = terms.get("budget_duration"), terms.get("budget_reset_at")
+    if not duration or not ends or now < ends:
+        return row
+    begun = {"spend": 0} if "spend" in row else {}
+    return {**row, **begun, "budget_reset_at": durations.next_reset(duration, now)}
+
+
+def set_reset(values: dict[str, Any], now: int, old: Row | None = None) -> None:
+    """`budget_reset_at` wherever a duration is set, or what was spent, which is of the period of now. Raises Refused
+    (400)."""
     if "budget_duration" not in values:
+        if "spend" in values and old is not None:
+            values["budget_reset_at"] = in_period(old, now)["budget_reset_at"]
         return
     duration = values["budget_duration"]
     try:
@@ -118,11 +133,13 @@ def hoist(body: dict[str, Any], shape: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def shown(row: Row) -> Row:
-    """A row as JSON: money in dollars, times as ISO 8601."""
-    found = dict(row)
+    """A row as JSON, as it is now: money in dollars, times as ISO 8601."""
+    found = dict(in_period(row, now_ms()))
     for name in MONEY:
         if name in found:
             found[name] = to_dollars(found[name])
+    if found.get("model_spend"):
+        found["model_spend"] = {n: to_dollars(spent) for n, spent in found["model_spend"].items()}
     for name in TIMES:
         if found.get(name) is not None:
             found[name] = iso(found[name])
@@ -132,3 +149,37 @@ def shown(row: Row) -> Row:
 def iso(ms: int) -> str:
     """A moment as LiteLLM writes it."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def day_of(text: str | None, field: str) -> date | None:
+    """The day of a text that begins with YYYY-MM-DD. Raises Refused (400)."""
+    if not text:
+        return None
+    try:
+        day = date.fromisoformat(text[:10])
+    except ValueError:
+        raise bad(f"{field}: YYYY-MM-DD is expected", field) from None
+    if not 1970 < day.year < 9000:
+        raise bad(f"{field}: a day of our time is expected", field)
+    return day
+
+
+def moment_of(text: str | None, field: str, days: int = 0) -> int | None:
+    """Milliseconds since 1970; of a day without a time so many days later, so that it is included.
+    Raises Refused (400)."""
+    day = day_of(text, field)
+    if text is None or day is None:
+        return None
+    if len(text) <= len("YYYY-MM-DD"):
+        return midnight(day + timedelta(days=days))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise bad(f"{field}: YYYY-MM-DD HH:MM:SS is expected", field) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def midnight(day: date) -> int:
+    """When a day begins, in milliseconds since 1970."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)

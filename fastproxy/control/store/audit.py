@@ -2,11 +2,12 @@
 
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from fastproxy.control.store.rows import Row, add, fetch, now_ms
+from fastproxy.control.store.rows import Row, add, fetch, now_ms, page
 from fastproxy.control.store.schema import audit
 
 UNTOLD = ("sealed", "token", "updated_at", "updated_by", "created_at", "created_by")
@@ -59,7 +60,23 @@ def last_of(connection: Connection, table: str, object_id: str) -> Row | None:
     return next(fetch(connection, query.order_by(audit.c.at.desc()).limit(1)), None)
 
 
-def recent(connection: Connection, limit: int) -> list[Row]:
-    """The newest entries first."""
-    query = select(audit).order_by(audit.c.at.desc(), audit.c.id).limit(limit)
-    return list(fetch(connection, query))
+def listed(
+    connection: Connection,
+    where: Mapping[str, str],
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    sort_by: str = "at",
+    descending: bool = True,
+    number: int = 1,
+    size: int = 100,
+) -> tuple[list[Row], int]:
+    """One page of the entries between two moments, and how many there are on all pages."""
+    conditions = [audit.c[name] == value for name, value in where.items()]
+    if since is not None:
+        conditions.append(audit.c.at >= since)
+    if until is not None:
+        conditions.append(audit.c.at < until)
+    column = audit.c[sort_by]
+    order = (column.desc() if descending else column, audit.c.at.desc(), audit.c.id)
+    return page(connection, audit, conditions, order, number, size)

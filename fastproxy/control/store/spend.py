@@ -77,6 +77,12 @@ class Batch(Protocol):
 
 # model, its id and its provider, by what the client asked for, the snapshot's version and the deployment's index there
 Served = Callable[[str, int, int], tuple[str, str | None, str | None]]
+# user and team of a key of custom_auth, which no table has; None: it is none
+Custom = Callable[[str], tuple[str | None, str | None] | None]
+
+
+def _no_custom(token: str) -> None:
+    return None
 
 
 def book(
@@ -85,6 +91,7 @@ def book(
     batches: Iterable[Batch],
     served: Served,
     raw_rows: bool = True,
+    custom: Custom = _no_custom,
 ) -> list[Row]:
     """Write events: their rows (if wanted), their part of the sums, and how far their rings have been read. Returns
     the soft budgets that were crossed, as SoftBudgets.tell takes them."""
@@ -92,7 +99,7 @@ def book(
     new = [batch for batch in batches if known.get(batch.ring, 0) < batch.upto]
     events = b"".join(batch.events for batch in new)
     found, numbers = fold(events)
-    sums = _named(connection, found, served)
+    sums = _named(connection, found, served, custom)
     if raw_rows and sums:
         shared = [tuple(one[name] for name in SHARED) for one in sums]
         connection.exec_driver_sql(_insertion(connection), rows(events, numbers, shared, ENDPOINTS))
@@ -109,11 +116,12 @@ def book_folds(
     generation: int,
     found: "list[Sum]",
     served: Served,
+    custom: Custom = _no_custom,
 ) -> list[Row]:
     """Write the sums of a frozen generation of a ring's folds. Returns what `book` does."""
     if marks(connection, epoch).get(FOLDS + ring, 0) > generation:
         return []
-    crossed = _add(connection, _named(connection, found, served))
+    crossed = _add(connection, _named(connection, found, served, custom))
     _mark(connection, epoch, {FOLDS + ring: generation + 1})
     return crossed
 
@@ -133,9 +141,9 @@ def _mark(connection: Connection, epoch: str, positions: Mapping[int, int]) -> N
         connection.execute(mark, values)
 
 
-def _named(connection: Connection, found: "list[Sum]", served: Served) -> list[Row]:
+def _named(connection: Connection, found: "list[Sum]", served: Served, custom: Custom) -> list[Row]:
     # sums of events with their day, and whose and of what they are
-    owners = _owners(connection, {one[0].hex() for one in found})
+    owners = _owners(connection, {one[0].hex() for one in found}, custom)
     sums = []
     for key, group, snapshot, index, totals in found:
         asked, token = group.decode("utf-8", "replace"), key.hex()
@@ -175,7 +183,7 @@ def _day(ms: int) -> str:
 
 
 def _owners(
-    connection: Connection, tokens: set[str]
+    connection: Connection, tokens: set[str], custom: Custom
 ) -> dict[str, tuple[str | None, str | None, str]]:
     # user, team, and the key that pays: one that was made anew meanwhile
     found = {
@@ -185,6 +193,9 @@ def _owners(
     if gone := tokens - found.keys():
         for row in _by_id(connection, former_keys.c.token, gone):
             found[row["token"]] = (row["user_id"], row["team_id"], row["successor"] or row["token"])
+    for token in tokens:  # what custom_auth says of a key wins, as in its limits
+        if (owner := custom(token)) is not None:
+            found[token] = (*owner, token)
     return found
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from fastproxy import feed
+from fastproxy import feed, signals
 from fastproxy.auth import names, verdicts
 
 log = logging.getLogger("fastproxy.auth")
@@ -67,6 +67,7 @@ class Process:
             await self.stopping.wait()
             server.close()
         follower.cancel()
+        signals.ignore(loop, signal.SIGTERM, signal.SIGHUP)
         return 0
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

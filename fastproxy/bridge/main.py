@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from fastproxy import feed
+from fastproxy import feed, signals
 from fastproxy.bridge import sdk
 from fastproxy.bridge.app import Bridge, Deployments
 from fastproxy.providers import extra
@@ -52,9 +52,7 @@ class Process:
         )
         code = 0 if self.stopping.is_set() else await self._serve()
         follower.cancel()
-        # the supervisor may say it once more while the loop is closed
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.ignore(loop, signal.SIGTERM)
         return code
 
     async def _serve(self) -> int:

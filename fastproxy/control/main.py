@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import ClientSession, DummyCookieJar, web
 
-from fastproxy import __version__, config, durations, logs, prices
+from fastproxy import __version__, config, durations, logs, prices, signals
 from fastproxy._gates import gates_of
 from fastproxy._owners import Owners
 from fastproxy._traffic import Traffic
@@ -275,6 +275,7 @@ class Control:
         server.close()
         await runner.cleanup()
         await self.stored.close()
+        signals.ignore(loop, signal.SIGTERM, signal.SIGHUP)
         return 0
 
     # -- the store

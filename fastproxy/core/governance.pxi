@@ -535,7 +535,7 @@ cdef void learn_usage(Exchange x):
     cdef Usage* usage = &x.tap.usage
     if x.usual is None:
         x.usual = remember(x.gateway.usual, (x.key.digest, x.model), Usual)
-    (<Usual>x.usual).learn(usage.output_tokens)
+    (<Usual>x.usual).learn(usage.output_tokens // max(<long long>1, x.answers))
     if x.text_size > 0:
         if x.rate is None:
             x.rate = remember(x.gateway.rates, x.model, Rate)

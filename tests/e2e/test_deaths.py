@@ -29,9 +29,10 @@ def names(running: Gateway) -> dict[str, int]:
     found = {}
     for pid in children(running):
         links = []
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                links.append(os.readlink(fd))
+        with contextlib.suppress(FileNotFoundError):  # it may be about to go
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    links.append(os.readlink(fd))
         found["control" if any("memfd:" in link for link in links) else "worker"] = pid
     return found
 

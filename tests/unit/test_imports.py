@@ -167,7 +167,9 @@ def test_mock_and_meter_know_nothing_of_the_gateway(part: str):
     assert ours == set().union(*(within(ours, tool) for tool in tools))
 
 
-@pytest.mark.parametrize("part", ["arguments", "runtime", "keepsake", "logs", "feed", "errors"])
+@pytest.mark.parametrize(
+    "part", ["arguments", "runtime", "keepsake", "logs", "feed", "errors", "signals"]
+)
 def test_small_helpers_import_nothing_of_ours(part: str):
     # what takes the rings away saves what they hold
     allowed = {"fastproxy", "fastproxy.leftover"} if part == "runtime" else set()

@@ -79,7 +79,7 @@ cdef void settle(Exchange x):
 
 cdef void settle_event(Exchange x, long long cost, bint estimated):
     """What became of the request, in the ring."""
-    cdef long long now = monotonic_ns()
+    cdef long long now = monotonic_ns(), started_ns
     cdef Event* e = begin_event(x, now)
     if x.head_at:
         e.first_byte_us = <unsigned int>(((x.first_at if x.stream and x.first_at else x.head_at) - x.started) // 1000)
@@ -91,9 +91,10 @@ cdef void settle_event(Exchange x, long long cost, bint estimated):
     e.queued_us = x.queued_us
     e.elsewhere_us = <unsigned int>(x.elsewhere // 1000)
     e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
+    started_ns = e.started_ns
     publish(x)
     if x.question is not None:
-        tell_texts(x)
+        tell_texts(x, started_ns)
 
 
 cdef inline long long own_time(Exchange x) noexcept:

@@ -111,8 +111,8 @@ def _dollars(sums: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(work: Work, rows: list[Row]) -> list[Row]:
-    kept = texts.of(work.connection, [row["request_id"] for row in rows])
-    return [_row(work, row, kept.get(row["request_id"], {})) for row in rows]
+    kept = texts.of(work.connection, rows)
+    return [_row(work, row, text) for row, text in zip(rows, kept, strict=True)]
 
 
 def _shown(work: Work, digest: str) -> str:

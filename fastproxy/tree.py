@@ -234,7 +234,7 @@ class Generation:
         os.close(self.serving_write)
         self.kept.close()
         shared = Path(self.shared_path)
-        leftover.rescue(shared.parent)
+        leftover.hand_on(shared)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)
         sockets = (self.feed_path, self.control_path, self.bridge_path, self.auth_path)

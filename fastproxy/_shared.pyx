@@ -7,8 +7,8 @@ release order, and the consumer moves the tail only when it is done with a slot.
 
 From 7/8 of the ring on events are folded: added to sums by key, model, deployment and day. There are two halves of
 folds. The producer writes to the half of `generation`; the consumer moves that on, waits until `busy` is 0, and has the
-other half for itself until it has cleared it. Where no fold is free the rest of the ring is used; what finds that
-full too is dropped and counted. This module knows nothing of HTTP, tables or configuration.
+other half for itself until it has cleared it. Where no fold is free the rest of the ring is used for what has used or
+cost something; what finds that full too, and all else, is dropped and counted. This module knows nothing of HTTP, tables or configuration.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -216,7 +216,7 @@ cdef class Block:
             self.counters[C_EVENTS_FOLDED] += 1
             return True
         fp_store(self.busy, 0)
-        if head - fp_load(self.tail) >= self.capacity:
+        if head - fp_load(self.tail) >= self.capacity or is_idle(e):
             self.counters[C_EVENTS_DROPPED] += 1
             return True
         if self.landing != NULL:
@@ -388,6 +388,11 @@ cdef void add(Totals* total, Event* e) noexcept nogil:
 
 
 cdef unsigned long long hash_of(Event* e) noexcept nogil:
+cdef bint is_idle(Event* e) noexcept nogil:
+    # Nothing was used: a refusal, which may not take the last places from what somebody has paid for.
+    return e.cost <= 0 and e.input_tokens == 0 and e.output_tokens == 0 and e.status >= 400
+
+
     # The digest is random already.
     cdef unsigned long long value
     memcpy(&value, e.key_digest, 8)

@@ -329,6 +329,8 @@ cdef long long cost_of(Exchange x, bint estimated):
     cdef Usage* usage = &x.tap.usage
     cdef Usage assumed
     if not priced(x):
+    if x.status >= 400 and not estimated and not (x.tapping and usage.seen):
+        return 0                              # a refusal or an error: of whatever has no price, too
         return -1
     if not (x.tapping and usage.seen):
         if not estimated and not told(x):

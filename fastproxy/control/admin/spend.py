@@ -308,7 +308,8 @@ def calculate(work: Work, asked: shapes.Calculate) -> Any:
     counts.pop("total")
     known = {"input_tokens": counts.pop("input"), "output_tokens": counts.pop("output")}
     # Anthropic's own counts of what a cache had lie apart from its input
-    apart = "input_tokens" in usage and "cache_read_input_tokens" in usage
+    of_a_cache = {"cache_read_input_tokens", "cache_creation_input_tokens"}
+    apart = "input_tokens" in usage and not of_a_cache.isdisjoint(usage)
     cost = Prices(dict(record)).cost(**known, apart=apart, **counts)
     return {"cost": to_dollars(cost or 0)}
 

@@ -247,7 +247,7 @@ def no_room(error: OSError) -> StartError:
     """What to say where shared memory can't be had."""
     place = runtime.base()
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = f" (about 8 MB for each worker are needed; see `df {place}`)" if full else ""
+    advice = f" (14 MB and 13 MB for each worker are needed; see `df {place}`)" if full else ""
     return StartError(
         f"no shared memory in {place}: {error.strerror or error}{advice}", EXIT_WORKERS_FAIL
     )

@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from fastproxy._shared cimport (
-    E_ATTEMPT, E_CLIENT_GONE, E_COOLED, E_CUT, E_ESTIMATED, E_FALLBACK, E_STREAM, Event,
+    E_ATTEMPT, E_CLIENT_GONE, E_COOLED, E_CUT, E_ESTIMATED, E_FALLBACK, E_STREAM, Event, MODEL_MOST, TAGS_MOST,
 )
 
 cdef enum:
@@ -32,7 +32,7 @@ cdef struct Histogram:
 
 cdef struct Cell:
     unsigned char key[32]
-    char model[64]
+    char model[MODEL_MOST]
     unsigned int snapshot
     int deployment
     unsigned short status
@@ -46,7 +46,7 @@ cdef struct Cell:
     char client[46]
     char end_user[64]
     char agent[32]
-    char tags[64]
+    char tags[TAGS_MOST]
     unsigned int left_requests       # the newest, + 1; 0: none
     unsigned int left_tokens
     long long requests

@@ -34,6 +34,11 @@ cdef enum:
     FOLD_SHIFT = 48      # … of one that is being folded: FOLDING, which fold, and that fold's sequence before
     FOLD_MASK = 0x7FFF
 
+cdef enum:               # bytes of an event's texts
+    CALL_ID_MOST = 64
+    MODEL_MOST = 128
+    TAGS_MOST = 64
+
 cdef enum:               # Event.flags
     E_STREAM = 1
     E_CLIENT_GONE = 2
@@ -81,10 +86,10 @@ cdef struct Event:
     unsigned int left_requests       # what the provider says is left, + 1; 0: it does not say
     unsigned int left_tokens         # same
     unsigned char key_digest[32]
-    char call_id[36]
-    char model[64]
+    char call_id[CALL_ID_MOST]
+    char model[MODEL_MOST]           # what the client asked for
     char client[46]                  # the peer's address
-    char tags[64]                    # of the request, joined by commas
+    char tags[TAGS_MOST]                    # of the request, joined by commas
     char trace_id[32]                # of traceparent, hexadecimal
     # what copies an event may leave these out where their sizes are 0
     char end_user[64]                # whom the client serves and …
@@ -111,7 +116,7 @@ cdef struct Fold:
     unsigned int snapshot
     int deployment
     unsigned char key_digest[32]
-    char model[64]
+    char model[MODEL_MOST]
     unsigned char model_size
     unsigned char reserved[7]
     Totals totals[2]

@@ -4,6 +4,7 @@ from typing import Any
 MAGIC: int
 LAYOUT: int
 EVENT_BYTES: int
+MODEL_BYTES: int
 COUNTER_NAMES: tuple[str, ...]
 
 def create(path: str, workers: int, slots: int) -> mmap.mmap: ...

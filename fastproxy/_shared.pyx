@@ -7,8 +7,8 @@ release order, and the consumer moves the tail only when it is done with a slot.
 
 From 7/8 of the ring on events are folded: added to sums by key, model, deployment and day. There are two halves of
 folds. The producer writes to the half of `generation`; the consumer moves that on, waits until `busy` is 0, and has the
-other half for itself until it has cleared it. Where no fold is free the rest of the ring is used; what finds that
-full too is dropped and counted. This module knows nothing of HTTP, tables or configuration.
+other half for itself until it has cleared it. Where no fold is free the rest of the ring is used for what has used or
+cost something; what finds that full too, and all else, is dropped and counted. This module knows nothing of HTTP, tables or configuration.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -47,8 +47,9 @@ cdef enum:
 cdef unsigned long long FOLDING = 1ULL << 63
 cdef long long DAY_NS = 86400 * <long long>1000000000
 MAGIC = 0x46505348
-LAYOUT = 7
+LAYOUT = 8
 EVENT_BYTES = sizeof(Event)
+MODEL_BYTES = MODEL_MOST
 COUNTER_NAMES = (
     "requests", "in_flight", "connections", "status_2xx", "status_4xx", "status_5xx",
     "upstream_connects", "upstream_errors", "retries", "client_gone", "events_dropped",
@@ -216,7 +217,7 @@ cdef class Block:
             self.counters[C_EVENTS_FOLDED] += 1
             return True
         fp_store(self.busy, 0)
-        if head - fp_load(self.tail) >= self.capacity:
+        if head - fp_load(self.tail) >= self.capacity or is_idle(e):
             self.counters[C_EVENTS_DROPPED] += 1
             return True
         if self.landing != NULL:
@@ -236,7 +237,7 @@ cdef class Block:
                 memset(fold, 0, sizeof(Fold))
                 fold.day, fold.snapshot, fold.deployment = day, e.snapshot, e.deployment
                 memcpy(fold.key_digest, e.key_digest, 32)
-                memcpy(fold.model, e.model, 64)
+                memcpy(fold.model, e.model, e.model_size)
                 fold.model_size = e.model_size
                 self.used[half] += 1
                 return fold
@@ -260,9 +261,9 @@ cdef class Block:
         e.deployment = fields.get("deployment", -1)
         e.status = fields.get("status", 200)
         e.flags = fields.get("flags", 0)
-        e.model_size = min(64, len(model))
-        e.tags_size = min(64, len(tags))
-        e.call_id_size = min(36, len(call_id))
+        e.model_size = min(MODEL_MOST, len(model))
+        e.tags_size = min(TAGS_MOST, len(tags))
+        e.call_id_size = min(CALL_ID_MOST, len(call_id))
         memcpy(e.key_digest, <char*>key, min(32, len(key)))
         memcpy(e.model, <char*>model, e.model_size)
         memcpy(e.tags, <char*>tags, e.tags_size)
@@ -385,6 +386,11 @@ cdef void add(Totals* total, Event* e) noexcept nogil:
     total.unpriced += e.cost < 0 and e.status < 400
     total.estimated += (e.flags & E_ESTIMATED) != 0
     total.last_ms = max(total.last_ms, e.started_ns // 1000000)
+
+
+cdef bint is_idle(Event* e) noexcept nogil:
+    # Nothing was used: a refusal, which may not take the last places from what somebody has paid for.
+    return e.cost <= 0 and e.input_tokens == 0 and e.output_tokens == 0 and e.status >= 400
 
 
 cdef unsigned long long hash_of(Event* e) noexcept nogil:

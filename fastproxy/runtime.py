@@ -2,7 +2,7 @@
 
 Every process of the tree holds a shared lock on it. Who gets the lock alone knows that nobody else is
 left: the supervisor at its end, the processes that outlive a killed supervisor at theirs, or the next
-start, which looks at every directory that was left behind.
+start, which looks at every directory that was left behind. It stays where what was spent can't be saved.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ class RuntimeDirectory:
         fcntl.flock(self.lock, fcntl.LOCK_UN)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self.lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            leftover.rescue(self.path)
-            shutil.rmtree(self.path, ignore_errors=True)
+            if leftover.rescue(self.path):
+                shutil.rmtree(self.path, ignore_errors=True)
 
 
 def sweep(parent: Path) -> None:
@@ -65,8 +65,8 @@ def sweep(parent: Path) -> None:
             try:
                 if os.fstat(fd).st_uid == os.geteuid():
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    leftover.rescue(path)
-                    shutil.rmtree(path)
+                    if leftover.rescue(path):
+                        shutil.rmtree(path)
             finally:
                 os.close(fd)
 

@@ -234,7 +234,7 @@ class Generation:
         os.close(self.serving_write)
         self.kept.close()
         shared = Path(self.shared_path)
-        leftover.rescue(shared.parent)
+        leftover.hand_on(shared)
         beside = shared.parent.glob(f"{shared.name}.*")  # what control keeps there
         traffic = Path(self.traffic_path)
         sockets = (self.feed_path, self.control_path, self.bridge_path, self.auth_path)
@@ -247,7 +247,7 @@ def no_room(error: OSError) -> StartError:
     """What to say where shared memory can't be had."""
     place = runtime.base()
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = f" (about 8 MB for each worker are needed; see `df {place}`)" if full else ""
+    advice = f" (14 MB and 13 MB for each worker are needed; see `df {place}`)" if full else ""
     return StartError(
         f"no shared memory in {place}: {error.strerror or error}{advice}", EXIT_WORKERS_FAIL
     )

@@ -12,6 +12,7 @@ from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
 from fastproxy.config.registry import STRATEGIES
 from fastproxy.config.slop import kind, listing
+from fastproxy.providers.table import split_model
 
 # Classes of failure in the order of _routing.pxd; the last two are reached through others' keys.
 CLASSES = (
@@ -216,8 +217,11 @@ def _number(config: Config, values: dict[str, Any], name: str, default: float) -
 
 
 def _prices(config: Config, entry: Entry) -> prices.Prices | None:
+    model, provider = entry.params.model or "", entry.params.custom_llm_provider
+    if provider:
+        model = "/".join(split_model(model, provider))
     try:
-        return prices.of(entry.params.model or "", {**entry.info, **entry.raw})
+        return prices.of(model, {**entry.info, **entry.raw})
     except ValueError as error:
         place = config.document.place(("model_list", entry.index, "litellm_params"))
         raise ConfigError(f"{place}: {error}") from None

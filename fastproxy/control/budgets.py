@@ -6,6 +6,7 @@ from typing import Any
 
 from fastproxy import durations
 from fastproxy._gates import Gate, gates_of, group_gate
+from fastproxy._shared import MODEL_BYTES
 from fastproxy.control.counters import Counters
 from fastproxy.control.store.engine import Store
 
@@ -107,7 +108,8 @@ async def _begin_of_model(store: Store, gate: Gate, model: bytes, record: dict[s
     }
     if "api_key" in where:
         where["api_key"] = await store.read(keys.with_former, record["digest"])
-    await _begin(store, gate, {**where, "model_group": model.decode()}, ())
+    name = model[:MODEL_BYTES].decode("utf-8", "replace")  # as much as events have
+    await _begin(store, gate, {**where, "model_group": name}, ())
 
 
 async def _begin(store: Store, gate: Gate, where: dict[str, Any], without: tuple[str, ...]) -> None:

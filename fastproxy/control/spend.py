@@ -35,6 +35,7 @@ QUICK_SECONDS = 0.02  # between two looks at rings that fill; else LOOK_SECONDS
 LOOK_SECONDS = 0.1
 BOOK_SECONDS = 0.9  # between two transactions where little comes: each keeps a core busy for a millisecond or two
 RETRY_SECONDS = 0.5  # between two tries that the store refuses
+ADOPT_SECONDS = 2.0  # the same with what others have left, which is read anew each time
 FILLING = 0.125
 
 
@@ -59,6 +60,7 @@ class Spend:
         self.counted = 0  # events until the last look, and when that was
         self.counted_at = 0.0
         self.booked_at = 0.0
+        self.adopt_at = 0.0
         self.unreadable: set[Path] = set()
 
     async def use(self, store: Store) -> None:
@@ -74,12 +76,15 @@ class Spend:
         await self.adopt()
 
     async def adopt(self) -> None:
-        """Write what the rings of a tree that is gone have left. Raises Unavailable."""
-        if self.store is None:
+        """Write what the rings of processes that are gone have left. Raises Unavailable."""
+        if self.store is None or time.monotonic() < self.adopt_at:
             return
         from fastproxy.control.store import spend
 
-        for path in leftover.found(self.store.directory.path):
+        for path in (
+            *leftover.found(self.store.directory.path / leftover.RINGS),
+            *leftover.found(self.runtime, f"{leftover.LEFT}*"),
+        ):
             try:
                 rings = Rings(str(path), alone=True)
             except (OSError, ValueError) as error:
@@ -95,6 +100,8 @@ class Spend:
                 log.warning("%d events of an earlier run are written", rings.total)
                 path.unlink(missing_ok=True)
                 of_then.unlink(missing_ok=True)
+            else:
+                self.adopt_at = time.monotonic() + ADOPT_SECONDS
 
     @property
     def pause(self) -> float:

@@ -23,8 +23,8 @@ LONGEST = 2048  # characters of one string, as LiteLLM's MAX_STRING_LENGTH_PROMP
 class Text(NamedTuple):
     """One request's."""
 
+    api_key: str
     request_id: str
-    endpoint: str
     started: int  # milliseconds since 1970
     question: str
     answer: str

@@ -104,7 +104,7 @@ cdef bint admit(Downstream d, Exchange x, Head* head, const char* p):
             if not own_header(x, (p + f.name + 10)[:f.name_size - 10].lower(), (p + f.value)[:f.value_size]):
                 return False
         elif f.name_id == H_X_LITELLM_CALL_ID:
-            if 0 < f.value_size <= 128:
+            if 0 < f.value_size <= CALL_ID_MOST:      # else it gets one of ours: what is answered is what its row has
                 x.call_id = (p + f.value)[:f.value_size]
         elif f.name_id == H_CONTENT_ENCODING:
             if x.content_coding is not None:

@@ -79,7 +79,7 @@ cdef void settle(Exchange x):
 
 cdef void settle_event(Exchange x, long long cost, bint estimated):
     """What became of the request, in the ring."""
-    cdef long long now = monotonic_ns()
+    cdef long long now = monotonic_ns(), started_ns
     cdef Event* e = begin_event(x, now)
     if x.head_at:
         e.first_byte_us = <unsigned int>(((x.first_at if x.stream and x.first_at else x.head_at) - x.started) // 1000)
@@ -91,9 +91,10 @@ cdef void settle_event(Exchange x, long long cost, bint estimated):
     e.queued_us = x.queued_us
     e.elsewhere_us = <unsigned int>(x.elsewhere // 1000)
     e.left_requests, e.left_tokens = x.left_requests, x.left_tokens
+    started_ns = e.started_ns
     publish(x)
     if x.question is not None:
-        tell_texts(x)
+        tell_texts(x, started_ns)
 
 
 cdef inline long long own_time(Exchange x) noexcept:
@@ -190,11 +191,10 @@ cdef void describe_event(Exchange x, Event* e):
     memcpy(e.key_digest, PyBytes_AS_STRING(x.key.digest), 32)
     if x.call_id is None:                     # no head has gone to the client yet
         x.call_id = new_call_id(x)
-    size = min(36, PyBytes_GET_SIZE(x.call_id))
-    memcpy(e.call_id, PyBytes_AS_STRING(x.call_id), size)
-    e.call_id_size = <unsigned char>size
+    e.call_id_size = <unsigned char>min(CALL_ID_MOST, PyBytes_GET_SIZE(x.call_id))
+    memcpy(e.call_id, PyBytes_AS_STRING(x.call_id), e.call_id_size)
     if x.model is not None:
-        size = min(64, PyBytes_GET_SIZE(x.model))
+        size = min(MODEL_MOST, PyBytes_GET_SIZE(x.model))
         memcpy(e.model, PyBytes_AS_STRING(x.model), size)
         e.model_size = <unsigned char>size
     if x.downstream is not None and x.downstream.peer is not None:
@@ -203,9 +203,11 @@ cdef void describe_event(Exchange x, Event* e):
         memcpy(e.client, peer, e.client_size)
     asked = tags_of(x)
     if asked is not None:
-        tags = ",".join(sorted(asked)).encode()
-        if len(tags) > 64:                    # whole ones, as many as fit
-            tags = tags[:65].rpartition(b",")[0]
+        tags = b""
+        for tag in sorted(asked):             # whole ones, as many as fit
+            more = tags + b"," + tag.encode() if tags else tag.encode()
+            if len(more) <= TAGS_MOST:
+                tags = more
         e.tags_size = <unsigned char>len(tags)
         memcpy(e.tags, PyBytes_AS_STRING(tags), e.tags_size)
     if x.traced:
@@ -328,6 +330,8 @@ cdef long long cost_of(Exchange x, bint estimated):
     """Nano-dollars of the last try; -1: its deployment has no price."""
     cdef Usage* usage = &x.tap.usage
     cdef Usage assumed
+    if x.status >= 400 and not estimated and not (x.tapping and usage.seen):
+        return 0                              # a refusal or an error: of whatever has no price, too
     if not priced(x):
         return -1
     if not (x.tapping and usage.seen):

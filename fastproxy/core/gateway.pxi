@@ -112,7 +112,7 @@ cdef class Gateway:
                     ask(digest)
 
     def tell_by(self, tell):
-        """`tell(call id, endpoint, milliseconds since 1970, question, answer)` has prompts kept, False: there is no room."""
+        """`tell(digest of the key, call id, milliseconds since 1970, question, answer)` has prompts kept, False: there is no room."""
         self.tell = tell
 
     def judge_by(self, ask):

@@ -19,8 +19,9 @@ cdef void keep_answer(Exchange x, const char* p, Py_ssize_t size) noexcept:
         buf_add(&x.said, p, min(size, TEXT_MOST - x.said.size))
 
 
-cdef void tell_texts(Exchange x):
-    """Off the request's way from here on; without room on the link to control they are dropped and counted."""
+cdef void tell_texts(Exchange x, long long started_ns):
+    """Off the request's way from here on, with what its row is known by; without room on the link to control they are
+    dropped and counted."""
     cdef object tell = x.gateway.tell
     cdef bytes question = x.question
     cdef bytes answer = x.said.data[:x.said.size] if x.said.size else b""
@@ -30,6 +31,6 @@ cdef void tell_texts(Exchange x):
         question = errors.redact_bytes(question, x.deployment.secrets)
         answer = errors.redact_bytes(answer, x.deployment.secrets)
     if tell is None or not tell(
-            x.call_id.decode(), ENDPOINTS[x.plan.endpoint], (x.started + x.gateway.wall_offset) // 1000000,
+            x.key.digest.hex(), x.call_id.decode("latin-1"), started_ns // 1000000,
             question.decode("utf-8", "replace"), answer.decode("utf-8", "replace")):
         x.gateway.block.counters[C_TEXTS_DROPPED] += 1

@@ -39,6 +39,13 @@ TIER = re.compile(r"(.+)_above_([1-9][0-9]{0,4})k_tokens")
 TIERS_MAX = 3  # beside the prices of short contexts; as many as _cost.pyx has
 PICO = 10**12
 DATED = re.compile(r"(-20[0-9]{2}-?[01][0-9]-?[0-3][0-9]|-latest|-v[0-9]+:[0-9]+)$")
+# run by the operator: what somebody else asks for a model of that name says nothing
+SELF_HOSTED = frozenset(
+    [
+        "docker_model_runner", "hosted_vllm", "infinity", "lemonade", "llamafile", "lm_studio", "ollama",
+        "ollama_chat", "oobabooga", "triton", "vllm", "xinference",
+    ]
+)  # fmt: skip
 LARGEST = 10**6 * PICO  # a million dollars: what is more is a mistake
 
 
@@ -90,6 +97,8 @@ def shown(found: Prices) -> dict[str, float]:
 def look_up(model: str) -> Prices | None:
     """The table's prices of a model, also by a name with a date or behind a provider's or a region's prefix."""
     name = model.lower()
+    if name.partition("/")[0] in SELF_HOSTED:
+        return None
     short = name.rsplit("/", 1)[-1]
     undated = DATED.sub("", short)
     # some providers ask another price for the same model: those stand there with the provider's name

@@ -4,14 +4,26 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from admin import call, make
 from harness import Gateway, request, until
-from spending import CHAT, control_pid, cost, get, locked, priced_config, rows
+from spending import (
+    CHAT,
+    children,
+    control_pid,
+    cost,
+    get,
+    locked,
+    priced_config,
+    rows,
+    worker_pids,
+)
+
+from fastproxy import runtime
 
 REQUEST_BURST = 100
 
@@ -58,6 +70,16 @@ def disk_full(gateway: Gateway) -> Iterator[None]:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
+def kill_all(running: Gateway) -> None:
+    pids = [running.process.pid, *children(running)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    running.process.wait(10)
+    # who is not dead yet holds what they shared
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="their end")
+
+
 @pytest.mark.parametrize("trouble", [locked, disk_full])
 def test_what_is_spent_waits_for_the_store(start, mock_port: int, trouble: Any):
     running = start(priced_config(mock_port)).wait()
@@ -100,13 +122,51 @@ def test_sums_in_shared_memory_outlive_the_whole_tree(start, serve, mock_port: i
     key = make(running, "/key/generate", {})["key"]
     with locked(running):
         paid = send(running, key, count)
-        pids = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
-        for pid in [running.process.pid, *map(int, pids.read_text().split())]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        running.process.wait(10)
+        kill_all(running)
     again = serve(running.path.read_text(), folder=running.path.parent)
     until(lambda: booked(again, key, count, paid), what="what an earlier run left")
+
+
+def stop(running: Gateway) -> None:
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("end", [stop, kill_all])
+def test_what_finds_no_room_on_the_disk_waits_in_memory_for_a_later_start(
+    start, serve, mock_port: int, end: Callable[[Gateway], None]
+):
+    running = start(priced_config(mock_port)).wait()
+    key = make(running, "/key/generate", {})["key"]
+    (directory,) = runtime.base().glob(f"{runtime.PREFIX}{running.process.pid}-*")
+    rings = running.path.parent / "fastproxy-data" / "rings"
+    rings.write_text("")  # where copies were to lie: as on a full disk none can be made
+    with locked(running):
+        paid = send(running, key, 30)
+        end(running)
+    config = running.path.read_text()
+    assert end is kill_all or f"stays in {directory}" in running.log
+    assert Gateway(running.path.parent, config).wait().stop() == 0  # can't copy it either
+    assert (directory / "shared").exists()
+    rings.unlink()
+    again = serve(config, folder=running.path.parent)
+    until(lambda: booked(again, key, 30, paid), what="what an earlier run left")
+    assert not directory.exists()
+    until(lambda: not list(rings.iterdir()), what="the end of the copy")
+
+
+def test_what_a_generation_has_left_is_written_by_the_next(start, mock_port: int):
+    running = start(priced_config(mock_port)).wait()
+    key = make(running, "/key/generate", {})["key"]
+    old = children(running)
+    (control,) = {*old} - {*worker_pids(running)}
+    resource.prlimit(
+        control, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY)
+    )  # its disk is full
+    paid = send(running, key, 30)
+    running.process.send_signal(signal.SIGUSR2)
+    until(lambda: " serves, the processes of " in running.log, 20, "the new workers")
+    until(lambda: not {*old} & {*children(running)}, 20, "the end of the old ones")
+    until(lambda: booked(running, key, 30, paid), what="what the old ones left")
 
 
 def test_old_rows_are_deleted_and_sums_stay(start, serve, mock_port: int):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -437,6 +438,28 @@ def test_budgets_of_the_file_hold_and_outlive_the_process_tree(
     assert status == 200
 
 
+def test_a_budget_of_a_model_with_a_long_name_outlives_the_process_tree(
+    start: Callable[..., Gateway], mock_port: int, tmp_path: Path
+):
+    config = priced_config(mock_port)
+    priced = config["model_list"][-1]
+    one, other = (
+        "fireworks_ai/accounts/fireworks/models/llama-v3p2-90b-vision-instruct" + end
+        for end in ("", "-2")
+    )
+    config["model_list"] += [{**priced, "model_name": name} for name in (one, other)]
+    flags = ("--data-dir", str(tmp_path / "data"))
+    gateway = start(config, *flags).wait()
+    budget = {"budget_limit": 0.001, "time_period": "30d"}
+    budgets = {one: budget, other: budget}
+    key = make(gateway, "/key/generate", {"model_max_budget": budgets})["key"]
+    assert [ask(gateway, key, model=one).status for _ in range(2)] == [200, 422]
+    assert gateway.stop() == 0
+    gateway = start(config, *flags).wait()
+    assert ask(gateway, key, model=one).status == 422
+    assert ask(gateway, key, model=other).status == 200
+
+
 def test_a_try_that_timed_out_is_a_row_of_its_own(
     start: Callable[..., Gateway], mock_port: int, tmp_path: Path
 ):
@@ -476,6 +499,40 @@ def test_tags_of_a_request_are_summed(spending: Gateway):
 
     until(lambda: {"blue team", "nightly"} <= sums().keys())
     assert sums()["nightly"] == pytest.approx(cost(answer))
+
+
+def test_tags_that_do_not_fit_leave_room_for_others(spending: Gateway):
+    key = make(spending, "/key/generate", {})["key"]
+    answer = ask(spending, key, metadata={"tags": ["a" * 50, "b" * 40, "short", "z" * 200]})
+    call_id = answer.header("x-litellm-call-id")
+    (row,) = until(lambda: rows(spending, f"request_id={call_id}"), what="the row")
+    assert row["request_tags"] == ["a" * 50, "short"]
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_a_row_has_the_call_id_of_the_answer(spending: Gateway, size: int):
+    wanted = uuid.uuid4().hex.ljust(size, "x")
+    with spending.client() as client:
+        lines = f"x-litellm-call-id: {wanted}\r\n"
+        client.send(request("/v1/chat/completions", CHAT, MASTER, lines))
+        found = client.answer().header("x-litellm-call-id")
+    assert (found == wanted) == (size == 64)
+    (row,) = until(lambda: rows(spending, f"request_id={found}"), what="the row")
+    assert row["request_id"] == found
+
+
+def test_what_is_refused_costs_nothing_with_a_price_or_without(spending: Gateway):
+    key = make(spending, "/key/generate", {"models": ["priced"]})["key"]
+    with spending.client() as client:
+        client.send(request("/v1/chat/completions", {**CHAT, "model": "mock/x"}, key))
+        answer = client.answer()
+    assert answer.status in (401, 403)
+    refused = ask(spending, MASTER, model="mock/mock-e400")
+    assert refused.status == 400
+    for one in (answer, refused):
+        call_id = one.header("x-litellm-call-id")
+        found = until(lambda c=call_id: rows(spending, f"request_id={c}"), what="the row")
+        assert {row["spend"] for row in found} == {0}
 
 
 def test_logs_between_two_days_are_summed_unless_asked_otherwise(spending: Gateway):
@@ -543,6 +600,7 @@ def test_sums_in_the_other_shapes(spending: Gateway):
         ({"prompt_tokens": 1000, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 400}}, 0.00012),
         ({"input_tokens": 10, "output_tokens": 0, "cache_read_input_tokens": 1000}, 0.0000765),
         ({"prompt_tokens": 10, "completion_tokens": 100}, 0.0000615),
+        ({"input_tokens": 10, "output_tokens": 0, "cache_creation_input_tokens": 1000}, 0.0001515),
     ],
 )  # fmt: skip
 def test_calculate_knows_the_kinds_of_tokens(

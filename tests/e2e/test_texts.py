@@ -11,6 +11,7 @@ from admin import call, make
 from harness import MASTER, UPSTREAM_KEY, Gateway, request, until
 from spending import CHAT, ask, priced_config, rows
 
+CHAT_PATH = "/v1/chat/completions"
 Start = Callable[..., Gateway]
 
 
@@ -86,6 +87,35 @@ def test_others_do_not_see_them(keeping: Gateway):
     other = make(keeping, "/user/new", {"user_id": "stranger", "auto_create_key": True})["key"]
     path = f"/spend/logs?request_id={answer.header('x-litellm-call-id')}"
     assert call(keeping, "GET", path, key=other) == (200, [])
+
+
+def test_a_call_id_that_another_has_chosen_too_shows_nothing_of_it(keeping: Gateway):
+    keys = {}
+    for user in ("patient", "nosy"):
+        make(keeping, "/user/new", {"user_id": user, "auto_create_key": False})
+        keys[user] = make(keeping, "/key/generate", {"user_id": user})["key"]
+
+    def say(user: str, said: str) -> list[dict[str, str]]:
+        messages = [{"role": "user", "content": said}]
+        sent = request(
+            CHAT_PATH, {**CHAT, "messages": messages}, keys[user], "x-litellm-call-id: job-17\r\n"
+        )
+        with keeping.client() as client:
+            client.send(sent)
+            assert client.answer().status == 200
+        return messages
+
+    def seen(user: str) -> list[Any]:
+        status, found = call(keeping, "GET", "/spend/logs?request_id=job-17", key=keys[user])
+        assert status == 200
+        return [row["messages"] for row in found]
+
+    secret = say("patient", "my diagnosis")
+    until(lambda: seen("patient") == [secret], what="what was asked first")
+    harmless = say("nosy", "whatever")
+    until(lambda: seen("nosy") == [harmless], what="what was asked by the other")
+    again = say("patient", "my other diagnosis")
+    until(lambda: seen("patient") == [again, secret], what="each request's own")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, text
 from fastproxy import _shared
 from fastproxy._shared import Block
 from fastproxy.control.rings import Batch
-from fastproxy.control.store import keys, migrate, schema, spend, teams
+from fastproxy.control.store import keys, migrate, schema, spend, teams, texts
 from fastproxy.control.store.engine import make_engine
 from fastproxy.control.store.migrations import STEPS
 
@@ -235,6 +235,37 @@ def test_tables_of_an_older_version_keep_their_sums(tmp_path: Path):
             "model": "m", "model_id": "", "provider": "p", "requests": 1, "failed": 2,
             "prompt_tokens": 3, "completion_tokens": 4, "spend": 5, "unpriced": 6, "estimated": 7,
         }  # fmt: skip
+    engine.dispose()
+
+
+def test_prompts_of_an_older_version_belong_to_who_asked(tmp_path: Path):
+    engine = make_engine(str(tmp_path / "old.db"))
+    with engine.connect() as opened, opened.begin():
+        from alembic.migration import MigrationContext
+        from alembic.operations import Operations
+
+        with Operations.context(MigrationContext.configure(opened)) as operations:
+            for step in STEPS[:5]:
+                step.upgrade(operations)
+        opened.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        opened.execute(text("INSERT INTO alembic_version VALUES ('0005')"))
+        counts = ("duration", "first_byte", "prompt_tokens", "completion_tokens", "cached_tokens")
+        row = {"request_id": "id", "model": "m", "model_group": "m", "call_type": "chat"}
+        row |= {"status": 200, "estimated": False, "stream": False, "attempts": 1}
+        row |= dict.fromkeys((*counts, "reasoning_tokens"), 0)
+        for key, started in (("a", 1), ("a", 1), ("b", 2)):  # of the first, two tries
+            values = {**row, "api_key": key, "started": started}
+            opened.execute(insert(schema.spend_logs).values(**values))
+        opened.execute(text("""INSERT INTO spend_texts VALUES ('id', 1, '["q"]', NULL)"""))
+        opened.execute(text("""INSERT INTO spend_texts VALUES ('none', 1, '["?"]', NULL)"""))
+        migrate.upgrade(opened)
+        rows = spend.logs(opened, {}, None, None, 10)
+        found = [
+            (row["api_key"], one.get("messages"))
+            for row, one in zip(rows, texts.of(opened, rows), strict=True)
+        ]
+        assert found == [("b", None), ("a", ["q"]), ("a", ["q"])]
+        assert count(opened, "spend_texts") == 1
     engine.dispose()
 
 

@@ -25,6 +25,26 @@ def test_the_table_is_found_by_the_names_that_providers_use():
     assert prices.look_up("gpt-4o-mini-of-mine") is None
 
 
+def test_who_runs_a_model_asks_no_other_hosts_price():
+    for name in (
+        "ollama/gpt-oss-120b",
+        "ollama_chat/gpt-4o",
+        "hosted_vllm/gpt-4o",
+        "vllm/openai/gpt-4o",
+    ):
+        assert prices.look_up(name) is None
+        assert prices.of(name, {}) is None
+        assert prices.of(name, {"input_cost_per_token": 1e-6}) == {"input": 1_000_000, "output": 0}
+        assert prices.of(name, {"base_model": "gpt-4o"}) == prices.look_up("gpt-4o")
+
+
+def test_what_is_written_for_an_hour_costs_twice_the_input_at_anthropic():
+    for name in table.PRICES:
+        found = prices.look_up(name)
+        if name.startswith("claude-") and found is not None:
+            assert found["cache_write_1h"] == 2 * found["input"], name
+
+
 def test_the_configuration_wins_and_nothing_said_is_unpriced():
     assert prices.of("unheard-of", {}) is None
     own = prices.of("gpt-4o", {"input_cost_per_token": 1e-6, "output_cost_per_token": "0.000002"})

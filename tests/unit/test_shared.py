@@ -80,6 +80,28 @@ def test_without_a_free_fold_the_rest_of_the_ring_is_used_then_events_are_droppe
     assert not block.refusing
 
 
+def test_a_refusal_does_not_take_the_last_places(mapping: mmap.mmap):
+    block = Block(mapping, 0)
+    put(block, 14)
+    for number in range(FOLDS):
+        put(block, 1, key=number.to_bytes(32, "big"))
+    nothing = {"status": 503, "input_tokens": 0, "cost": 0}
+    put(block, 5, key=b"other", **nothing)
+    assert (block.unread, block.values()["events_dropped"]) == (14, 5)
+    put(block, 1, key=b"other", status=503)  # a try that may have been worked on
+    put(block, 1, key=b"other")
+    assert (block.unread, block.values()["events_dropped"]) == (16, 5)
+
+
+def test_models_with_long_names_have_sums_of_their_own(mapping: mmap.mmap):
+    block = Block(mapping, 0)
+    names = [b"m" * 127 + end for end in (b"a", b"b")]
+    put(block, 14)
+    for name in names:
+        put(block, 2, model=name)
+    assert {fold[1]: fold[4][0] for fold in take_folds(block)} == dict.fromkeys(names, 2)
+
+
 def test_a_ring_that_is_released_takes_events_again(mapping: mmap.mmap):
     block = Block(mapping, 0)
     put(block, 20)

@@ -136,11 +136,11 @@ def _dollars(sums: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(work: Work, rows: list[Row]) -> list[Row]:
-    kept = texts.of(work.connection, [row["request_id"] for row in rows])
+    kept = texts.of(work.connection, rows)
     tokens = {row["api_key"] for row in rows}
     aliases = {token: (keys.get(work.connection, token) or {}).get("key_alias") for token in tokens}
     return [
-        _row(work, row, kept.get(row["request_id"], {}), aliases[row["api_key"]]) for row in rows
+        _row(work, row, text, aliases[row["api_key"]]) for row, text in zip(rows, kept, strict=True)
     ]
 
 
@@ -370,7 +370,8 @@ def calculate(work: Work, asked: shapes.Calculate) -> Any:
     counts.pop("total")
     known = {"input_tokens": counts.pop("input"), "output_tokens": counts.pop("output")}
     # Anthropic's own counts of what a cache had lie apart from its input
-    apart = "input_tokens" in usage and "cache_read_input_tokens" in usage
+    of_a_cache = {"cache_read_input_tokens", "cache_creation_input_tokens"}
+    apart = "input_tokens" in usage and not of_a_cache.isdisjoint(usage)
     cost = Prices(dict(record)).cost(**known, apart=apart, **counts)
     return {"cost": to_dollars(cost or 0)}
 

@@ -193,8 +193,10 @@ spend_logs = Table(
 spend_texts = Table(
     "spend_texts",
     metadata,
+    # which row they belong to; its id alone may be another's too: clients choose it
     Column("request_id", String, primary_key=True),
-    Column("started", BigInteger, nullable=False, index=True),
+    Column("api_key", String(64), primary_key=True),
+    Column("started", BigInteger, primary_key=True, index=True),
     Column("messages", JSON),  # what was asked
     Column("response", JSON),
 )

@@ -9,6 +9,7 @@ from fastproxy.control.store.migrations import (
     v0004_served,
     v0005_end_user,
     v0006_counted_as,
+    v0007_whose_texts,
 )
 
 STEPS: tuple[ModuleType, ...] = (
@@ -18,5 +19,6 @@ STEPS: tuple[ModuleType, ...] = (
     v0004_served,
     v0005_end_user,
     v0006_counted_as,
+    v0007_whose_texts,
 )
 HEAD: str = STEPS[-1].revision

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from fastproxy._scan import (
@@ -399,12 +399,11 @@ class TestInside:
 
     @given(bodies(), names, names)
     def test_finds_the_member_that_a_parser_reads(self, body: bytes, name: str, other: str) -> None:
+        assume("\0" not in name + other)  # they are C's strings, all of them the code's own
         document = orjson.loads(body)
         start = body.index(b"{")
         count, value = member_of(body[start:], name, other)
-        asked = {
-            n for n in (name, other) if n in document and len(n.encode()) < 64 and "\0" not in n
-        }
+        asked = {n for n in (name, other) if n in document and len(n.encode()) < 64}
         assert count == len(asked)
         if count:
             assert orjson.loads(value) in [document[n] for n in asked]

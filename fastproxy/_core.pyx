@@ -50,7 +50,7 @@ from fastproxy._scan cimport (
     unescape,
 )
 from fastproxy._shared cimport (
-    C_TEXTS_DROPPED, CALL_ID_MOST, MODEL_MOST, TAGS_MOST,
+    C_TEXTS_DROPPED, CALL_ID_MOST, MODEL_MOST,
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
     C_COOLDOWNS, C_FALLBACKS, C_IN_FLIGHT, C_KEY_LOOKUPS, C_KEY_LOOKUPS_FAILED, C_QUEUED, C_REFUSED,
     C_REQUESTS, C_RETRIES, C_RETRIES_REFUSED, C_SHED,
@@ -79,6 +79,7 @@ from fastproxy._link import tls_over_memory
 from fastproxy._multipart import boundary_of
 from fastproxy.providers import body as provider_body, websocket
 from fastproxy.routing.continuation import Continuation
+from fastproxy._shared import joined_tags
 from fastproxy._table import ENDPOINTS
 from fastproxy.routing import first_token, options, required, response_ids, strict
 from fastproxy.routing.passing import google_key

@@ -419,6 +419,16 @@ def waiting(mapping):
     return found
 
 
+def joined_tags(tags):
+    """Tags as an event has them: whole ones, as many as fit, joined by commas."""
+    text = b""
+    for tag in sorted(tags):
+        more = text + b"," + tag.encode() if text else tag.encode()
+        if len(more) <= TAGS_MOST:
+            text = more
+    return text
+
+
 def decode(bytes events):
     """Taken events as dicts."""
     cdef Event* e = <Event*>PyBytes_AS_STRING(events)

@@ -62,6 +62,7 @@ cdef class KeyRecord:
     cdef readonly tuple bounds         # (key, team or user, their names): whose models those are made of
     cdef readonly bint no_fallbacks    # metadata.disable_fallbacks
     cdef readonly frozenset tags       # of str, which all its requests have; None: none
+    cdef readonly bytes tags_text      # … as events have them
     cdef readonly dict aliases         # bytes -> bytes, None: none
     cdef readonly str user_id          # of the store, None: none
     cdef readonly str team_id          # same

@@ -14,6 +14,7 @@ from fastproxy._cost cimport Prices
 from fastproxy._gates import gates_of, group_gate, owner_of
 from fastproxy._pool cimport Pool
 from fastproxy._scan import FIELD_NAMES
+from fastproxy._shared import joined_tags
 
 from fastproxy.routing import required
 from fastproxy.routing.response_ids import follow_up, mark
@@ -102,6 +103,7 @@ cdef class KeyRecord:
         self.bounds = tuple((whose, tuple(names)) for whose, names in record.get("bounds") or ())
         self.no_fallbacks = bool((record.get("metadata") or {}).get("disable_fallbacks"))
         self.tags = frozenset(record.get("tags") or ()) or None
+        self.tags_text = None if self.tags is None else joined_tags(self.tags)
         aliases = record.get("aliases") or {}
         self.aliases = {k.encode(): v.encode() for k, v in aliases.items()} or None
         self.user_id = record.get("user_id")

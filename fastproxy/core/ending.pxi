@@ -201,13 +201,8 @@ cdef void describe_event(Exchange x, Event* e):
         peer = PyUnicode_AsUTF8AndSize(x.downstream.peer, &size)
         e.client_size = <unsigned char>min(46, size)
         memcpy(e.client, peer, e.client_size)
-    asked = tags_of(x)
-    if asked is not None:
-        tags = b""
-        for tag in sorted(asked):             # whole ones, as many as fit
-            more = tags + b"," + tag.encode() if tags else tag.encode()
-            if len(more) <= TAGS_MOST:
-                tags = more
+    if x.asked_tags is not None or x.key.tags is not None:
+        tags = x.key.tags_text if x.asked_tags is None else joined_tags(tags_of(x))
         e.tags_size = <unsigned char>len(tags)
         memcpy(e.tags, PyBytes_AS_STRING(tags), e.tags_size)
     if x.traced:

@@ -32,9 +32,7 @@ cdef bint pass_gates(Exchange x):
             if x.table.strict_limits and not bound_request(x, gate.tpm):
                 return False
             tokens = x.input_estimate + expected_output(x, gate.tpm)
-            money = dearest(x, x.input_estimate, tokens - x.input_estimate)
-            if money == 0 and is_free(x):
-                money = -1
+            money = at_most(x, tokens - x.input_estimate)
         why = limits.reserve(gate, &x.holds[x.n_holds], now, wall, max(0, tokens), money)
         if why != ADMITTED:
             unreserve(x)
@@ -112,7 +110,7 @@ cdef bint reserve_model(Exchange x, bytes name):
             if x.input_estimate < 0:
                 x.input_estimate = estimate_input(x)
             tokens = x.input_estimate + expected_output(x, gate.tpm)
-            money = dearest(x, x.input_estimate, tokens - x.input_estimate)
+            money = at_most(x, tokens - x.input_estimate)
         why = NO_COUNTER
         if x.n_holds < MAX_GATES:
             why = x.gateway.limits.reserve(gate, &x.holds[x.n_holds], window_now(x), wall_of(x), tokens, money)
@@ -590,6 +588,12 @@ cdef long long dearest(Exchange x, long long input_tokens, long long output_toke
     for d in x.group.deployments:
         most = max(most, d.prices.at_most(input_tokens, output_tokens) + pieces_at_most(x, d))
     return most
+
+
+cdef long long at_most(Exchange x, long long output_tokens):
+    """Nano-dollars that the request may cost, with so much output; -1: it is free, so that no budget concerns it."""
+    cdef long long money = dearest(x, x.input_estimate, output_tokens)
+    return -1 if money == 0 and is_free(x) else money
 
 
 cdef bint is_free(Exchange x):

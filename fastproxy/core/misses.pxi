@@ -50,47 +50,38 @@ cdef class Misses:
             return M_STRANGE
         if self.waiting >= PARKED_MAX:
             return M_AWAY
-        others = self.parked.get(digest)
-        if others is None:
-            self.parked[digest] = [d]
+        if self.park(d, digest, ASK_SECONDS):
             self.gateway.block.counters[C_KEY_LOOKUPS] += 1
             self.ask(digest)
+        return M_PARKED
+
+    cdef bint park(self, Downstream d, bytes name, double seconds):
+        """A request waits for an answer. Whether it is the first that waits for this one, so that it has to be asked for."""
+        others = self.parked.get(name)
+        if others is None:
+            self.parked[name] = [d]
         else:
             others.append(d)
         self.waiting += 1
-        d.parked = digest
-        d.deadline = now + ASK_SECONDS
-        return M_PARKED
+        d.parked = name
+        d.deadline = self.gateway.now + seconds
+        return others is None
 
     cdef bint ask_again(self, Downstream d, bytes digest):
         """Has a key looked up that may have changed meanwhile; its request waits. False: nobody can be asked."""
         if self.ask is None or self.waiting >= PARKED_MAX:
             return False
-        others = self.parked.get(digest)
-        if others is None:
-            self.parked[digest] = [d]
+        if self.park(d, digest, ASK_SECONDS):
             self.ask(digest)
-        else:
-            others.append(d)
-        self.waiting += 1
-        d.parked = digest
-        d.deadline = self.gateway.now + ASK_SECONDS
         return True
 
     cdef bint ask_room(self, Downstream d, KeyRecord key):
         """Has control give the key's limits their counters; its request waits. False: that is not to be had now."""
         if self.ask is None or self.waiting >= PARKED_MAX:
             return False
-        others = self.parked.get(key.digest)
-        if others is None:
-            self.parked[key.digest] = [d]
+        if self.park(d, key.digest, ASK_SECONDS):
             self.ask_counters(key.digest, key.asked)
-        else:
-            others.append(d)
-        self.waiting += 1
-        d.parked = key.digest
         d.counted = True
-        d.deadline = self.gateway.now + ASK_SECONDS
         return True
 
     cdef bint ask_about(self, Downstream d, bytes raw):
@@ -107,10 +98,7 @@ cdef class Misses:
                    for i in range(head.n_fields)]
         self.number = (self.number + 1) & 0x7FFFFFFF
         name = question(self.number)
-        self.parked[name] = [d]
-        self.waiting += 1
-        d.parked = name
-        d.deadline = self.gateway.now + CUSTOM_SECONDS
+        self.park(d, name, CUSTOM_SECONDS)
         if self.ask_custom is None:
             return True
         self.ask_custom(self.number, raw.decode("latin-1"), (p + head.method)[:head.method_size].decode("latin-1"),

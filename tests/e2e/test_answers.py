@@ -61,7 +61,7 @@ def test_a_budget_whose_period_is_over_says_so_before_it_is_used_again(gateway: 
     store = sqlite3.connect(gateway.path.parent / "fastproxy-data" / "fastproxy.db", timeout=10)
     with store:
         for table in ("keys", "users", "teams", "team_members"):
-            query = f"UPDATE {table} SET budget_reset_at = ? WHERE budget_reset_at NOT NULL"  # noqa: S608
+            query = f"UPDATE {table} SET budget_reset_at = ? WHERE budget_reset_at NOT NULL"  # noqa: S608  # names of ours
             store.execute(query, (before,))
     store.close()
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())

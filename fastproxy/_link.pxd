@@ -67,7 +67,7 @@ cdef class Link:
     cdef void fault(self, error)
     cdef void read_more(self)
     cdef void write_more(self)
-    cdef void settle_connect(self)
+    cdef bint settle_connect(self)
     cdef void connected_now(self)
     cdef void read_plain(self)
     cdef void read_tls(self)

@@ -286,12 +286,15 @@ cdef class Link:
             self.want_write()
         return True
 
-    cdef void settle_connect(self):
+    cdef bint settle_connect(self):
+        """What became of the connect. True: it is done, and a handshake goes on with what is read."""
         cdef socklen_t size = sizeof(self.error)
         if c_getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &self.error, &size) != 0 or self.error:
             self.shut()
         elif peer_address(self.fd) is not None:
             self.connected_now()
+            return True
+        return False
 
     cdef void connected_now(self):
         if self.tls is not None:
@@ -595,8 +598,7 @@ cdef class Link:
         if self.fd < 0:
             return
         if self.connecting and (self.tls is None or self.out.size == 0):
-            self.settle_connect()
-            if self.fd >= 0 and not self.connecting and self.writing and self.out.size == 0 and not self.wanted:
+            if self.settle_connect() and self.fd >= 0 and self.writing and self.out.size == 0 and not self.wanted:
                 self.writing = False
                 self.poller.change(self)
             return

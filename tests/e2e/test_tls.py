@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import select
 import socket
 import ssl
 import threading
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from harness import MASTER, Client, request, until
+from spending import worker_pids
+
+from fastproxy.procstat import cpu_ns
 
 CHAT = "/v1/chat/completions"
 SIZE = 8 << 20
@@ -173,3 +177,65 @@ def test_pipelined_requests_in_one_record(gateway, certificate: Certificate):
         client.send(first + second)
         assert client.answer().status == 200
         assert client.answer().status == 200
+
+
+def connecting(port: int) -> int:
+    """Sockets that have asked for a connection to this port and have no answer: state 2 in the kernel's table."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+
+
+def test_a_handshake_far_away_is_waited_for(start, certificate: Certificate):
+    """A connection that is not made at once, to an upstream that takes its time for the handshake: the worker sleeps."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+
+    def serve(raw: socket.socket) -> None:
+        with context.wrap_socket(raw, server_side=True) as conn:
+            conn.recv(65536)
+            conn.sendall(answer)
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        listener.settimeout(10)
+        port = listener.getsockname()[1]
+        params = {
+            "model": "openai/m",
+            "api_base": f"https://127.0.0.1:{port}/v1",
+            "api_key": "sk-x",
+            "ssl_verify": str(certificate[0]),
+        }
+        gateway = start(
+            {
+                "model_list": [{"model_name": "m", "litellm_params": params}],
+                "general_settings": {"master_key": MASTER},
+            }
+        ).wait()
+        question = request(CHAT, {"model": "m", "messages": []})
+        with gateway.client() as client:
+            client.send(question)  # the first connection is dialled another way
+            serve(listener.accept()[0])
+            assert client.answer().status == 200
+            # whoever stands in front of the accept queue makes the kernel ask again, a second later
+            before = [socket.socket() for _ in range(3)]
+            for sock in before:
+                sock.setblocking(False)
+                sock.connect_ex(("127.0.0.1", port))
+            waiting = connecting(port)
+            client.send(question)
+            until(lambda: connecting(port) > waiting, what="a connect that is not made at once")
+            for sock in before:
+                sock.close()
+            raw = listener.accept()[0]
+            while not raw.recv(1, socket.MSG_PEEK):
+                raw.close()
+                raw = listener.accept()[0]
+            worker = worker_pids(gateway)
+            used = cpu_ns(worker)
+            select.select([], [], [], 0.5)  # nothing is to happen
+            assert cpu_ns(worker) - used < 50_000_000
+            serve(raw)
+            assert client.answer().status == 200
+    assert gateway.stop() == 0

@@ -9,7 +9,7 @@ SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup
 run: $(VENV)/.built          ## start the gateway on 127.0.0.1:4000 with the mock LLM behind it
 	$(BIN)/fastproxy --config examples/proxy.yaml --mock --hello
 
-JOBS ?= 2
+JOBS ?= 3
 test: $(VENV)/.tested        ## the whole suite, JOBS files at a time: most tests wait for processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 

@@ -60,8 +60,8 @@ cdef class Owners(Limits):
         return 0 if slot < 0 else lm_load_money(&self.counters[slot].spent)
 
     def catch_up(self, Gate gate, long long counted, long long wall):
-        """The store has more of a gate's present period than what was counted of it when the rings were read: the counter
-        has missed the difference. gate: with the store's sum; wall: seconds since 1970."""
+        """The store has more of a gate's present period than what was counted of the same requests: the counter has missed
+        the difference. gate: with the store's sum; wall: seconds since 1970."""
         cdef int slot = self.find(gate.name)
         cdef unsigned long long period = FOR_EVER if gate.duration is None else gate.ends << 1
         if slot < 0 or gate.duration is not None and wall >= <long long>gate.ends \

@@ -306,6 +306,11 @@ cdef class Block:
         (<unsigned long long*>(<char*>self.counters + TOLD_AT))[0] = upto
 
     @property
+    def published(self):
+        """Position behind the newest event."""
+        return fp_load(self.head)
+
+    @property
     def unread(self):
         """How many slots wait for the consumer."""
         return fp_load(self.head) - self.tail[0]

@@ -2,7 +2,7 @@
 
 bridge -> control: ["bridge", pid]; control -> bridge: ["bridge", {deployments, settings, environment}]
 worker -> control: ["hello", index, pid, [digest, ...]], ["applied", version], ["refused", version, reason],
-                   ["keys-applied", number], ["key", digest],
+                   ["keys-applied", number, ring, position in it], ["key", digest],
                    ["text", call id, endpoint, milliseconds since 1970, question, answer]
 control -> worker: ["snapshot", {...}], ["keys", number, [record, ...], [digest, ...], [digest, ...]],
                    ["key", digest, record or null, whether nobody can say]

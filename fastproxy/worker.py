@@ -139,7 +139,8 @@ class Worker:
             if self.table is not None:  # without one a snapshot is on its way
                 self.gateway.change_keys(message[2], message[3])
                 self.table.set_keys([], message[4])
-            feed.send(writer, "keys-applied", message[1])
+            # events before that position are of the records before
+            feed.send(writer, "keys-applied", message[1], self.options.index, self.block.published)
             return
         if message[0] == "key":
             self.gateway.found(bytes.fromhex(message[1]), message[2], message[3])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from fastproxy import durations
@@ -56,8 +57,16 @@ async def claim(store: Store | None, counters: Counters, snapshot: dict[str, Any
     counters.limits.keep_only(wanted)
 
 
-# Names of counters, and of each a key that has it.
-Begun = dict[int, str]
+@dataclass(frozen=True)
+class Begun:
+    """A counter of money that is new, or new for a key that has been without."""
+
+    digest: str  # of a key that has it
+    counted: int  # nano-dollars that it had before the key's workers knew of it
+
+
+# By the counters' names.
+Beginnings = dict[int, Begun]
 
 
 async def claim_stored(
@@ -66,11 +75,11 @@ async def claim_stored(
     records: Iterable[dict[str, Any]],
     before: Callable[[str], dict[str, Any] | None],
     key_limits: dict[str, Any],
-) -> Begun:
+) -> Beginnings:
     """Counters for what these keys of the store are limited to; those that count money from now on, or do so for a key
     whose record `before` had no such budget: it may have been without for a while. Raises Unavailable."""
     wanted = []
-    begun: Begun = {}
+    begun: dict[int, str] = {}
     for record in records:
         digest = record["digest"]
         old = gates_of(before(digest) or {"digest": digest})
@@ -85,15 +94,18 @@ async def claim_stored(
             if not counts and gate.model is not None:
                 await _begin_of_model(store, gate, gate.model, record)
     await counters.claim(wanted)
-    return begun
+    return {name: Begun(digest, counters.limits.counted(name)) for name, digest in begun.items()}
 
 
-async def stored_now(store: Store, records: Iterable[dict[str, Any]], begun: Begun) -> list[Gate]:
+async def stored_now(
+    store: Store, records: Iterable[dict[str, Any]], begun: Beginnings
+) -> list[Gate]:
     """The budgets whose counters have begun, with what the store has of them by now. Raises Unavailable."""
     found = []
     for record in records:
         for gate in gates_of(record):
-            if gate.budget >= 0 and begun.get(gate.name) == record["digest"]:
+            new = begun.get(gate.name) if gate.budget >= 0 else None
+            if new is not None and new.digest == record["digest"]:
                 if gate.model is not None:
                     await _begin_of_model(store, gate, gate.model, record)
                 found.append(gate)

@@ -75,6 +75,8 @@ class Links:
         self.number = 0  # of the newest "keys" message
         # By link, also of a worker that has a successor and finishes what it has: the newest that it has applied.
         self.reached: dict[asyncio.StreamWriter, int] = {}
+        # by number of a message that is waited for: where the rings of those stood that have applied it
+        self.positions: dict[int, dict[int, int]] = {}
 
     async def complete(self, seconds: float) -> None:
         """Wait until every worker is there and its keys are known again, but no longer than that."""
@@ -126,8 +128,9 @@ class Links:
         """All stored keys that a worker may know, or will shortly."""
         return set(self.keys).union(*(reading.asked for reading in self.readings))
 
-    async def push_keys(self, upserts: dict[str, bytes], deletes: list[str]) -> None:
-        """Put keys in force: returns when every worker has applied them, and what was sent before them.
+    async def push_keys(self, upserts: dict[str, bytes], deletes: list[str]) -> dict[int, int]:
+        """Put keys in force: returns when every worker has applied them, and what was sent before them. Of each ring
+        whose worker has: the position behind the last event of the records before.
 
         A worker that connects meanwhile gets all keys with its snapshot; one that goes needs none. Sending
         happens before the first wait, so the order of calls is the order on every link."""
@@ -135,6 +138,8 @@ class Links:
         for digest in deletes:
             self.keys.pop(digest, None)
         number, sent = self._send_keys(upserts, deletes)
+        applied: dict[int, int] = {}
+        self.positions[number] = applied
 
         def late() -> int:
             return sum(self.reached.get(writer, number) < number for writer in sent)
@@ -144,6 +149,9 @@ class Links:
                 await self.news.wait_for(lambda: not late())
         except TimeoutError:
             log.error("%s workers have not applied a change of keys yet: they don't answer", late())
+        finally:
+            del self.positions[number]
+        return applied
 
     def _too_many(self) -> list[str]:
         oldest = list(itertools.islice(self.keys, max(0, len(self.keys) - KNOWN_MAX)))
@@ -200,7 +208,10 @@ class Links:
             return None
         finally:
             self.readings.remove(reading)
-        self.keys.update((d, record) for d, record in found.items() if d not in reading.changed)
+        for digest, record in found.items():
+            # what a worker has may be older than this, and only `push_keys` changes it for all of them
+            if digest not in reading.changed:
+                self.keys.setdefault(digest, record)
         return reading.changed
 
     def _answer(self, digest: str, writers: set[asyncio.StreamWriter], away: bool) -> None:
@@ -284,6 +295,8 @@ class Links:
                     giving.add_done_callback(self.giving.discard)
                 elif message[0] == "keys-applied":
                     self.reached[writer] = message[1]
+                    if message[1] in self.positions:
+                        self.positions[message[1]][message[2]] = message[3]
                     await self._tell()
                 elif message[0] == "refused":
                     self.refused[index] = (message[1], str(message[2]))

@@ -59,7 +59,6 @@ log = logging.getLogger("fastproxy.control")
 
 FOLLOW_STORE_SECONDS = 0.1
 LINKS_SECONDS = 2.0  # that workers have to come back to a new control process
-CATCH_UP_TRIES = 4  # to read the rings and the store's sums with nobody reading rings in between
 NEWS_MAX = 1000  # keys that no worker knows: so many that a change touches may be new
 
 
@@ -268,6 +267,7 @@ class Control:
         await self.stopping.wait()
         for task in running:
             task.cancel()
+        self.rings.go_on()
         self.rings.tell()
         self.rings.drain()
         await self.spend.flush()
@@ -306,9 +306,9 @@ class Control:
 
     async def _read_keys(
         self, digests: Collection[str]
-    ) -> tuple[dict[str, bytes], list[str], budgets.Begun]:
+    ) -> tuple[dict[str, bytes], list[str], budgets.Beginnings]:
         found, gone = await self.stored.records(digests, self.groups)
-        begun: budgets.Begun = {}
+        begun: budgets.Beginnings = {}
         if self.stored.opened is not None:
             begun = await budgets.claim_stored(
                 self.stored.opened,
@@ -343,7 +343,7 @@ class Control:
     async def _push_now(self, known: list[str], others: list[str]) -> None:
         if known:
             await self._write_spent()  # a budget that is new begins with what was spent before it
-        begun: budgets.Begun = {}
+        begun: budgets.Beginnings = {}
         try:
             upserts, deletes, begun = await self._read_keys(known)
         except Unavailable as error:
@@ -357,31 +357,36 @@ class Control:
             digest: record for digest, record in upserts.items() if old.get(digest) != record
         }
         others = [digest for digest in others if digest not in upserts]
-        if upserts or deletes or others:
+        if not (upserts or deletes or others):
+            return
+        if not begun:
             await self.links.push_keys(upserts, [*deletes, *others])
-        if begun:
+            return
+        self.rings.hold()
+        try:
+            self.rings.hold(await self.links.push_keys(upserts, [*deletes, *others]))
             await self._catch_up(begun)
+        finally:
+            self.rings.go_on()
 
-    async def _catch_up(self, begun: budgets.Begun) -> None:
-        """Count what ended after the sums were read that counters begin with, and before every worker knew of them."""
+    async def _catch_up(self, begun: budgets.Beginnings) -> None:
+        """Count what ended after the sums were read that counters begin with, and before its worker knew of them. The
+        rings are held where each worker did, so that in the store there is that and nothing behind it."""
         store = self.stored.opened
         if store is None:
             return
         try:
-            for _ in range(CATCH_UP_TRIES):
-                self.rings.drain()
-                read = self.rings.total
-                counted = {name: self.limits.counted(name) for name in begun}
-                await self.spend.flush()
-                found, _ = await self.stored.records(set(begun.values()), self.groups)
-                gates = await budgets.stored_now(store, map(orjson.loads, found.values()), begun)
-                if self.rings.total == read:  # so that what is written is what was counted
-                    break
+            if not await self._write_spent():
+                raise Unavailable("what is spent can't be written")
+            found, _ = await self.stored.records(
+                {new.digest for new in begun.values()}, self.groups
+            )
+            gates = await budgets.stored_now(store, map(orjson.loads, found.values()), begun)
         except Unavailable as error:
             log.error("the store: %s; budgets that are new may have missed a request", error)
             return
         for gate in gates:
-            self.limits.catch_up(gate, counted[gate.name], int(time.time()))
+            self.limits.catch_up(gate, begun[gate.name].counted, int(time.time()))
 
     async def store(self) -> Store:
         """The open store, for the admin API. Raises NoStore, Unavailable."""

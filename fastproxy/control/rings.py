@@ -5,7 +5,7 @@ Events are looked at first and let go later: their slots are freed when whoever 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class Rings:
         self.epoch = f"{epoch(mapping):016x}"
         self.blocks = [Block(mapping, index) for index in range(workers)]
         self.seen = [block.released for block in self.blocks]
+        self.ends: list[int] | None = None  # where reading stops for now, see `hold`
         self.kept = False  # somebody calls `release`
         self.waiting: deque[Batch] = deque()  # for it; bounded by the rings, whose slots they hold
         self.taken: deque[bytes] = deque()
@@ -58,7 +59,10 @@ class Rings:
         for ring, block in enumerate(self.blocks):
             while True:
                 seen, told = self.seen[ring], block.told
-                events, upto = block.peek(seen, min(BATCH, told - seen) if told > seen else BATCH)
+                most = min(BATCH, told - seen) if told > seen else BATCH
+                if self.ends is not None:
+                    most = min(most, max(0, self.ends[ring] - seen))
+                events, upto = block.peek(seen, most)
                 if upto == seen:
                     break
                 self.seen[ring] = upto
@@ -79,6 +83,20 @@ class Rings:
             self.tell()
         while self.taken and self.held - len(self.taken[0]) // EVENT_BYTES >= KEEP:
             self.held -= len(self.taken.popleft()) // EVENT_BYTES
+
+    def hold(self, positions: Mapping[int, int] | None = None) -> None:
+        """Read no further than these positions by ring, another ring than to its newest event; None: nothing more.
+        `go_on` has to follow."""
+        if positions is None:
+            self.ends = list(self.seen)
+        else:
+            self.ends = [
+                positions.get(ring, block.published) for ring, block in enumerate(self.blocks)
+            ]
+
+    def go_on(self) -> None:
+        """Read everything again."""
+        self.ends = None
 
     def tell(self) -> None:
         """Show the watchers what they have not seen; from now on they see every batch as it comes."""

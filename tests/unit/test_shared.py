@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fastproxy import _shared
 from fastproxy._shared import Block
+from fastproxy.control.rings import Rings
 
 SLOTS = 16
 FOLDS = 1024
@@ -186,3 +187,31 @@ def test_a_worker_that_dies_while_it_folds_is_counted_once(tmp_path: Path, added
     assert mapping[flight : flight + 8] == bytes(8)
     block.restart()  # whoever follows finds nothing
     assert block.values()["events_folded"] == (2 if added else 3)
+
+
+def test_rings_that_are_held_are_read_up_to_there(tmp_path: Path):
+    path = str(tmp_path / "shared")
+    mapping = _shared.create(path, 2, SLOTS)
+    blocks = [Block(mapping, ring) for ring in range(2)]
+    rings = Rings(path)
+
+    def read() -> tuple[int, int]:
+        """Events of each ring that have been read."""
+        rings.drain()
+        return rings.seen[0], rings.seen[1]
+
+    for block in blocks:
+        put(block, 2)
+    assert read() == (2, 2)
+    rings.hold()
+    for block in blocks:
+        put(block, 3)
+    assert read() == (2, 2)
+    at = blocks[0].published
+    assert at == 5
+    put(blocks[0], 1)
+    rings.hold({0: at})  # the other one's worker has said nothing
+    put(blocks[1], 1)
+    assert read() == (5, 5)
+    rings.go_on()
+    assert read() == (6, 6)

@@ -15,7 +15,9 @@ from collections import OrderedDict, deque
 
 from fastproxy import (
     _cost,
+    _fields,
     _head,
+    _json,
     _limits,
     _link,
     _meter,

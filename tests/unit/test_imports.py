@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastproxy"
 LEAVES = {
-    "_atomic", "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_traffic", "_routing", "_pool", "_link", "_table",
-    "_cost", "_gates", "_limits", "_owners", "_meter", "_mock", "_load",
+    "_atomic", "_buffer", "_head", "_json", "_fields", "_scan", "_tap", "_multipart", "_shared", "_traffic", "_routing",
+    "_pool", "_link", "_table", "_cost", "_gates", "_limits", "_owners", "_meter", "_mock", "_load",
 }  # fmt: skip
 STATEMENT = re.compile(
     r"^[ \t]*(?:from\s+([\w.]+)\s+c?import\s+(\([^)]*\)|[^\n]+)|c?import\s+([\w., ]+))",

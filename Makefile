@@ -42,7 +42,7 @@ kills: $(VENV)/.tested       ## KILLS random processes die under load; what was 
 SECONDS ?= 60
 SEED    ?= 0
 RUNS    ?= 0
-LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py json.py tap.py multipart.py)
+LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py json.py tap.py usage.py multipart.py)
 
 fuzz: $(VENV)/.fuzzed        ## coverage-guided, SECONDS for each target; TARGETS="head tap" for some
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --runs $(RUNS) --seed $(SEED) $(TARGETS)

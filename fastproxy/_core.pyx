@@ -2,7 +2,7 @@
 
 The only module that owns connections. One exchange is one request and its answer; it has one state,
 assigned by `Exchange.become` alone, along the table of allowed changes below. Sockets, heads, JSON and
-SSE are the leaves' business (_link, _head, _scan, _json, _tap, _multipart), look-ups are the table's; what is
+SSE are the leaves' business (_link, _head, _scan, _json, _tap, _usage, _multipart), look-ups are the table's; what is
 cold (error texts, the JSON path of a body, dialling) is Python handed in by the worker.
 
 One compilation unit, so that the three classes may know each other and the compiler may inline, in files
@@ -65,8 +65,9 @@ from fastproxy._table cimport (
     EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
     Group, KeyRecord, PLAN_CONTROL, PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
-from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE, Usage
+from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
 from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
+from fastproxy._usage cimport Usage
 
 from collections import OrderedDict
 import hashlib

@@ -11,16 +11,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy, memset
 
 from fastproxy._buffer cimport Buffer, buf_add, buf_clear, buf_free, buf_init
+from fastproxy._json cimport close_quote, fp_find_bracket, in_atom, skip_space
+from fastproxy._usage cimport Usage, as_dict, merge_usage, parse_usage, read_usage, write_cost
 
 cdef extern from *:
     """
-    #if defined(__SSE2__)
-    #include <emmintrin.h>
-    #define FP_SSE2 1
-    #define FP_BITS(x) ((unsigned)_mm_movemask_epi8(x))
-    #define FP_IS(x, c) _mm_cmpeq_epi8((x), _mm_set1_epi8(c))
-    #endif
-
     /* How many bits are set: the builtin is a call where the build may not assume the instruction. */
     static inline int fp_count(unsigned bits) {
     #ifdef __POPCNT__
@@ -32,8 +27,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Each of these: the first byte from p on that is one of a few, or end. Nothing from end on is read. */
-
+    /* The first byte from p on that ends a line, or end. Nothing from end on is read. */
     static inline const char *fp_find_eol(const char *p, const char *end) {
     #ifdef FP_SSE2
         for (; end - p >= 16; p += 16) {
@@ -44,37 +38,6 @@ cdef extern from *:
         }
     #endif
         while (p < end && *p != '\\n' && *p != '\\r')
-            p++;
-        return p;
-    }
-
-    static inline const char *fp_find_quote(const char *p, const char *end) {
-    #ifdef FP_SSE2
-        for (; end - p >= 16; p += 16) {
-            const __m128i x = _mm_loadu_si128((const __m128i *)p);
-            const unsigned mask = FP_BITS(_mm_or_si128(FP_IS(x, '"'), FP_IS(x, '\\\\')));
-            if (mask)
-                return p + __builtin_ctz(mask);
-        }
-    #endif
-        while (p < end && *p != '"' && *p != '\\\\')
-            p++;
-        return p;
-    }
-
-    /* Quotes and brackets. Square and curly ones differ in one bit. */
-    static inline const char *fp_find_bracket(const char *p, const char *end) {
-    #ifdef FP_SSE2
-        for (; end - p >= 16; p += 16) {
-            const __m128i x = _mm_loadu_si128((const __m128i *)p);
-            const __m128i y = _mm_or_si128(x, _mm_set1_epi8(0x20));
-            const unsigned mask = FP_BITS(
-                _mm_or_si128(FP_IS(x, '"'), _mm_or_si128(FP_IS(y, '{'), FP_IS(y, '}'))));
-            if (mask)
-                return p + __builtin_ctz(mask);
-        }
-    #endif
-        while (p < end && *p != '"' && (*p | 0x20) != '{' && (*p | 0x20) != '}')
             p++;
         return p;
     }
@@ -133,15 +96,12 @@ cdef extern from *:
     """
     const char* fp_skip_nested(const char* p, const char* end, int* deep, long long* said) noexcept nogil
     const char* fp_find_eol(const char* p, const char* end) noexcept nogil
-    const char* fp_find_quote(const char* p, const char* end) noexcept nogil
-    const char* fp_find_bracket(const char* p, const char* end) noexcept nogil
 
 cdef enum:
     USAGE_MAX = 4096              # a larger usage object is not read
     EVENT_MAX = 65536             # a larger event is not held, and never dropped
     WORD_MAX = 32
 
-cdef long long TOKENS_MAX = 1LL << 53
 cdef const char* DATA = b"data:"
 cdef const char* DONE = b"[DONE]"
 
@@ -194,302 +154,6 @@ cdef enum:
     CR_DROPPED                    # to the end of an event that was dropped
 
 
-# --- usage --------------------------------------------------------------------------------------------------
-
-cdef inline const char* close_quote(const char* p, const char* end, bint* escape) noexcept nogil:
-    """The quote that closes the string whose inside is at p, or end. escape: end is behind a backslash."""
-    if escape[0] and p < end:
-        escape[0] = False
-        p += 1
-    while True:
-        p = fp_find_quote(p, end)
-        if p == end or p[0] == c'"':
-            return p
-        if end - p < 2:
-            escape[0] = True
-            return end
-        p += 2
-
-
-cdef inline const char* skip_space(const char* p, const char* end) noexcept nogil:
-    while p < end and (p[0] == 32 or p[0] == 10 or p[0] == 13 or p[0] == 9):
-        p += 1
-    return p
-
-
-cdef inline bint in_atom(char c) noexcept nogil:
-    """Whether a number or literal may hold this byte."""
-    return c >= c"0" and c <= c"9" or (c | 0x20) >= c"a" and (c | 0x20) <= c"z" \
-        or c == c"-" or c == c"+" or c == c"."
-
-
-cdef const char* skip_container(const char* p, const char* end) noexcept nogil:
-    """Behind the container that begins at p; NULL: it does not end here."""
-    cdef int deep = 0
-    cdef bint escape = False
-    while True:
-        p = fp_find_bracket(p, end)
-        if p == end:
-            return NULL
-        if p[0] == c'"':
-            p = close_quote(p + 1, end, &escape)
-            if p == end:
-                return NULL
-        elif p[0] == c"{" or p[0] == c"[":
-            deep += 1
-        else:
-            deep -= 1
-            if deep == 0:
-                return p + 1
-        p += 1
-
-
-cdef const char* read_number(const char* p, const char* end, int shift, long long* value) noexcept nogil:
-    """A number times 10 to the shift, cut to an integer from 0 to 2**53. Returns what is behind it."""
-    cdef bint negative = p[0] == c"-"
-    cdef bint minus = False
-    cdef long long whole = 0
-    cdef double real
-    cdef int exponent = 0
-    if negative:
-        p += 1
-    while p < end and p[0] >= c"0" and p[0] <= c"9":
-        if whole <= TOKENS_MAX:
-            whole = whole * 10 + (p[0] - c"0")
-        else:
-            shift += 1
-        p += 1
-    if shift or p < end and (p[0] == c"." or p[0] | 0x20 == c"e"):
-        real = <double>whole
-        if p < end and p[0] == c".":
-            p += 1
-            while p < end and p[0] >= c"0" and p[0] <= c"9":
-                if real < 1e15:
-                    real = real * 10 + (p[0] - c"0")
-                    shift -= 1
-                p += 1
-        if p < end and p[0] | 0x20 == c"e":
-            p += 1
-            if p < end and (p[0] == c"-" or p[0] == c"+"):
-                minus = p[0] == c"-"
-                p += 1
-            while p < end and p[0] >= c"0" and p[0] <= c"9":
-                if exponent < 1000:
-                    exponent = exponent * 10 + (p[0] - c"0")
-                p += 1
-        shift += -exponent if minus else exponent
-        while shift > 0 and real > 0 and real <= 1e16:
-            real *= 10
-            shift -= 1
-        while shift < 0 and real >= 1:
-            real /= 10
-            shift += 1
-        whole = 0 if shift < 0 else TOKENS_MAX if real >= 9e15 else <long long>(real + 1e-6)
-    value[0] = 0 if negative else TOKENS_MAX if whole > TOKENS_MAX else whole
-    return p
-
-
-cdef inline void raise_to(long long* field, long long value) noexcept nogil:
-    """Two names for one thing in the same object: the larger counts."""
-    if value > field[0]:
-        field[0] = value
-
-
-cdef enum:
-    OF_ALL = 0                    # the numbers of the usage object itself …
-    OF_INPUT                      # … of its details of input
-    OF_OUTPUT
-
-
-cdef inline int details_of(const char* key, Py_ssize_t size) noexcept nogil:
-    """What the object under this key of a usage object details; OF_ALL: nothing that is read."""
-    if size == 14 and memcmp(key, b"cache_creation", 14) == 0:
-        return OF_INPUT
-    if size < 19 or memcmp(key + size - 8, b"_details", 8) != 0:
-        return OF_ALL
-    if memcmp(key + size - 15, b"_tokens_details", 15) != 0 and memcmp(key + size - 14, b"_token_details", 14) != 0:
-        return OF_ALL
-    if memcmp(key, b"prompt_", 7) == 0 or memcmp(key, b"input_", 6) == 0:
-        return OF_INPUT
-    return OF_OUTPUT if memcmp(key, b"completion_", 11) == 0 or memcmp(key, b"output_", 7) == 0 else OF_ALL
-
-
-cdef long long* field_of(Usage* usage, const char* key, Py_ssize_t size, int details) noexcept nogil:
-    """Whose number stands under this key of a usage object, or of a ..._details object in it; NULL: nobody reads it."""
-    if details:
-        if size == 13 and memcmp(key, b"cached_tokens", 13) == 0:
-            return &usage.cached_tokens
-        if size == 16 and memcmp(key, b"reasoning_tokens", 16) == 0:
-            return &usage.reasoning_tokens
-        if size == 12 and memcmp(key, b"audio_tokens", 12) == 0:
-            return &usage.audio_input_tokens if details == OF_INPUT else &usage.audio_output_tokens
-        if size == 12 and memcmp(key, b"image_tokens", 12) == 0:
-            return &usage.image_input_tokens if details == OF_INPUT else &usage.image_output_tokens
-        if size == 25 and memcmp(key, b"ephemeral_1h_input_tokens", 25) == 0:
-            return &usage.cache_write_1h_tokens
-    elif size == 7:
-        if memcmp(key, b"seconds", 7) == 0:
-            return &usage.heard_us
-    elif size == 12:
-        if memcmp(key, b"total_tokens", 12) == 0:
-            return &usage.total_tokens
-        if memcmp(key, b"input_tokens", 12) == 0:
-            return &usage.input_tokens
-    elif size == 13:
-        if memcmp(key, b"prompt_tokens", 13) == 0:
-            return &usage.input_tokens
-        if memcmp(key, b"output_tokens", 13) == 0:
-            return &usage.output_tokens
-    elif size == 16:
-        if memcmp(key, b"promptTokenCount", 16) == 0:
-            return &usage.input_tokens
-    elif size == 17:
-        if memcmp(key, b"completion_tokens", 17) == 0:
-            return &usage.output_tokens
-    elif size == 18:
-        if memcmp(key, b"thoughtsTokenCount", 18) == 0:
-            return &usage.thoughts
-    elif size == 20:
-        if memcmp(key, b"candidatesTokenCount", 20) == 0:
-            return &usage.output_tokens
-    elif size == 23:
-        if memcmp(key, b"cache_read_input_tokens", 23) == 0 or memcmp(key, b"cachedContentTokenCount", 23) == 0:
-            return &usage.cached_tokens
-        if memcmp(key, b"toolUsePromptTokenCount", 23) == 0:
-            return &usage.tools
-    elif size == 27:
-        if memcmp(key, b"cache_creation_input_tokens", 27) == 0:
-            return &usage.cache_write_tokens
-    return NULL
-
-
-cdef void complete_usage(Usage* usage) noexcept nogil:
-    """At the end of a usage object: Gemini's counts that lie apart, and a total that nobody has divided."""
-    if usage.thoughts | usage.tools:
-        raise_to(&usage.reasoning_tokens, usage.thoughts)
-        usage.output_tokens = min(TOKENS_MAX, usage.output_tokens + usage.thoughts)
-        usage.input_tokens = min(TOKENS_MAX, usage.input_tokens + usage.tools)
-    if usage.input_tokens | usage.output_tokens == 0:
-        usage.input_tokens = usage.total_tokens       # as embeddings and reranking have it
-
-
-cdef const char* read_usage(const char* p, const char* end, Usage* usage) noexcept nogil:
-    """Reads the usage object at p. What is behind it, or NULL: malformed, or it goes on behind end."""
-    cdef const char* key
-    cdef Py_ssize_t size
-    cdef long long value = 0
-    cdef long long* field
-    cdef int details = OF_ALL
-    cdef bint escape = False
-    cdef bint first = True
-    memset(usage, 0, sizeof(Usage))
-    p += 1
-    while True:
-        # a key, or the end of a container
-        p = skip_space(p, end)
-        if p == end:
-            return NULL
-        if p[0] == c'"':
-            key = p + 1
-            p = close_quote(key, end, &escape)
-            size = p - key
-            if p == end:
-                return NULL
-            p = skip_space(p + 1, end)
-            if p == end or p[0] != c":":
-                return NULL
-            p = skip_space(p + 1, end)
-            if p == end:
-                return NULL
-            if size == 4 and memcmp(key, b"cost", 4) == 0:
-                usage.priced = True
-            if p[0] >= c"0" and p[0] <= c"9" or p[0] == c"-":
-                field = field_of(usage, key, size, details)
-                p = read_number(p, end, 6 if field == &usage.heard_us else 0, &value)
-                if field != NULL:
-                    raise_to(field, value)
-                    if not details:
-                        usage.seen = True
-            elif p[0] == c"{" and not details and details_of(key, size):
-                details = details_of(key, size)
-                first = True
-                p += 1
-                continue
-            elif p[0] == c"{" or p[0] == c"[":
-                p = skip_container(p, end)
-                if p == NULL:
-                    return NULL
-            elif p[0] == c'"':
-                p = close_quote(p + 1, end, &escape)
-                if p == end:
-                    return NULL
-                p += 1
-            elif in_atom(p[0]):
-                while p < end and in_atom(p[0]):
-                    p += 1
-            else:
-                return NULL
-        elif p[0] != c"}" or not first:
-            return NULL
-        # a comma, or the end of one or two containers
-        first = False
-        while True:
-            p = skip_space(p, end)
-            if p == end:
-                return NULL
-            if p[0] == c",":
-                p += 1
-                break
-            if p[0] != c"}":
-                return NULL
-            p += 1
-            if not details:
-                complete_usage(usage)
-                return p
-            details = OF_ALL
-
-
-cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogil:
-    """Reads a usage object: 1, or 0 when it is malformed."""
-    if size > 0 and p[0] == c"{" and read_usage(p, p + size, usage) != NULL:
-        return 1
-    memset(usage, 0, sizeof(Usage))
-    return 0
-
-
-cdef void merge_usage(AnswerTap t, const Usage* later) noexcept nogil:
-    """What a later event says wins, field by field, unless it says nothing or zero."""
-    cdef Usage* into = &t.usage
-    if not later.seen:
-        return
-    t.told_at = t.events
-    into.seen = True
-    if later.input_tokens:
-        into.input_tokens = later.input_tokens
-    if later.output_tokens:
-        into.output_tokens = later.output_tokens
-    if later.total_tokens:
-        into.total_tokens = later.total_tokens
-    if later.cached_tokens:
-        into.cached_tokens = later.cached_tokens
-    if later.cache_write_tokens:
-        into.cache_write_tokens = later.cache_write_tokens
-    if later.reasoning_tokens:
-        into.reasoning_tokens = later.reasoning_tokens
-    if later.cache_write_1h_tokens:
-        into.cache_write_1h_tokens = later.cache_write_1h_tokens
-    if later.audio_input_tokens:
-        into.audio_input_tokens = later.audio_input_tokens
-    if later.audio_output_tokens:
-        into.audio_output_tokens = later.audio_output_tokens
-    if later.image_input_tokens:
-        into.image_input_tokens = later.image_input_tokens
-    if later.image_output_tokens:
-        into.image_output_tokens = later.image_output_tokens
-    if later.heard_us:
-        into.heard_us = later.heard_us
-
-
 # --- relaying -----------------------------------------------------------------------------------------------
 
 cdef inline void relay(AnswerTap t, const char* upto) noexcept nogil:
@@ -540,26 +204,13 @@ cdef void add_cost(AnswerTap t, const char* brace, const Usage* usage) noexcept 
         t.altered = True
 
 
-cdef Py_ssize_t write_cost(char* text, long long nano) noexcept nogil:
-    """`,"cost":` and a plain decimal number of dollars."""
-    cdef char digits[20]
-    cdef Py_ssize_t size = 8
-    cdef int n = 0
-    memcpy(text, b',"cost":', 8)
-    while n < 10 or nano:
-        digits[n] = <char>(48 + nano % 10)
-        nano //= 10
-        n += 1
-    while n:
-        n -= 1
-        text[size] = digits[n]
-        size += 1
-        if n == 9:
-            text[size] = c"."
-            size += 1
-    while text[size - 1] == c"0" and text[size - 2] != c".":
-        size -= 1
-    return size
+cdef inline void take_usage(AnswerTap t, const char* brace, const Usage* usage) noexcept nogil:
+    """A usage object was read; it ends at this brace."""
+    if usage.seen:
+        t.told_at = t.events
+        merge_usage(&t.usage, usage)
+    if t.pricer != NULL:
+        add_cost(t, brace, usage)
 
 
 # --- the document -------------------------------------------------------------------------------------------
@@ -729,9 +380,7 @@ cdef const char* scan_document(AnswerTap t, const char* p, const char* end) noex
                         p -= 1
                         q = read_usage(p, end if end - p <= USAGE_MAX else p + USAGE_MAX, &usage)
                         if q != NULL:
-                            merge_usage(t, &usage)
-                            if t.pricer != NULL:
-                                add_cost(t, q - 1, &usage)
+                            take_usage(t, q - 1, &usage)
                             p = q
                             state = J_AFTER
                             continue
@@ -853,9 +502,7 @@ cdef const char* scan_document(AnswerTap t, const char* p, const char* end) noex
                 said = 0
                 capture(t, start, p)
                 if t.captured_size <= USAGE_MAX and parse_usage(t.captured, t.captured_size, &usage):
-                    merge_usage(t, &usage)
-                    if t.pricer != NULL:
-                        add_cost(t, p - 1, &usage)
+                    take_usage(t, p - 1, &usage)
         elif state == J_IMAGES:
             p = fp_find_bracket(p, end)
             if p == end:
@@ -1229,26 +876,3 @@ cdef class AnswerTap:
 
 cdef long long told_cost(void* whose, const Usage* usage) noexcept nogil:
     return (<long long*>whose)[0]
-
-
-cdef dict as_dict(Usage* usage):
-    return {
-        "input": usage.input_tokens,
-        "output": usage.output_tokens,
-        "total": usage.total_tokens,
-        "cached": usage.cached_tokens,
-        "cache_write": usage.cache_write_tokens,
-        "reasoning": usage.reasoning_tokens,
-        "cache_write_1h": usage.cache_write_1h_tokens,
-        "audio_input": usage.audio_input_tokens,
-        "audio_output": usage.audio_output_tokens,
-        "image_input": usage.image_input_tokens,
-        "image_output": usage.image_output_tokens,
-        "heard_us": usage.heard_us,
-    }
-
-
-def py_parse_usage(bytes data not None) -> dict[str, int] | None:
-    """parse_usage(), for tests and control; None also where no count is known."""
-    cdef Usage usage
-    return as_dict(&usage) if parse_usage(data, len(data), &usage) and usage.seen else None

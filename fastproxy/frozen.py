@@ -29,6 +29,7 @@ from fastproxy import (
     _table,
     _tap,
     _traffic,
+    _usage,
     durations,
     errors,
     prices,

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastproxy"
 LEAVES = {
-    "_atomic", "_buffer", "_head", "_json", "_fields", "_scan", "_tap", "_multipart", "_shared", "_traffic", "_routing",
+    "_atomic", "_buffer", "_head", "_json", "_fields", "_scan", "_usage", "_tap", "_multipart", "_shared", "_traffic", "_routing",
     "_pool", "_link", "_table", "_cost", "_gates", "_limits", "_owners", "_meter", "_mock", "_load",
 }  # fmt: skip
 STATEMENT = re.compile(

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
+SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/*/*.pxi) setup.py pyproject.toml
 
 .PHONY: run test lint types docs bench bench-quick soak fuzz asan binary binary-dir wheel sbom release kills test-packaging lock dev clean
 
@@ -16,7 +16,7 @@ test: $(VENV)/.tested        ## the whole suite, JOBS files at a time: most test
 lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd fastproxy/*/*.pxi
 
 types: $(VENV)/.linted $(VENV)/.built
 	$(BIN)/mypy

@@ -35,8 +35,7 @@ def submodule(package: str, name: str) -> str:
 def compiled_imports(name: str) -> set[str]:
     """Modules that a compiled module names, in its .pyx, .pxd and included files."""
     files = [PACKAGE / f"{name}{suffix}" for suffix in (".pyx", ".pxd")]
-    if name == "_core":
-        files += (PACKAGE / "core").glob("*.pxi")
+    files += (PACKAGE / name.removeprefix("_")).glob("*.pxi")
     text = "\n".join(path.read_text() for path in files if path.exists())
     text = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     found: set[str] = set()

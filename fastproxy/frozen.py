@@ -14,6 +14,7 @@ import urllib.parse
 from collections import OrderedDict, deque
 
 from fastproxy import (
+    _chunked,
     _cost,
     _fields,
     _head,

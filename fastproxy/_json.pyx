@@ -100,13 +100,6 @@ cdef int unescape(const char* p, Py_ssize_t n, char* out, Py_ssize_t cap) noexce
     return size if whole else -1
 
 
-def escape_name(bytes utf8 not None) -> bytes:
-    """The inside of a JSON string that says these UTF-8 bytes (ValueError: they are not UTF-8)."""
-    text = utf8.decode("utf-8")
-    plain = text.replace("\\", "\\\\").replace('"', '\\"')
-    return "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in plain).encode("utf-8")
-
-
 def unescape_name(bytes interior not None, int cap=256) -> bytes | None:
     """Test surface of unescape()."""
     cdef bytearray out = bytearray(cap + 1)

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi) setup.py pyproject.toml
+SOURCES = $(wildcard fastproxy/*.pyx fastproxy/*.pxd fastproxy/*/*.pxi) setup.py pyproject.toml
 
 .PHONY: run test lint types docs bench bench-quick soak fuzz asan binary binary-dir wheel sbom release kills test-packaging lock dev clean
 
@@ -16,7 +16,7 @@ test: $(VENV)/.tested        ## the whole suite, JOBS files at a time: most test
 lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd fastproxy/core/*.pxi
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastproxy/*.pyx fastproxy/*.pxd fastproxy/*/*.pxi
 
 types: $(VENV)/.linted $(VENV)/.built
 	$(BIN)/mypy
@@ -42,7 +42,7 @@ kills: $(VENV)/.tested       ## KILLS random processes die under load; what was 
 SECONDS ?= 60
 SEED    ?= 0
 RUNS    ?= 0
-LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py tap.py multipart.py)
+LEAVES   = $(addprefix tests/unit/test_,head.py head_oracle.py chunked.py scan.py json.py tap.py usage.py multipart.py)
 
 fuzz: $(VENV)/.fuzzed        ## coverage-guided, SECONDS for each target; TARGETS="head tap" for some
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --runs $(RUNS) --seed $(SEED) $(TARGETS)

@@ -2,7 +2,7 @@
 
 The only module that owns connections. One exchange is one request and its answer; it has one state,
 assigned by `Exchange.become` alone, along the table of allowed changes below. Sockets, heads, JSON and
-SSE are the leaves' business (_link, _head, _scan, _tap, _multipart), look-ups are the table's; what is
+SSE are the leaves' business (_link, _head, _chunked, _scan, _json, _tap, _usage, _multipart), look-ups are the table's; what is
 cold (error texts, the JSON path of a body, dialling) is Python handed in by the worker.
 
 One compilation unit, so that the three classes may know each other and the compiler may inline, in files
@@ -21,9 +21,16 @@ from fastproxy._buffer cimport (
     Buffer, buf_add, buf_add_char, buf_add_hex, buf_add_uint, buf_clear, buf_free, buf_init, buf_reserve,
     buf_reserve_exact,
 )
+from fastproxy._chunked cimport Chunked, chunked_init, chunked_next
+from fastproxy._fields cimport (
+    F_API_BASE, F_API_KEY, F_BASE_URL, F_BEST_OF, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS,
+    F_FALLBACKS, F_GENERATION_CONFIG, F_GUARDRAILS, F_INPUT, F_LITELLM, F_MAX_COMPLETION_TOKENS, F_MAX_OUTPUT_TOKENS,
+    F_MAX_TOKENS, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_N, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID,
+    F_PROMPT, F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, F_USER,
+)
+from fastproxy._gates cimport Gate
 from fastproxy._head cimport (
-    Chunked, FieldSpan, Head, PARSE_DONE, PARSE_ERROR, PARSE_MORE, chunked_init, chunked_next,
-    parse_request, parse_response,
+    FieldSpan, Head, parse_request, parse_response,
     H_ACCEPT, H_ACCEPT_ENCODING, H_ACCESS_CONTROL_REQUEST_HEADERS, H_ACCESS_CONTROL_REQUEST_METHOD,
     H_ANTHROPIC, H_API_KEY, H_AUTHORIZATION, H_BAGGAGE, H_CONNECTION, H_CONTENT_ENCODING, H_CONTENT_LENGTH,
     H_CONTENT_TYPE, H_DATE, H_EXPECT, H_HOST, H_IDEMPOTENCY_KEY, H_OCP_APIM_SUBSCRIPTION_KEY,
@@ -31,7 +38,8 @@ from fastproxy._head cimport (
     H_TRANSFER_ENCODING, H_UPGRADE, H_USER_AGENT, H_VIA, H_X_API_KEY, H_X_FORWARDED_FOR, H_X_GOOG_API_KEY,
     H_X_LITELLM, H_X_LITELLM_API_KEY, H_X_LITELLM_CALL_ID, H_X_STAINLESS,
 )
-from fastproxy._gates cimport Gate
+from fastproxy._http cimport PARSE_DONE, PARSE_ERROR, PARSE_MORE
+from fastproxy._json cimport Field, count_items, find_member, unescape
 from fastproxy._limits cimport (
     ADMITTED, MAX_GATES, NO_COUNTER, OVER_BUDGET, OVER_PARALLEL, OVER_REQUESTS, OVER_TOKENS, Hold, Limits)
 from fastproxy._link cimport Link, Listener, Poller, Tls, iovec, literal_address, peer_address
@@ -42,13 +50,7 @@ from fastproxy._routing cimport (
     X_INTERNAL, X_RATE, X_TIMEOUT, back_off, counts_against, draw, failure_class, lowest, may_amplify, retryable,
     should_cool,
 )
-from fastproxy._scan cimport (
-    F_API_BASE, F_API_KEY, F_BASE_URL, F_BEST_OF, F_CACHE, F_CONTENT_FALLBACKS, F_CONTEXT_FALLBACKS, F_DISABLE_FALLBACKS,
-    F_FALLBACKS, F_GENERATION_CONFIG, F_GUARDRAILS, F_INPUT, F_LITELLM, F_MAX_COMPLETION_TOKENS, F_MAX_OUTPUT_TOKENS,
-    F_MAX_TOKENS, F_MESSAGES, F_METADATA, F_MOCK_RESPONSE, F_MODEL, F_N, F_NO_LOG, F_NUM_RETRIES, F_PREVIOUS_RESPONSE_ID,
-    F_PROMPT, F_STREAM, F_STREAM_OPTIONS, F_TAGS, F_TIMEOUT, F_USER, Field, JsonScan, SCAN_ERROR, count_items, find_member,
-    unescape,
-)
+from fastproxy._scan cimport JsonScan, SCAN_ERROR
 from fastproxy._shared cimport (
     C_TEXTS_DROPPED, CALL_ID_MOST, MODEL_MOST,
     Block, C_2XX, C_4XX, C_5XX, C_BAD_REQUESTS, C_BYTES_IN, C_BYTES_OUT, C_CLIENT_GONE, C_CONNECTIONS,
@@ -64,8 +66,9 @@ from fastproxy._table cimport (
     EP_STREAM_GENERATE_CONTENT, EP_STREAM_GENERATE_CONTENT_ARRAY,
     Group, KeyRecord, PLAN_CONTROL, PLAN_FIXED, PLAN_LLM, PLAN_MULTIPART, PLAN_PASS, PLAN_TUNNEL, Plan, Router, Table,
 )
-from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE, Usage
+from fastproxy._tap cimport AnswerTap, TAP_JSON, TAP_OFF, TAP_SSE
 from fastproxy._traffic cimport L_ANSWER, L_FIRST, Slot, Traffic, window_add, window_count
+from fastproxy._usage cimport Usage
 
 from collections import OrderedDict
 import hashlib

@@ -1,5 +1,5 @@
 # What an answer cost, in integers: see _cost.pyx.
-from fastproxy._tap cimport Usage
+from fastproxy._usage cimport Usage
 
 cdef extern from *:
     """

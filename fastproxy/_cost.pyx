@@ -6,7 +6,7 @@ Prices are pico-dollars of a token (fastproxy.prices), a million dollars at most
 
 from libc.string cimport memset
 
-from fastproxy._tap cimport Usage
+from fastproxy._usage cimport Usage
 
 cdef enum:
     TOKENS_MAX = 10000000     # of one answer and kind; characters too

@@ -1,11 +1,6 @@
-# Strict HTTP/1.1 heads and chunked bodies (RFC 9110, 9112) as spans into the caller's bytes: nothing is copied.
+# Strict HTTP/1.1 heads (RFC 9110, 9112) as spans into the caller's bytes: nothing is copied. Results: see _http.pxd.
 cdef enum:
     HEAD_MAX_FIELDS = 128
-
-cdef enum:
-    PARSE_MORE = 0       # head not complete within [data, data+size)
-    PARSE_DONE = 1
-    PARSE_ERROR = -1     # status and reason say what to answer
 
 cdef enum:               # known field names, so that nobody compares strings twice
     H_OTHER = 0
@@ -81,15 +76,3 @@ cdef struct Head:
 
 cdef int parse_request(const char* data, Py_ssize_t size, Head* head, Py_ssize_t max_head, Py_ssize_t max_target) noexcept nogil
 cdef int parse_response(const char* data, Py_ssize_t size, Head* head, Py_ssize_t max_head, bint to_head_request) noexcept nogil
-
-cdef struct Chunked:     # decoder state between reads; zero-initialise with chunked_init
-    int state
-    unsigned long long left      # bytes left of the current chunk's data
-    unsigned int line            # bytes of the current size line or trailer section so far
-    const char* error
-
-cdef void chunked_init(Chunked* c) noexcept nogil
-# Takes the next step in [data, data+size): *used bytes were consumed, of which [*body, *body + *body_size) is payload.
-# Returns PARSE_MORE (call again with the rest, if any is left), PARSE_DONE (final chunk and trailers consumed;
-# bytes behind *used belong to the next message) or PARSE_ERROR. Never consumes past the end of the message.
-cdef int chunked_next(Chunked* c, const char* data, Py_ssize_t size, Py_ssize_t* used, const char** body, Py_ssize_t* body_size) noexcept nogil

@@ -1,5 +1,4 @@
 # Only what tests and benchmarks use: the proxy's own modules cimport _head.pxd.
-from collections.abc import Iterable
 from typing import Any
 
 def py_parse_request(
@@ -8,5 +7,4 @@ def py_parse_request(
 def py_parse_response(
     data: bytes, to_head_request: bool = False, max_head: int = 32768
 ) -> dict[str, Any]: ...
-def py_chunked(pieces: Iterable[bytes]) -> tuple[int, bytes, int, str | None]: ...
 def py_repeat(data: bytes, times: int, response: bool = False) -> int: ...

@@ -1,13 +1,16 @@
 # cython: language_level=3
-"""Strict HTTP/1.1 heads and chunked bodies (RFC 9110, RFC 9112) as spans into the caller's bytes.
+"""Strict HTTP/1.1 heads (RFC 9110, RFC 9112) as spans into the caller's bytes.
 
-The one place that decides framing. Whatever is ambiguous is refused, never repaired; the rules are a subset
-of what llhttp accepts in strict mode (tests/unit/test_head_oracle.py holds them against it). Bytes are judged
-in order, so that a prefix is refused for the same reason as the whole. This module must not know connections,
-routes, configuration or who asked; it allocates nothing and keeps nothing between two calls.
+The one place that decides framing; _chunked.pyx then reads what comes in chunks. Whatever is ambiguous is refused,
+never repaired; the rules are a subset of what llhttp accepts in strict mode (tests/unit/test_head_oracle.py holds
+them against it). Bytes are judged in order, so that a prefix is refused for the same reason as the whole. This
+module must not know connections, routes, configuration or who asked; it allocates nothing and keeps nothing between
+two calls.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from fastproxy._http cimport CR, FP_HEX, FP_HOST, FP_TOKEN, HTAB, LF, PARSE_DONE, PARSE_ERROR, PARSE_MORE, SP, fp_is
 
 cdef extern from *:
     """
@@ -15,11 +18,6 @@ cdef extern from *:
     #if defined(__SSE2__)
     #include <emmintrin.h>
     #endif
-
-    enum { FP_TOKEN = 1, FP_TARGET = 2, FP_VALUE = 4, FP_HOST = 8, FP_HEX = 16 };
-    static unsigned char fp_class[256];     /* filled once, at import */
-
-    static inline int fp_is(char c, int wanted) { return fp_class[(unsigned char)c] & wanted; }
 
     /* First byte at or behind `at` that is not of the class. The vector loops skip what is surely of it. */
     static inline Py_ssize_t fp_skip(const char *d, Py_ssize_t at, Py_ssize_t end, int wanted) {
@@ -95,14 +93,6 @@ cdef extern from *:
         return 1;
     }
     """
-    enum:
-        FP_TOKEN
-        FP_TARGET
-        FP_VALUE
-        FP_HOST
-        FP_HEX
-    unsigned char* fp_class
-    bint fp_is(char c, int wanted) noexcept nogil
     Py_ssize_t fp_skip(const char* d, Py_ssize_t at, Py_ssize_t end, int wanted) noexcept nogil
     Py_ssize_t fp_name_end(const char* d, Py_ssize_t at, Py_ssize_t end) noexcept nogil
     Py_ssize_t fp_value_end(const char* d, Py_ssize_t at, Py_ssize_t end) noexcept nogil
@@ -110,18 +100,11 @@ cdef extern from *:
     bint fp_same(const char* p, const char* lower, size_t n) noexcept nogil
 
 cdef enum:
-    CR = 13
-    LF = 10
-    SP = 32
-    HTAB = 9
     MAX_METHOD = 32              # bytes; the longest registered one has 17
     MAX_OPTIONS = 64             # Connection options: each is compared with every field
-    MAX_SIZE_LINE = 256          # bytes of a chunk's size line with its extensions and CRLF
-    MAX_TRAILERS = 8192          # bytes of the trailer section
     H_PROXY_AUTHENTICATE = 63    # hop-by-hop, but nobody outside asks for it: shown as H_OTHER
 
 cdef long long MAX_LENGTH = <long long>1 << 62         # so that sums with buffer sizes cannot overflow
-cdef unsigned long long MAX_CHUNK = <unsigned long long>1 << 60
 
 ctypedef unsigned long long Mask
 
@@ -144,26 +127,6 @@ cdef struct Facts:               # what the fields said, until the whole head is
     bint named                   # Connection names further fields
     bint unmet                   # an expectation nobody can meet
     int options
-
-
-cdef void fill_classes() noexcept:
-    cdef int c
-    for c in range(256):
-        if 48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122:
-            fp_class[c] = FP_TOKEN | FP_HOST
-        if 0x21 <= c <= 0x7E and c != 0x23:
-            fp_class[c] |= FP_TARGET
-        if c == HTAB or c >= SP and c != 0x7F:
-            fp_class[c] |= FP_VALUE
-    for c in b"!#$%&'*+-.^_`|~":
-        fp_class[c] |= FP_TOKEN
-    for c in b"-._~!$&'()*+,;=":         # reg-name: unreserved and sub-delims (RFC 3986 3.2.2); '%' apart
-        fp_class[c] |= FP_HOST
-    for c in b"0123456789abcdefABCDEF":
-        fp_class[c] |= FP_HEX
-
-
-fill_classes()
 
 
 cdef int fail(Head* head, int status, const char* why, Py_ssize_t at) noexcept nogil:
@@ -769,179 +732,6 @@ cdef int parse_response(const char* data, Py_ssize_t size, Head* head, Py_ssize_
     return PARSE_DONE
 
 
-cdef enum:                       # what the next byte of a chunked body is
-    AT_SIZE = 0                  # first digit of a size
-    IN_SIZE
-    AT_EXT_NAME
-    IN_EXT_NAME
-    AT_EXT_VALUE
-    IN_EXT_VALUE
-    IN_QUOTED
-    IN_QUOTED_PAIR
-    BEHIND_QUOTED
-    AT_SIZE_LF
-    IN_DATA
-    AT_DATA_CR
-    AT_DATA_LF
-    AT_TRAILER
-    IN_TRAILER_NAME
-    IN_TRAILER_VALUE
-    AT_TRAILER_LF
-    AT_END_LF
-    ALL_DONE
-    BROKEN
-
-cdef const char* LENGTH_NAME = b"content-length"
-cdef const char* CODING_NAME = b"transfer-encoding"
-
-
-cdef void chunked_init(Chunked* c) noexcept nogil:
-    c.state = AT_SIZE
-    c.left = 0
-    c.line = 0
-    c.error = NULL
-
-
-cdef int broken(Chunked* c, const char* why) noexcept nogil:
-    c.state = BROKEN
-    c.error = why
-    return PARSE_ERROR
-
-
-cdef int size_line(Chunked* c, int b) noexcept nogil:
-    # One byte of a size line behind its digits. PARSE_MORE: the line goes on.
-    cdef int state = c.state
-    if state == AT_EXT_NAME or state == AT_EXT_VALUE:
-        if b == c'"' and state == AT_EXT_VALUE:
-            c.state = IN_QUOTED
-        elif fp_is(b, FP_TOKEN):
-            c.state = state + 1
-        else:
-            return broken(c, b"invalid chunk extension")
-    elif state == IN_QUOTED:
-        if b == c'"':
-            c.state = BEHIND_QUOTED
-        elif b == c"\\":
-            c.state = IN_QUOTED_PAIR
-        elif not fp_is(b, FP_VALUE):
-            return broken(c, b"invalid chunk extension")
-    elif state == IN_QUOTED_PAIR:
-        if not fp_is(b, FP_VALUE):
-            return broken(c, b"invalid chunk extension")
-        c.state = IN_QUOTED
-    elif state == AT_SIZE_LF:
-        if b != LF:
-            return broken(c, b"CR without LF in a chunk size line")
-        c.line = 0
-        c.state = IN_DATA if c.left else AT_TRAILER
-    elif b == CR:
-        c.state = AT_SIZE_LF
-    elif b == c";":
-        c.state = AT_EXT_NAME
-    elif b == c"=" and state == IN_EXT_NAME:
-        c.state = AT_EXT_VALUE
-    elif state == IN_SIZE or state == BEHIND_QUOTED or not fp_is(b, FP_TOKEN):
-        return broken(c, b"invalid chunk size" if state == IN_SIZE else b"invalid chunk extension")
-    return PARSE_MORE
-
-
-cdef int trailer(Chunked* c, int b) noexcept nogil:
-    # One byte of the trailer section. Its fields are checked and forgotten (RFC 9110 6.5.1), but those that
-    # claim to frame the message: `left` is how far the name agrees with one of them (256 or 512, plus bytes).
-    cdef int state = c.state
-    cdef int lower
-    cdef const char* name
-    if state == IN_TRAILER_VALUE:
-        if b == CR:
-            c.state = AT_TRAILER_LF
-        elif not fp_is(b, FP_VALUE):
-            return broken(c, b"invalid byte in a trailer")
-    elif state == AT_TRAILER and b == CR:
-        c.state = AT_END_LF
-    elif state == AT_TRAILER or state == IN_TRAILER_NAME:
-        if b == c":" and state == IN_TRAILER_NAME:
-            if c.left == 256 + 14 or c.left == 512 + 17:
-                return broken(c, b"framing field in a trailer")
-            c.state = IN_TRAILER_VALUE
-            return PARSE_MORE
-        if not fp_is(b, FP_TOKEN):
-            return broken(c, b"invalid trailer name")
-        lower = b | 0x20
-        if state == AT_TRAILER:
-            c.state = IN_TRAILER_NAME
-            c.left = 256 if lower == c"c" else 512
-        name = LENGTH_NAME if c.left < 512 else CODING_NAME
-        if c.left and name[c.left & 255] == lower:   # past its end `name` holds a NUL: no byte equals that
-            c.left += 1
-        else:
-            c.left = 0
-    elif b != LF:
-        return broken(c, b"CR without LF in a trailer")
-    elif state == AT_END_LF:
-        c.state = ALL_DONE
-        return PARSE_DONE
-    else:
-        c.state = AT_TRAILER
-    return PARSE_MORE
-
-
-cdef int chunked_next(Chunked* c, const char* data, Py_ssize_t size, Py_ssize_t* used, const char** body,
-                      Py_ssize_t* body_size) noexcept nogil:
-    cdef Py_ssize_t at = 0, take
-    cdef int b, digit, got = PARSE_MORE
-    body[0] = data
-    body_size[0] = 0
-    used[0] = 0
-    if c.state >= ALL_DONE:
-        return PARSE_DONE if c.state == ALL_DONE else PARSE_ERROR
-    while at < size and got == PARSE_MORE:
-        if c.state == IN_DATA:
-            if body_size[0]:
-                break                        # one run of payload a call
-            take = size - at
-            if <unsigned long long>take > c.left:
-                take = <Py_ssize_t>c.left
-            body[0] = data + at
-            body_size[0] = take
-            at += take
-            c.left -= <unsigned long long>take
-            if c.left == 0:
-                c.state = AT_DATA_CR
-            continue
-        b = <unsigned char>data[at]
-        at += 1
-        if c.state == AT_DATA_CR:
-            if b != CR:
-                got = broken(c, b"chunk data not followed by CRLF")
-            else:
-                c.state = AT_DATA_LF
-        elif c.state == AT_DATA_LF:
-            if b != LF:
-                got = broken(c, b"chunk data not followed by CRLF")
-            else:
-                c.state = AT_SIZE
-        elif c.state >= AT_TRAILER:
-            c.line += 1
-            got = broken(c, b"trailers too large") if c.line > MAX_TRAILERS else trailer(c, b)
-        else:
-            c.line += 1
-            if c.line > MAX_SIZE_LINE:
-                got = broken(c, b"chunk size line too long")
-            elif c.state <= IN_SIZE and fp_is(b, FP_HEX):
-                digit = (b & 15) + 9 * (b >> 6)
-                if c.line > 16 or c.left > (MAX_CHUNK - <unsigned long long>digit) >> 4:
-                    got = broken(c, b"chunk too large")
-                else:
-                    c.left = c.left << 4 | <unsigned long long>digit
-                    c.state = IN_SIZE
-            elif c.state == AT_SIZE:
-                got = broken(c, b"invalid chunk size")
-            else:
-                got = size_line(c, b)
-    used[0] = at
-    return got
-
-
 # Below: the same functions for tests and benchmarks written in Python. The proxy never calls these.
 
 cdef dict as_dict(Head* head, bytes data, int got):
@@ -982,28 +772,6 @@ def py_parse_response(bytes data, bint to_head_request=False, Py_ssize_t max_hea
     cdef int got = parse_response(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &head, max_head,
                                   to_head_request)
     return as_dict(&head, data, got)
-
-
-def py_chunked(pieces):
-    """Feed `pieces` as a connection would: (result, payload, bytes consumed, error); for tests."""
-    cdef Chunked c
-    cdef Py_ssize_t used, run, at, total = 0
-    cdef const char* body
-    cdef bytes piece
-    cdef int got = PARSE_MORE
-    payload = bytearray()
-    chunked_init(&c)
-    for piece in pieces:
-        at = 0
-        while at < PyBytes_GET_SIZE(piece) and got == PARSE_MORE:
-            got = chunked_next(&c, PyBytes_AS_STRING(piece) + at, PyBytes_GET_SIZE(piece) - at, &used,
-                               &body, &run)
-            if got == PARSE_MORE and not used:
-                raise AssertionError("no progress")
-            payload += body[:run]
-            at += used
-        total += at
-    return got, bytes(payload), total, None if c.error == NULL else (<bytes>c.error).decode("ascii")
 
 
 def py_repeat(bytes data, int times, bint response=False):

@@ -1,64 +1,13 @@
-# What the byte scanners offer to _core: no Python object is made per request here.
+# The scan of a request body, see _scan.pyx: no Python object is made per request here.
+from fastproxy._json cimport Field
 
 cdef enum:
     SCAN_MORE = 0        # the document is not complete yet
     SCAN_DONE = 1        # one complete top-level value; only white space may follow
     SCAN_ERROR = -1      # `error` (a C string) and `error_at` (absolute byte offset) say why
 
-# Top-level request fields that a later step reads. Index into JsonScan.fields.
-cdef enum:
-    F_MODEL = 0
-    F_STREAM
-    F_STREAM_OPTIONS
-    F_MAX_TOKENS
-    F_MAX_COMPLETION_TOKENS
-    F_MAX_OUTPUT_TOKENS
-    F_N
-    F_USER
-    F_METADATA
-    F_TAGS
-    F_FALLBACKS
-    F_NUM_RETRIES
-    F_TIMEOUT
-    F_CACHE
-    F_GUARDRAILS
-    F_MOCK_RESPONSE
-    F_DISABLE_FALLBACKS
-    F_API_BASE
-    F_API_KEY
-    F_BASE_URL
-    F_PRIORITY
-    F_NO_LOG
-    F_MESSAGES
-    F_INPUT
-    F_PROMPT
-    F_CONTEXT_FALLBACKS
-    F_CONTENT_FALLBACKS
-    F_PREVIOUS_RESPONSE_ID
-    F_BEST_OF
-    F_GENERATION_CONFIG
-    F_LITELLM            # any key that begins with "litellm_" (several allowed)
-    F_COUNT
-
 cdef enum:
     RAW_KEY = 384        # bytes kept of a top-level key that two feeds cut: 64 characters, each as \uXXXX
-
-# Decodes the inside of a JSON string to UTF-8; the length, or -1: it does not fit in cap or is malformed.
-cdef int unescape(const char* p, Py_ssize_t n, char* out, Py_ssize_t cap) noexcept nogil
-
-cdef struct Field:
-    char kind             # 0 absent, else 's'tring 'n'umber 't'rue 'f'alse 'z' null 'o'bject 'a'rray
-    bint escaped          # a string that holds a backslash
-    Py_ssize_t start      # absolute offset of the value's first byte (the opening quote of a string)
-    Py_ssize_t end        # absolute offset behind the value's last byte
-    Py_ssize_t key_start  # absolute offset of the key's opening quote
-
-# In a body that was scanned to its end. The member of the object from start to end that has one of two names; how many have
-# (of several, the last is found).
-cdef int find_member(const char* data, Py_ssize_t start, Py_ssize_t end, const char* name, const char* other,
-                     Field* found) noexcept nogil
-# … and the number of an array's items
-cdef Py_ssize_t count_items(const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil
 
 cdef class JsonScan:
     # Strict, incremental, one pass over a request body (RFC 8259 grammar, UTF-8, no BOM, no second reading).

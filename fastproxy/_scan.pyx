@@ -1,4 +1,4 @@
-"""JsonScan: a strict, resumable, single pass over a JSON request body; plus string escapes.
+"""JsonScan: a strict, resumable, single pass over a JSON request body.
 
 It proves that the body has exactly one reading (RFC 8259 grammar at every depth, UTF-8, no BOM, no field
 of ours twice) and notes where the fields are that later steps read. It builds nothing, copies nothing but
@@ -7,61 +7,26 @@ a key cut by two feeds, and gives the same result however the body is split.
 It must not know what the fields mean, HTTP, or Python objects outside the `def` test surface.
 """
 
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memset
+
+from fastproxy._fields cimport F_COUNT, F_LITELLM, duplicate_message, field_of
+from fastproxy._json cimport FP_ESCAPE, FP_SPACE, Field, decode, fp_class, fp_hex, fp_skip_space, kind_of
+
+from fastproxy._fields import FIELD_NAMES
 
 cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    #if defined(__SSE2__)
-    #include <emmintrin.h>
-    #define FP_SSE2 1
-    #endif
-
-    /* Byte classes, for the short ends that are read one byte at a time. */
-    #define FP_PLAIN 1   /* may stand in a string as it is: ASCII from 0x20 on, without quote and backslash */
-    #define FP_SPACE 2   /* JSON white space */
-    #define FP_ESCAPE 4  /* may follow a backslash, 'u' left out */
-    static const unsigned char fp_class[256] = {
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 2, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        3, 1, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 5,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 1, 1, 1,
-        1, 1, 5, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1, 5, 1,
-        1, 1, 5, 1, 5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    };
-
-    /* Value of a hexadecimal digit, or -1. */
-    static const signed char fp_hex[256] = {
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, -1, -1, -1, -1, -1, -1,
-        -1, 10, 11, 12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, 10, 11, 12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-    };
-
     #ifdef FP_SSE2
     /* One bit per byte that may not stand in a string as it is. A signed compare with 0x20 catches control
        characters and bytes from 0x80 on at once. */
     static inline unsigned fp_special16(const unsigned char *p) {
         const __m128i x = _mm_loadu_si128((const __m128i *)p);
         const __m128i odd = _mm_or_si128(
-            _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\\\\'))),
+            _mm_or_si128(FP_IS(x, '"'), FP_IS(x, '\\\\')),
             _mm_cmplt_epi8(x, _mm_set1_epi8(0x20)));
-        return (unsigned)_mm_movemask_epi8(odd);
+        return FP_BITS(odd);
     }
     #else
     /* Non-zero if one of eight bytes may not stand in a string as it is (it may be non-zero without cause
@@ -91,27 +56,6 @@ cdef extern from *:
             p += 8;
     #endif
         while (p < end && (fp_class[*p] & FP_PLAIN))
-            p++;
-        return p;
-    }
-
-    static inline const unsigned char *fp_skip_space(const unsigned char *p, const unsigned char *end) {
-    #ifdef FP_SSE2
-        while (end - p >= 16) {
-            /* Indentation is spaces: only they are worth a wide look. */
-            const __m128i x = _mm_loadu_si128((const __m128i *)p);
-            unsigned mask = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8(' '))) ^ 0xffffu;
-            if (!mask) {
-                p += 16;
-                continue;
-            }
-            p += __builtin_ctz(mask);
-            if (!(fp_class[*p] & FP_SPACE))
-                return p;
-            p++;
-        }
-    #endif
-        while (p < end && (fp_class[*p] & FP_SPACE))
             p++;
         return p;
     }
@@ -167,12 +111,7 @@ cdef extern from *:
         return (low & 0xfc) == 0xdc ? 12 : 0;
     }
     """
-    const unsigned char FP_SPACE
-    const unsigned char FP_ESCAPE
-    const unsigned char fp_class[256]
-    const signed char fp_hex[256]
     const unsigned char* fp_skip_plain(const unsigned char* p, const unsigned char* end) noexcept nogil
-    const unsigned char* fp_skip_space(const unsigned char* p, const unsigned char* end) noexcept nogil
     const unsigned char* fp_skip_utf8(const unsigned char* p, const unsigned char* end) noexcept nogil
     int fp_escape_length(const unsigned char* p, const unsigned char* end) noexcept nogil
 
@@ -212,375 +151,6 @@ cdef enum:
     N_E
     N_SIGN
     N_EXPONENT
-
-FIELD_NAMES = (
-    "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n",
-    "user", "metadata", "tags", "fallbacks", "num_retries", "timeout", "cache", "guardrails",
-    "mock_response", "disable_fallbacks", "api_base", "api_key", "base_url", "priority", "no-log",
-    "messages", "input", "prompt", "context_window_fallbacks", "content_policy_fallbacks",
-    "previous_response_id", "best_of", "generationConfig", "litellm_",
-)
-
-
-cdef inline bint same(const unsigned char* key, const char* name, Py_ssize_t size) noexcept nogil:
-    return memcmp(key, name, size) == 0
-
-
-cdef int field_of(const unsigned char* key, Py_ssize_t size) noexcept nogil:
-    """Index of the field with this decoded name, or -1."""
-    if size == 1:
-        return F_N if key[0] == c"n" else -1
-    elif size == 4:
-        if same(key, b"user", 4):
-            return F_USER
-        if same(key, b"tags", 4):
-            return F_TAGS
-    elif size == 5:
-        if same(key, b"model", 5):
-            return F_MODEL
-        if same(key, b"input", 5):
-            return F_INPUT
-        if same(key, b"cache", 5):
-            return F_CACHE
-    elif size == 6:
-        if same(key, b"stream", 6):
-            return F_STREAM
-        if same(key, b"prompt", 6):
-            return F_PROMPT
-        if same(key, b"no-log", 6):
-            return F_NO_LOG
-    elif size == 7:
-        if same(key, b"timeout", 7):
-            return F_TIMEOUT
-        if same(key, b"api_key", 7):
-            return F_API_KEY
-        if same(key, b"best_of", 7):
-            return F_BEST_OF
-    elif size == 8:
-        if same(key, b"messages", 8):
-            return F_MESSAGES
-        if same(key, b"metadata", 8):
-            return F_METADATA
-        if same(key, b"api_base", 8):
-            return F_API_BASE
-        if same(key, b"base_url", 8):
-            return F_BASE_URL
-        if same(key, b"priority", 8):
-            return F_PRIORITY
-    elif size == 9:
-        if same(key, b"fallbacks", 9):
-            return F_FALLBACKS
-    elif size == 10:
-        if same(key, b"max_tokens", 10):
-            return F_MAX_TOKENS
-        if same(key, b"guardrails", 10):
-            return F_GUARDRAILS
-    elif size == 11:
-        if same(key, b"num_retries", 11):
-            return F_NUM_RETRIES
-    elif size == 13:
-        if same(key, b"mock_response", 13):
-            return F_MOCK_RESPONSE
-    elif size == 14:
-        if same(key, b"stream_options", 14):
-            return F_STREAM_OPTIONS
-    elif size == 16:
-        if same(key, b"generationConfig", 16):
-            return F_GENERATION_CONFIG
-    elif size == 17:
-        if same(key, b"generation_config", 17):        # Google reads both
-            return F_GENERATION_CONFIG
-        if same(key, b"max_output_tokens", 17):
-            return F_MAX_OUTPUT_TOKENS
-        if same(key, b"disable_fallbacks", 17):
-            return F_DISABLE_FALLBACKS
-    elif size == 20:
-        if same(key, b"previous_response_id", 20):
-            return F_PREVIOUS_RESPONSE_ID
-    elif size == 21:
-        if same(key, b"max_completion_tokens", 21):
-            return F_MAX_COMPLETION_TOKENS
-    elif size == 24:
-        if same(key, b"context_window_fallbacks", 24):
-            return F_CONTEXT_FALLBACKS
-        if same(key, b"content_policy_fallbacks", 24):
-            return F_CONTENT_FALLBACKS
-    if size >= 8 and same(key, b"litellm_", 8):
-        return F_LITELLM
-    return -1
-
-
-cdef const char* duplicate_message(int field) noexcept nogil:
-    """What to say about a field that came twice."""
-    if field == F_MODEL:
-        return b'duplicate field "model"'
-    elif field == F_STREAM:
-        return b'duplicate field "stream"'
-    elif field == F_STREAM_OPTIONS:
-        return b'duplicate field "stream_options"'
-    elif field == F_MAX_TOKENS:
-        return b'duplicate field "max_tokens"'
-    elif field == F_MAX_COMPLETION_TOKENS:
-        return b'duplicate field "max_completion_tokens"'
-    elif field == F_MAX_OUTPUT_TOKENS:
-        return b'duplicate field "max_output_tokens"'
-    elif field == F_N:
-        return b'duplicate field "n"'
-    elif field == F_USER:
-        return b'duplicate field "user"'
-    elif field == F_METADATA:
-        return b'duplicate field "metadata"'
-    elif field == F_TAGS:
-        return b'duplicate field "tags"'
-    elif field == F_FALLBACKS:
-        return b'duplicate field "fallbacks"'
-    elif field == F_NUM_RETRIES:
-        return b'duplicate field "num_retries"'
-    elif field == F_TIMEOUT:
-        return b'duplicate field "timeout"'
-    elif field == F_CACHE:
-        return b'duplicate field "cache"'
-    elif field == F_GUARDRAILS:
-        return b'duplicate field "guardrails"'
-    elif field == F_MOCK_RESPONSE:
-        return b'duplicate field "mock_response"'
-    elif field == F_DISABLE_FALLBACKS:
-        return b'duplicate field "disable_fallbacks"'
-    elif field == F_API_BASE:
-        return b'duplicate field "api_base"'
-    elif field == F_API_KEY:
-        return b'duplicate field "api_key"'
-    elif field == F_BASE_URL:
-        return b'duplicate field "base_url"'
-    elif field == F_PRIORITY:
-        return b'duplicate field "priority"'
-    elif field == F_PREVIOUS_RESPONSE_ID:
-        return b'duplicate field "previous_response_id"'
-    elif field == F_CONTEXT_FALLBACKS:
-        return b'duplicate field "context_window_fallbacks"'
-    elif field == F_CONTENT_FALLBACKS:
-        return b'duplicate field "content_policy_fallbacks"'
-    elif field == F_BEST_OF:
-        return b'duplicate field "best_of"'
-    elif field == F_GENERATION_CONFIG:
-        return b'duplicate field "generationConfig"'
-    elif field == F_NO_LOG:
-        return b'duplicate field "no-log"'
-    elif field == F_MESSAGES:
-        return b'duplicate field "messages"'
-    elif field == F_INPUT:
-        return b'duplicate field "input"'
-    else:
-        return b'duplicate field "prompt"'
-
-
-cdef int hex4(const unsigned char* p) noexcept nogil:
-    """The UTF-16 unit of four hexadecimal digits, or -1."""
-    if (fp_hex[p[0]] | fp_hex[p[1]] | fp_hex[p[2]] | fp_hex[p[3]]) < 0:
-        return -1
-    return fp_hex[p[0]] << 12 | fp_hex[p[1]] << 8 | fp_hex[p[2]] << 4 | fp_hex[p[3]]
-
-
-cdef int decode(
-    const unsigned char* p, Py_ssize_t n, unsigned char* out, Py_ssize_t cap, bint* whole
-) noexcept nogil:
-    """Decodes the inside of a JSON string as far as it is right and fits; whole: that was all of it."""
-    cdef const unsigned char* end = p + n
-    cdef unsigned char piece[4]
-    cdef int size = 0
-    cdef int width
-    cdef int code, low
-    cdef unsigned char c
-    whole[0] = False
-    while p < end:
-        c = p[0]
-        if c != c"\\":
-            if size >= cap:
-                return size
-            out[size] = c
-            size += 1
-            p += 1
-            continue
-        if end - p < 2:
-            return size
-        c = p[1]
-        p += 2
-        width = 1
-        if c == c"u":
-            if end - p < 4:
-                return size
-            code = hex4(p)
-            p += 4
-            if code < 0 or code & 0xFC00 == 0xDC00:
-                return size
-            if code & 0xFC00 == 0xD800:
-                if end - p < 6 or p[0] != c"\\" or p[1] != c"u":
-                    return size
-                low = hex4(p + 2)
-                if low < 0 or low & 0xFC00 != 0xDC00:
-                    return size
-                p += 6
-                code = 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF)
-            if code < 0x80:
-                piece[0] = <unsigned char>code
-            elif code < 0x800:
-                piece[0] = <unsigned char>(0xC0 | code >> 6)
-                piece[1] = <unsigned char>(0x80 | code & 0x3F)
-                width = 2
-            elif code < 0x10000:
-                piece[0] = <unsigned char>(0xE0 | code >> 12)
-                piece[1] = <unsigned char>(0x80 | code >> 6 & 0x3F)
-                piece[2] = <unsigned char>(0x80 | code & 0x3F)
-                width = 3
-            else:
-                piece[0] = <unsigned char>(0xF0 | code >> 18)
-                piece[1] = <unsigned char>(0x80 | code >> 12 & 0x3F)
-                piece[2] = <unsigned char>(0x80 | code >> 6 & 0x3F)
-                piece[3] = <unsigned char>(0x80 | code & 0x3F)
-                width = 4
-        elif c == c"n":
-            piece[0] = 10
-        elif c == c"t":
-            piece[0] = 9
-        elif c == c"r":
-            piece[0] = 13
-        elif c == c"b":
-            piece[0] = 8
-        elif c == c"f":
-            piece[0] = 12
-        elif c == c'"' or c == c"\\" or c == c"/":
-            piece[0] = c
-        else:
-            return size
-        if size + width > cap:
-            return size
-        memcpy(out + size, piece, width)
-        size += width
-    whole[0] = True
-    return size
-
-
-cdef int unescape(const char* p, Py_ssize_t n, char* out, Py_ssize_t cap) noexcept nogil:
-    """Decodes the inside of a JSON string to UTF-8. Its length, or -1: it does not fit or is not right."""
-    cdef bint whole
-    cdef int size = decode(<const unsigned char*>p, n, <unsigned char*>out, cap, &whole)
-    return size if whole else -1
-
-
-def escape_name(bytes utf8 not None) -> bytes:
-    """The inside of a JSON string that says these UTF-8 bytes (ValueError: they are not UTF-8)."""
-    text = utf8.decode("utf-8")
-    plain = text.replace("\\", "\\\\").replace('"', '\\"')
-    return "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in plain).encode("utf-8")
-
-
-def unescape_name(bytes interior not None, int cap=256) -> bytes | None:
-    """Test surface of unescape()."""
-    cdef bytearray out = bytearray(cap + 1)
-    cdef char* target = out
-    cdef int size = unescape(interior, len(interior), target, cap)
-    return bytes(out[:size]) if size >= 0 else None
-
-
-cdef const unsigned char* past_value(const unsigned char* p, const unsigned char* end) noexcept nogil:
-    """Behind the value that begins at p, of a document that is known to be right."""
-    cdef int depth = 0
-    cdef unsigned char c
-    while p < end:
-        c = p[0]
-        p += 1
-        if c == c'"':
-            while True:
-                p = fp_skip_plain(p, end)
-                if p >= end or p[0] == c'"':
-                    break
-                p += 2 if p[0] == c"\\" else 1
-            p += 1
-        elif c == c"{" or c == c"[":
-            depth += 1
-        elif c == c"}" or c == c"]":
-            depth -= 1
-        elif depth == 0:                      # a number or a word
-            while p < end and p[0] != c"," and p[0] != c"}" and p[0] != c"]" and not fp_class[p[0]] & FP_SPACE:
-                p += 1
-        if depth == 0:
-            break
-    return p
-
-
-cdef bint is_named(const unsigned char* key, Py_ssize_t size, const char* name) noexcept nogil:
-    """Whether this is the inside of the JSON string that says `name`, however it is escaped."""
-    cdef char decoded[MAX_NAME]
-    cdef int length = unescape(<const char*>key, size, decoded, MAX_NAME)
-    return length == <int>strlen(name) and memcmp(decoded, name, length) == 0
-
-
-cdef int find_member(const char* data, Py_ssize_t start, Py_ssize_t end, const char* name, const char* other,
-                     Field* found) noexcept nogil:
-    cdef const unsigned char* base = <const unsigned char*>data
-    cdef const unsigned char* last = base + end
-    cdef const unsigned char* p = fp_skip_space(base + start + 1, last)
-    cdef const unsigned char* key
-    cdef const unsigned char* value
-    cdef Py_ssize_t size
-    cdef int count = 0
-    while p < last and p[0] == c'"':
-        key = p + 1
-        p = past_value(p, last)
-        size = p - 1 - key
-        value = fp_skip_space(fp_skip_space(p, last) + 1, last)       # behind the colon
-        p = past_value(value, last)
-        if is_named(key, size, name) or is_named(key, size, other):
-            count += 1
-            found.start, found.end, found.key_start = value - base, p - base, key - 1 - base
-            found.kind = kind_of(value[0])
-            found.escaped = False
-        p = fp_skip_space(p, last)
-        if p < last and p[0] == c",":
-            p = fp_skip_space(p + 1, last)
-    return count
-
-
-cdef Py_ssize_t count_items(const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    cdef const unsigned char* base = <const unsigned char*>data
-    cdef const unsigned char* last = base + end
-    cdef const unsigned char* p = fp_skip_space(base + start + 1, last)
-    cdef Py_ssize_t count = 0
-    while p < last and p[0] != c"]":
-        count += 1
-        p = fp_skip_space(past_value(p, last), last)
-        if p < last and p[0] == c",":
-            p = fp_skip_space(p + 1, last)
-    return count
-
-
-def member_of(bytes document not None, str name, str other) -> tuple[int, bytes]:
-    """Test surface of find_member(): of an object that is right, how many members have a name, and the last one's value."""
-    cdef Field found
-    cdef bytes one = name.encode(), two = other.encode()
-    cdef int count = find_member(document, 0, len(document), one, two, &found)
-    return count, document[found.start:found.end] if count else b""
-
-
-def items_of(bytes document not None) -> int:
-    """Test surface of count_items()."""
-    return count_items(document, 0, len(document))
-
-
-cdef inline char kind_of(unsigned char c) noexcept nogil:
-    """The kind of a value, by its first byte."""
-    if c == c'"':
-        return c"s"
-    elif c == c"{":
-        return c"o"
-    elif c == c"[":
-        return c"a"
-    elif c == c"t" or c == c"f":
-        return c
-    elif c == c"n":
-        return c"z"
-    return c"n"
-
 
 cdef class JsonScan:
     """One request body. reset() makes it ready for the next."""
@@ -629,7 +199,7 @@ cdef class JsonScan:
             cut = cut or not whole
         if cut or size > MAX_NAME:
             # Too long for any name of the table; only the prefix can still match.
-            field = F_LITELLM if size >= 8 and same(raw, b"litellm_", 8) else -1
+            field = F_LITELLM if size >= 8 and memcmp(raw, b"litellm_", 8) == 0 else -1
         else:
             field = field_of(raw, size)
         self.current = field
@@ -679,7 +249,7 @@ cdef class JsonScan:
                 if c <= 32 and fp_class[c] & FP_SPACE:
                     p += 1
                     if p < end and p[0] <= 32:
-                        p = fp_skip_space(p, end)
+                        p = <const unsigned char*>fp_skip_space(<const char*>p, <const char*>end)
                     continue
                 if state == S_AFTER:
                     if c == c",":

@@ -11,9 +11,9 @@ import fnmatch
 
 from fastproxy import durations, prices
 from fastproxy._cost cimport Prices
+from fastproxy._fields import FIELD_NAMES
 from fastproxy._gates import gates_of, group_gate, owner_of
 from fastproxy._pool cimport Pool
-from fastproxy._scan import FIELD_NAMES
 from fastproxy._shared import joined_tags
 
 from fastproxy.routing import required

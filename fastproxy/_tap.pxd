@@ -1,30 +1,11 @@
 # Reading usage and rewriting `model` in an answer on its way, in a JSON body or an SSE stream.
 from fastproxy._buffer cimport Buffer
+from fastproxy._usage cimport Usage
 
 cdef enum:
     TAP_OFF = 0          # bytes are relayed as they are
     TAP_JSON = 1         # one JSON document, or an array of them
     TAP_SSE = 2          # text/event-stream, one JSON document per `data:` event
-
-cdef struct Usage:
-    bint seen                       # a count that is known was there, be it 0
-    long long input_tokens          # prompt_tokens / input_tokens; total_tokens, where nothing else is told
-    long long output_tokens         # completion_tokens / output_tokens
-    long long total_tokens
-    # cached: {prompt,input}_tokens_details.cached_tokens / cache_read_input_tokens
-    long long cached_tokens
-    long long cache_write_tokens    # cache_creation_input_tokens …
-    long long cache_write_1h_tokens  # … of which cache_creation.ephemeral_1h_input_tokens
-    long long reasoning_tokens      # {completion,output}_tokens_details.reasoning_tokens
-    long long audio_input_tokens    # *_details.audio_tokens, image_tokens: all within the tokens above
-    long long audio_output_tokens
-    long long image_input_tokens
-    long long image_output_tokens
-    long long thoughts, tools       # Gemini's: read_usage adds them to the output and the input
-    long long heard_us              # of sound: the `seconds` of usage of {"type": "duration"}
-    long long images                # in `data` or as events, where they are counted
-    long long characters            # that were spoken: the tap does not know them
-    bint priced                     # it says `cost` itself
 
 # What the usage that is seen costs in nano-dollars, or -1.
 ctypedef long long (*Pricer)(void* whose, const Usage* usage) noexcept nogil
@@ -94,6 +75,3 @@ cdef class AnswerTap:
     # the unfinished event that may have to be dropped
     cdef Buffer hold
     cdef bint held
-
-# Reads a usage object: 1, or 0 when it is malformed.
-cdef int parse_usage(const char* p, Py_ssize_t size, Usage* usage) noexcept nogil

@@ -1,5 +1,3 @@
-def py_parse_usage(data: bytes) -> dict[str, int] | None: ...
-
 class AnswerTap:
     def py_begin(
         self,

@@ -14,8 +14,11 @@ import urllib.parse
 from collections import OrderedDict, deque
 
 from fastproxy import (
+    _chunked,
     _cost,
+    _fields,
     _head,
+    _json,
     _limits,
     _link,
     _meter,
@@ -27,6 +30,7 @@ from fastproxy import (
     _table,
     _tap,
     _traffic,
+    _usage,
     durations,
     errors,
     prices,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastproxy._head import py_chunked
+from fastproxy._chunked import py_chunked
 
 MORE, DONE, ERROR = 0, 1, -1
 END = b"0\r\n\r\n"

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastproxy._head import py_chunked, py_parse_request, py_parse_response
+from fastproxy._chunked import py_chunked
+from fastproxy._head import py_parse_request, py_parse_response
 
 MORE, DONE, ERROR = 0, 1, -1
 

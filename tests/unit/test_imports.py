@@ -13,15 +13,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastproxy"
 LEAVES = {
-    "_atomic", "_buffer", "_head", "_scan", "_tap", "_multipart", "_shared", "_traffic", "_routing", "_pool", "_link", "_table",
-    "_cost", "_gates", "_limits", "_owners", "_meter", "_mock", "_load",
+    "_atomic", "_buffer", "_http", "_head", "_chunked", "_json", "_fields", "_scan", "_usage", "_tap", "_multipart",
+    "_shared", "_traffic", "_routing", "_pool", "_link", "_table", "_cost", "_gates", "_limits", "_owners", "_meter",
+    "_mock", "_load",
 }  # fmt: skip
 STATEMENT = re.compile(
     r"^[ \t]*(?:from\s+([\w.]+)\s+c?import\s+(\([^)]*\)|[^\n]+)|c?import\s+([\w., ]+))",
     re.MULTILINE,
 )
 CIMPORT_ONLY = {"libc", "cpython", "cython", "posix"}
-HEADERS = {"fastproxy._atomic", "fastproxy._buffer"}  # nothing of them is there at run time
+HEADERS = {
+    "fastproxy._atomic",
+    "fastproxy._buffer",
+    "fastproxy._http",
+}  # nothing of them is there at run time
 
 
 def submodule(package: str, name: str) -> str:
@@ -35,8 +40,7 @@ def submodule(package: str, name: str) -> str:
 def compiled_imports(name: str) -> set[str]:
     """Modules that a compiled module names, in its .pyx, .pxd and included files."""
     files = [PACKAGE / f"{name}{suffix}" for suffix in (".pyx", ".pxd")]
-    if name == "_core":
-        files += (PACKAGE / "core").glob("*.pxi")
+    files += (PACKAGE / name.removeprefix("_")).glob("*.pxi")
     text = "\n".join(path.read_text() for path in files if path.exists())
     text = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     found: set[str] = set()

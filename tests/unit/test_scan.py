@@ -8,17 +8,11 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import assume, given, reject, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from fastproxy._scan import (
-    FIELD_NAMES,
-    JsonScan,
-    escape_name,
-    items_of,
-    member_of,
-    unescape_name,
-)
+from fastproxy._fields import FIELD_NAMES
+from fastproxy._scan import JsonScan
 
 MORE, DONE, ERROR = 0, 1, -1
 
@@ -392,49 +386,3 @@ class TestProperties:
             assert document is not None
         elif result == MORE or "duplicate" not in state["error"]:
             assert document is None, state
-
-
-class TestInside:
-    """What stands in the objects and arrays of a body that was scanned."""
-
-    @given(bodies(), names, names)
-    def test_finds_the_member_that_a_parser_reads(self, body: bytes, name: str, other: str) -> None:
-        assume("\0" not in name + other)  # they are C's strings, all of them the code's own
-        document = orjson.loads(body)
-        start = body.index(b"{")
-        count, value = member_of(body[start:], name, other)
-        asked = {n for n in (name, other) if n in document and len(n.encode()) < 64}
-        assert count == len(asked)
-        if count:
-            assert orjson.loads(value) in [document[n] for n in asked]
-
-    def test_one_that_stands_there_twice(self) -> None:
-        body = rb'{"a":1, "\u0061" : [2,"}"] ,"b":{"a":3}}'
-        assert member_of(body, "a", "c") == (2, b'[2,"}"]')
-        assert member_of(body, "c", "b") == (1, b'{"a":3}')
-
-    @given(st.lists(values, max_size=6), st.sampled_from([None, 2]))
-    def test_counts_items(self, items: list[Any], indent: int | None) -> None:
-        assert items_of(json.dumps(items, indent=indent, ensure_ascii=False).encode()) == len(items)
-
-
-class TestEscapes:
-    @given(texts)
-    def test_there_and_back(self, text: str) -> None:
-        raw = text.encode()
-        escaped = escape_name(raw)
-        assert orjson.loads(b'"' + escaped + b'"') == text
-        assert unescape_name(escaped, len(raw)) == raw
-        assert unescape_name(json.dumps(text).encode()[1:-1], len(raw)) == raw
-        if raw:
-            assert unescape_name(escaped, len(raw) - 1) is None
-
-    @pytest.mark.parametrize(
-        "bad", [b"\\", rb"\x", rb"\u12", rb"\ud800", rb"\udc00", rb"\ud800\u0041"]
-    )
-    def test_malformed(self, bad: bytes) -> None:
-        assert unescape_name(bad) is None
-
-    def test_name_has_to_be_utf8(self) -> None:
-        with pytest.raises(ValueError, match="utf-8"):
-            escape_name(b"\xff")

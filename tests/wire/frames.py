@@ -105,19 +105,22 @@ class Pair:
         assert self.at_client(len(data)) == data
 
     def at_server(self, size: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < size:
             piece = self.server.sock.recv(min(size - len(data), 1 << 16))
             if not piece:
                 break
             data += piece
-        return data
+        return bytes(data)
 
     def at_client(self, size: int) -> bytes:
-        while len(self.client.buffer) < size and self.client.fill():
-            pass
-        data, self.client.buffer = self.client.buffer[:size], self.client.buffer[size:]
-        return data
+        data = bytearray(self.client.buffer)
+        self.client.buffer = b""
+        while len(data) < size and self.client.fill():
+            data += self.client.buffer
+            self.client.buffer = b""
+        self.client.buffer = bytes(data[size:])
+        return bytes(data[:size])
 
     def rest_at_client(self) -> bytes:
         """Everything up to the end of the connection."""

@@ -14,7 +14,8 @@ import pytest
 from harness import MASTER, Client
 from wire.scripted import BODY, Wire, post
 
-from fastproxy._head import py_chunked, py_parse_request
+from fastproxy._chunked import py_chunked
+from fastproxy._head import py_parse_request
 
 KEY = b"Authorization: Bearer " + MASTER.encode() + b"\r\n"
 START = b"POST /v1/chat/completions HTTP/1.1\r\n"

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from fastproxy._cost import Prices
-from fastproxy._tap import py_parse_usage
+from fastproxy._usage import py_parse_usage
 from fastproxy.control.admin import shapes, values
 from fastproxy.control.admin.keys import digest_of
 from fastproxy.control.admin.refused import bad, forbidden

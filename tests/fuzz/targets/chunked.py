@@ -5,7 +5,7 @@ And: however the bytes are cut, payload, end and reason are the same. The first 
 
 from unit.test_head_oracle import compare_chunked
 
-from fastproxy._head import py_chunked
+from fastproxy._chunked import py_chunked
 
 SEEDS = [
     b"\x053\r\nabc\r\n0\r\n\r\n",

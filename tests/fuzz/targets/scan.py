@@ -7,7 +7,9 @@ ours comes twice in what is accepted, and however the bytes are cut, the result 
 import json
 
 import orjson
-from unit.test_scan import DONE, ERROR, FIELD_NAMES, oracle, scan
+from unit.test_scan import DONE, ERROR, oracle, scan
+
+from fastproxy._fields import FIELD_NAMES
 
 OWN = ("duplicate", "too deep", "too long", "too many", "nested", "keys", "number")
 SEEDS = [

@@ -1,0 +1,1 @@
+FIELD_NAMES: tuple[str, ...]

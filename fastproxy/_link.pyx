@@ -364,44 +364,53 @@ cdef class Link:
             self.shut()
 
     cdef void read_tls(self):
+        cdef Tls tls = self.tls
         cdef char* p
         cdef Py_ssize_t room
-        cdef ssize_t size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
-        if size < 0:
-            if errno != EAGAIN and errno != EINTR:
-                self.error = errno
-                self.shut()
-                return
-        elif size == 0:
-            self.error = ECONNRESET        # no close_notify came: cut off (RFC 9112 9.8)
-            self.shut()
+        cdef ssize_t size
+        # Behind what was left at a pause may be the end: it is not looked for before that is delivered.
+        if not tls.unread and not self.receive_tls():
             return
-        else:
-            self.tls.incoming.write(PyMemoryView_FromMemory(INBOX, size, PyBUF_READ))
-        if not self.tls.established and not self.shake_hands():
-            return
-        if self.connecting:
-            self.connecting = False
-            self.on_connected()
-            if self.fd < 0 or not self.tls.incoming.pending:
-                return
         try:
             while self.fd >= 0 and self.reading and not self.closing:
                 room = self.where_to(&p)
-                size = self.tls.connection.read(room, PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
+                size = tls.connection.read(room, PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
                 if size == 0:
                     self.shut()            # close_notify
                     return
                 self.on_bytes(p, size)
-                if self.fd >= 0 and not self.tls.incoming.pending and not self.tls.connection.pending():
-                    return
+                if self.fd >= 0 and not tls.incoming.pending and not tls.connection.pending():
+                    break
+            tls.unread = not self.reading
         except ssl.SSLWantReadError:
-            pass
+            tls.unread = False
         except ssl.SSLZeroReturnError:
             self.shut()
         except (ssl.SSLError, ValueError):
             self.error = EPROTO
             self.shut()
+
+    cdef bint receive_tls(self):
+        """What the kernel has, as it came on the wire. True: there may be plaintext in it."""
+        cdef ssize_t size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
+        if size < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.error = errno
+                self.shut()
+                return False
+        elif size == 0:
+            self.error = ECONNRESET        # no close_notify came: cut off (RFC 9112 9.8)
+            self.shut()
+            return False
+        else:
+            self.tls.incoming.write(PyMemoryView_FromMemory(INBOX, size, PyBUF_READ))
+        if not self.tls.established and not self.shake_hands():
+            return False
+        if self.connecting:
+            self.connecting = False
+            self.on_connected()
+            return self.fd >= 0 and self.tls.incoming.pending
+        return True
 
     cdef bint shake_hands(self):
         try:

@@ -443,9 +443,14 @@ cdef class Link:
         cdef char byte
         if self.fd < 0 or self.closing or self.broken:
             return False
-        if self.tls is not None and (self.tls.incoming.pending or self.tls.connection.pending()):
-            return False
-        return c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+        if self.tls is None or not self.tls.incoming.pending and not self.tls.connection.pending():
+            if c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0:
+                return errno == EAGAIN
+            if self.tls is None:
+                return False
+        # A session ticket, which servers send behind the handshake, or a change of keys is nothing said.
+        self.read_tls()
+        return self.fd >= 0 and not self.tls.incoming.pending and not self.tls.connection.pending()
 
     # -- writing
 

@@ -329,8 +329,8 @@ cdef class Link:
         pass
 
     cdef void read_more(self):
-        if self.lingering:
-            self.throw_away()
+        if self.lingering or self.closing:
+            self.throw_away()            # nothing more is for us, and over TLS it would be kept
         elif self.connecting and self.tls is None:
             self.settle_connect()
         elif self.fd >= 0:

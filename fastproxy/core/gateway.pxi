@@ -296,6 +296,7 @@ cdef class Gateway:
         else:
             pool.untold += 1
         fail_waiting(pool, problem)
+        freed(self, pool)
 
 
 @cython.final

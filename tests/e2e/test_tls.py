@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import MASTER, Client, request, until
+from harness import MASTER, Client, held, request, until
 from spending import worker_pids
 
 from fastproxy.procstat import cpu_ns
@@ -241,15 +241,6 @@ def test_a_handshake_far_away_is_waited_for(start, certificate: Certificate):
             serve(raw)
             assert client.answer().status == 200
     assert gateway.stop() == 0
-
-
-def held(port: int, client: socket.socket) -> int:
-    """Bytes for this client that the two kernels have and nobody has read."""
-    mine = f":{client.getsockname()[1]:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    theirs = next(row for row in rows if row[1].endswith(f":{port:04X}") and row[2].endswith(mine))
-    ours = next(row for row in rows if row[1].endswith(mine))
-    return int(theirs[4].split(":")[0], 16) + int(ours[4].split(":")[1], 16)
 
 
 def test_the_end_waits_for_what_came_before_it(start, certificate: Certificate):

@@ -17,6 +17,7 @@ cdef class Tls:
     cdef object incoming
     cdef object outgoing
     cdef bint established
+    cdef bint unread             # the owner paused while plaintext was left: it comes before anything newer
 
 cdef class Link
 
@@ -71,6 +72,7 @@ cdef class Link:
     cdef void connected_now(self)
     cdef void read_plain(self)
     cdef void read_tls(self)
+    cdef bint receive_tls(self)
     cdef bint shake_hands(self)
     cdef void put(self, const char* p, Py_ssize_t size)
     cdef void encrypt(self, const char* p, Py_ssize_t size)

@@ -329,8 +329,8 @@ cdef class Link:
         pass
 
     cdef void read_more(self):
-        if self.lingering:
-            self.throw_away()
+        if self.lingering or self.closing:
+            self.throw_away()            # nothing more is for us, and over TLS it would be kept
         elif self.connecting and self.tls is None:
             self.settle_connect()
         elif self.fd >= 0:
@@ -364,44 +364,53 @@ cdef class Link:
             self.shut()
 
     cdef void read_tls(self):
+        cdef Tls tls = self.tls
         cdef char* p
         cdef Py_ssize_t room
-        cdef ssize_t size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
-        if size < 0:
-            if errno != EAGAIN and errno != EINTR:
-                self.error = errno
-                self.shut()
-                return
-        elif size == 0:
-            self.error = ECONNRESET        # no close_notify came: cut off (RFC 9112 9.8)
-            self.shut()
+        cdef ssize_t size
+        # Behind what was left at a pause may be the end: it is not looked for before that is delivered.
+        if not tls.unread and not self.receive_tls():
             return
-        else:
-            self.tls.incoming.write(PyMemoryView_FromMemory(INBOX, size, PyBUF_READ))
-        if not self.tls.established and not self.shake_hands():
-            return
-        if self.connecting:
-            self.connecting = False
-            self.on_connected()
-            if self.fd < 0 or not self.tls.incoming.pending:
-                return
         try:
             while self.fd >= 0 and self.reading and not self.closing:
                 room = self.where_to(&p)
-                size = self.tls.connection.read(room, PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
+                size = tls.connection.read(room, PyMemoryView_FromMemory(p, room, PyBUF_WRITE))
                 if size == 0:
                     self.shut()            # close_notify
                     return
                 self.on_bytes(p, size)
-                if self.fd >= 0 and not self.tls.incoming.pending and not self.tls.connection.pending():
-                    return
+                if self.fd >= 0 and not tls.incoming.pending and not tls.connection.pending():
+                    break
+            tls.unread = not self.reading
         except ssl.SSLWantReadError:
-            pass
+            tls.unread = False
         except ssl.SSLZeroReturnError:
             self.shut()
         except (ssl.SSLError, ValueError):
             self.error = EPROTO
             self.shut()
+
+    cdef bint receive_tls(self):
+        """What the kernel has, as it came on the wire. True: there may be plaintext in it."""
+        cdef ssize_t size = c_recv(self.fd, INBOX, INBOX_SIZE, 0)
+        if size < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.error = errno
+                self.shut()
+                return False
+        elif size == 0:
+            self.error = ECONNRESET        # no close_notify came: cut off (RFC 9112 9.8)
+            self.shut()
+            return False
+        else:
+            self.tls.incoming.write(PyMemoryView_FromMemory(INBOX, size, PyBUF_READ))
+        if not self.tls.established and not self.shake_hands():
+            return False
+        if self.connecting:
+            self.connecting = False
+            self.on_connected()
+            return self.fd >= 0 and self.tls.incoming.pending
+        return True
 
     cdef bint shake_hands(self):
         try:
@@ -434,9 +443,14 @@ cdef class Link:
         cdef char byte
         if self.fd < 0 or self.closing or self.broken:
             return False
-        if self.tls is not None and (self.tls.incoming.pending or self.tls.connection.pending()):
-            return False
-        return c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+        if self.tls is None or not self.tls.incoming.pending and not self.tls.connection.pending():
+            if c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0:
+                return errno == EAGAIN
+            if self.tls is None:
+                return False
+        # A session ticket, which servers send behind the handshake, or a change of keys is nothing said.
+        self.read_tls()
+        return self.fd >= 0 and not self.tls.incoming.pending and not self.tls.connection.pending()
 
     # -- writing
 

@@ -45,6 +45,15 @@ def listening(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
+def held(port: int, client: socket.socket) -> int:
+    """Bytes for this client that the two kernels have and nobody has read."""
+    mine = f":{client.getsockname()[1]:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    theirs = next(row for row in rows if row[1].endswith(f":{port:04X}") and row[2].endswith(mine))
+    ours = next(row for row in rows if row[1].endswith(mine))
+    return int(theirs[4].split(":")[0], 16) + int(ours[4].split(":")[1], 16)
+
+
 class Answer:
     """A parsed HTTP answer."""
 

@@ -726,11 +726,7 @@ cdef void write_client(Exchange x, Buffer* out, const char* p, Py_ssize_t size, 
             tail_size = 7
         elif tail == TAIL_LAST:
             end += 2
-    if x.deployment is not None:
-        # between two pieces
-        d.deadline = x.gateway.now + (x.deployment.idle_timeout if x.stream else x.deployment.timeout)
-        if x.total_until > 0.0 and x.total_until < d.deadline:
-            d.deadline = x.total_until
+    await_piece(x)
     x.gateway.block.counters[C_BYTES_OUT] += out.size + size + tail_size
     if size <= JOIN_MAX:
         buf_add(out, p, size)

@@ -94,10 +94,10 @@ cdef void wait_for_connection(Exchange x):
     x.become(S_WAIT)
     x.pool.waiting[x] = None
     if may_open(x.pool):
-        x.downstream.deadline = 0.0   # dialling has its own limit
+        x.downstream.deadline = x.total_until     # dialling has its own limit
         x.gateway.want_connection(x.pool)
     else:
-        x.downstream.deadline = x.gateway.now + x.pool.connect_timeout
+        set_deadline(x, x.pool.connect_timeout)
 
 
 cdef void stop_waiting(Exchange x):
@@ -119,8 +119,10 @@ cdef void connect_failed(Exchange x, str problem):
     group = x.deployment.group if x.group is None else x.group.name.decode("utf-8", "replace")
     tail = f" Received Model Group={group}\nAvailable Model Group Fallbacks=None"
     if problem == "timeout":
-        refuse(x, 408, None, f"litellm.Timeout: APITimeoutError - connect time-out of "
-               f"{x.pool.connect_timeout} s.{tail}", None)
+        limit = f"connect time-out of {x.pool.connect_timeout} s"
+        if out_of_time(x, 0.0):
+            limit = "no connection within total_timeout"
+        refuse(x, 408, None, f"litellm.Timeout: APITimeoutError - {limit}.{tail}", None)
     else:
         refuse(x, 500, None, f"litellm.InternalServerError: InternalServerError: {provider}Exception - "
                f"Connection error..{tail}", None)
@@ -291,14 +293,26 @@ cdef void on_upstream_writable(Exchange x):
 
 
 cdef void set_answer_deadline(Exchange x):
-    cdef double limit = 600.0
+    cdef double limit = CONTROL_SECONDS
     if x.early and not x.body_complete:
         limit = x.table.body_timeout
     elif x.deployment is not None:
         limit = answer_limit(x)
-    x.downstream.deadline = x.gateway.now + limit
+    set_deadline(x, limit)
+
+
+cdef void set_deadline(Exchange x, double seconds):
+    x.downstream.deadline = x.gateway.now + seconds
     if x.total_until > 0.0 and x.total_until < x.downstream.deadline:
         x.downstream.deadline = x.total_until
+
+
+cdef void await_piece(Exchange x):
+    """The limit between two pieces of an answer begins anew."""
+    if x.deployment is not None:
+        set_deadline(x, x.deployment.idle_timeout if x.stream else x.deployment.timeout)
+    else:
+        set_deadline(x, CONTROL_SECONDS)
 
 
 cdef double answer_limit(Exchange x):

@@ -60,8 +60,8 @@ cdef class Downstream(Link):
         elif x.upstream is not None:
             if x.state == S_TUNNEL:
                 touch(x)
-            elif x.deployment is not None:
-                self.deadline = self.gateway.now + x.deployment.timeout
+            else:
+                await_piece(x)
             x.upstream.resume()
 
     cdef Py_ssize_t where_to(self, char** p):
@@ -89,7 +89,8 @@ cdef class Downstream(Link):
         if x.state == S_DRAIN:
             used = self.drain(p, size)
         elif not x.body_complete:
-            self.deadline = self.gateway.now + x.table.body_timeout
+            if x.state != S_WAIT:          # a connection has a limit of its own
+                self.deadline = self.gateway.now + x.table.body_timeout
             used = on_body(x, p, size)
         elif x.state == S_TUNNEL:
             relay_frames(x, &x.tunnel.client, p, size, True)
@@ -136,8 +137,9 @@ cdef class Downstream(Link):
         if self.nobody:
             self.gateway.connections.discard(self)
             return
-        self.deadline = self.gateway.now + (
-            table.keepalive_timeout if self.pending.size == 0 else table.head_timeout)
+        if not self.congested:         # else it has its time to read what it was told
+            self.deadline = self.gateway.now + (
+                table.keepalive_timeout if self.pending.size == 0 else table.head_timeout)
         if close or self.gateway.draining:
             self.finish(close)
             return

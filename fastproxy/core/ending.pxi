@@ -522,6 +522,7 @@ cdef void on_timeout(Exchange x):
     x.gateway.block.counters[C_UPSTREAM_ERRORS] += 1
     if x.state == S_RELAY:
         cut_answer(x, NULL, False, "the request took longer than total_timeout" if out_of_time(x, 0.0) else
+                   "the control plane did not go on" if x.deployment is None else
                    f"the upstream sent nothing for {x.deployment.idle_timeout:g} s (stream_idle_timeout, the limit "
                    "between two events)")
         return

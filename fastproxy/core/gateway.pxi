@@ -194,8 +194,8 @@ cdef class Gateway:
         self.retire()
         self.draining = True
         for d in list(self.connections):
-            if d.exchange is None and d.parked is None:
-                d.finish(False)
+            if d.exchange is None and d.parked is None and not d.closing:
+                d.finish(False)          # those that close already have their time
             elif d.exchange is not None and d.exchange.state == S_TUNNEL:
                 tunnel_drain(d.exchange)
         return len(self.connections)
@@ -296,6 +296,7 @@ cdef class Gateway:
         else:
             pool.untold += 1
         fail_waiting(pool, problem)
+        freed(self, pool)
 
 
 @cython.final

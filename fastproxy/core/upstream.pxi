@@ -60,7 +60,8 @@ cdef void give_upstream(Upstream u):
             pool.active += 1
             dispatch(x, u)
         else:
-            u.abort()                 # whoever waits has a connection of its own under way
+            u.abort()
+            freed(u.gateway, pool)
         return
     if len(pool.idle) >= pool.max_idle or u.gateway.draining:
         u.close()
@@ -95,7 +96,7 @@ cdef class Upstream(Link):
     cdef Exchange exchange
     cdef Buffer partial               # beginning of an answer head
     cdef bint idle                    # in pool.idle
-    cdef bint reused
+    cdef bint reused                  # it was idle, or had another request
     cdef bint answered                # a byte of the current answer came
     cdef double born, idle_since
 
@@ -160,6 +161,7 @@ cdef class Upstream(Link):
             dispatch(x, self)
         else:
             self.idle = True
+            self.reused = True            # it may be closed by the time that somebody takes it, as those that come back
             pool.idle.append(self)
 
     cdef void on_bytes(self, const char* p, Py_ssize_t size):

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import select
+import signal
 import socket
 import ssl
 import threading
@@ -10,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import MASTER, Client, request, until
+from harness import MASTER, Client, held, request, until
 from spending import worker_pids
 
 from fastproxy.procstat import cpu_ns
@@ -238,4 +240,56 @@ def test_a_handshake_far_away_is_waited_for(start, certificate: Certificate):
             assert cpu_ns(worker) - used < 50_000_000
             serve(raw)
             assert client.answer().status == 200
+    assert gateway.stop() == 0
+
+
+def test_the_end_waits_for_what_came_before_it(start, certificate: Certificate):
+    """The upstream closes while the client's slowness has stopped the gateway within what it had received."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        params = {
+            "model": "openai/m",
+            "api_base": f"https://127.0.0.1:{listener.getsockname()[1]}/v1",
+            "api_key": "sk-x",
+            "ssl_verify": str(certificate[0]),
+        }
+        gateway = start(
+            {
+                "model_list": [{"model_name": "m", "litellm_params": params}],
+                "general_settings": {"master_key": MASTER},
+            }
+        ).wait()
+        with gateway.client() as client, gateway.client() as side:
+            client.send(request("/v1/audio/speech", {"model": "m", "input": "x", "voice": "v"}))
+            upstream = context.wrap_socket(listener.accept()[0], server_side=True)
+            assert upstream.recv(65536)
+            upstream.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\n")
+            upstream.sendall(b"transfer-encoding: chunked\r\n\r\n")
+            sent = 0
+
+            def say(size: int, end: bytes = b"") -> None:
+                nonlocal sent
+                sent += size
+                upstream.sendall(b"%x\r\n%b\r\n%b" % (size, b"x" * size, end))
+
+            def passed_on() -> int:
+                side.send(b"GET /health/liveness HTTP/1.1\r\nHost: g\r\n\r\n")
+                assert side.answer().status == 200  # the worker has read what came before
+                return held(gateway.port, client.sock)
+
+            kernels, kept = passed_on(), 0
+            while kept < 7:  # until the gateway keeps nearly as much as it will
+                say(8000)
+                grown, kernels = (now := passed_on()) - kernels, now
+                kept = kept + 1 if grown < 8000 else 0
+            worker = worker_pids(gateway)[0]
+            os.kill(worker, signal.SIGSTOP)  # the rest is one read
+            for end in (b"", b"", b"0\r\n\r\n"):
+                say(16_000, end)
+            upstream.close()
+            os.kill(worker, signal.SIGCONT)
+            passed_on()
+            assert client.answer().body == b"x" * sent
     assert gateway.stop() == 0

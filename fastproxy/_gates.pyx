@@ -113,5 +113,5 @@ def _budget(budget):
         budget = {"max_budget": budget}
     amount = budget.get("budget_limit", budget.get("max_budget"))
     duration = budget.get("time_period", budget.get("budget_duration"))
-    return {"max_budget": None if amount is None else round(float(amount) * 1e9),
+    return {"max_budget": None if amount is None else round(float(amount) * 1e9) or (1 if amount else 0),
             "budget_duration": duration}

@@ -59,6 +59,7 @@ RESTART_MAX_SECONDS = 5.0
 DESCRIPTORS_MIN = 64  # a worker's own, and those of two generations in the supervisor
 IDLE_SECONDS = 60.0  # between looks when nothing happens
 HELPERS_SECONDS = 5.0  # for control and mock to end after the workers
+KEEPALIVE_SECONDS = 60  # of a client's silence before TCP asks whether it is still there
 SAME_WISH_SECONDS = 0.5  # between two signals that ask for the end once
 PATIENCE_SECONDS = 60.0  # for a trial of the program to end, for a new generation to be ready
 ADOPTED_LOOK_SECONDS = 0.2  # between two looks whether a process that is no child of ours has ended
@@ -174,6 +175,9 @@ class Supervisor:
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # what is accepted has it too: a client that is gone without a word is noticed
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
             sock.bind(address)
             if options.port == 0:
                 options.port = sock.getsockname()[1]

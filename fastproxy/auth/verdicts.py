@@ -135,7 +135,7 @@ def _count(value: Any) -> int | None:
 
 
 def _nano(dollars: Any) -> int | None:
-    return None if dollars is None else round(float(dollars) * 1e9)
+    return None if dollars is None else round(float(dollars) * 1e9) or (1 if dollars else 0)
 
 
 def _moment(value: Any) -> float | None:

@@ -55,7 +55,10 @@ def wants_store(config: Config) -> bool:
 
 def limits(dollars: float, duration: str | None) -> dict[str, Any]:
     """As records carry a budget."""
-    return {"max_budget": round(dollars * NANO), "budget_duration": duration}
+    return {
+        "max_budget": round(dollars * NANO) or (1 if dollars else 0),
+        "budget_duration": duration,
+    }
 
 
 def _gate(scope: str, value: str, found: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ cdef bint choose_deployment(Exchange x):
         x.stream = x.multipart.stream_true
     if x.path_model is not None:
         name = x.path_model
+    if name is None and x.plan.endpoint == EP_MODERATIONS and x.scan.fields[F_MODEL].kind == 0:
+        name = b"omni-moderation-latest"       # OpenAI's default; the body goes as it came
     if name is None:
         refuse(x, 400, "invalid_request_error",
                "litellm.BadRequestError: You passed in model=None. There are no healthy "

@@ -53,6 +53,16 @@ def test_a_change_of_a_user_reaches_its_keys(stored: Gateway):
     assert call(stored, "GET", "/user/info?user_id=bob")[0] == 404
 
 
+def test_a_user_that_is_updated_is_made(stored: Gateway):
+    make(stored, "/user/update", {"user_id": "later", "models": ["claude"], "max_budget": 3})
+    key = make(stored, "/key/generate", {"user_id": "later"})["key"]
+    assert chat(stored, key) == 403
+    found = call(stored, "GET", "/user/info?user_id=later")[1]["user_info"]
+    assert found["models"] == ["claude"]
+    assert found["user_role"] == "internal_user"
+    make(stored, "/user/delete", {"user_ids": ["later"]})
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

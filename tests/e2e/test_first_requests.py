@@ -3,7 +3,7 @@
 import anthropic
 import openai
 import pytest
-from harness import MASTER, Gateway
+from harness import MASTER, Gateway, mock_config
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -83,6 +83,23 @@ def test_audio_and_images(sdk):
     assert sdk.audio.speech.create(model="gpt-4o-mini", voice="alloy", input="hi").content
     assert sdk.images.generate(model="gpt-4o-mini", prompt="a cat").data
     assert sdk.moderations.create(model="gpt-4o-mini", input="hi").results
+
+
+def test_a_moderation_need_not_name_a_model(start, mock_port: int):
+    config = mock_config(mock_port)
+    gateway = start(config).wait()
+    with gateway.client() as client:
+        nobody = client.post("/v1/moderations", {"input": "hi"})
+        assert nobody.status == 400
+        assert "omni-moderation-latest" in nobody.json()["error"]["message"]
+        assert client.post("/v1/moderations", {"input": "hi", "model": 7}).status == 400
+    params = config["model_list"][0]["litellm_params"]
+    config["model_list"].append({"model_name": "omni-moderation-latest", "litellm_params": params})
+    gateway = start(config).wait()
+    with openai.OpenAI(
+        base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=MASTER, max_retries=0
+    ) as client:
+        assert client.moderations.create(input="hi").results
 
 
 def test_messages(claude):

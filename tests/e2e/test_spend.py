@@ -81,6 +81,15 @@ def test_without_a_price_it_is_counted_as_such(spending: Gateway):
     assert spent(spending, key) == 0
 
 
+def test_the_smallest_budget_lets_one_request_go(spending: Gateway):
+    """LiteLLM's users try budgets with amounts such as this."""
+    for budget in ({"max_budget": 4e-10}, {"model_max_budget": {"priced": 4e-10}}):
+        key = make(spending, "/key/generate", budget)["key"]
+        assert [ask(spending, key).status for _ in range(2)] == [200, 422]
+    none = make(spending, "/key/generate", {"max_budget": 0})["key"]
+    assert ask(spending, none).status == 422
+
+
 def test_a_budget_ends_and_a_reset_opens_it(spending: Gateway):
     key = make(spending, "/key/generate", {"max_budget": 0.02})["key"]
     statuses = []

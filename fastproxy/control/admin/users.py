@@ -21,22 +21,7 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
     """Make a user, and its first key."""
     refuse_unapplied(asked, shapes.UNAPPLIED if asked.auto_create_key else shapes.NOT_OF_KEYS)
     user_id = asked.user_id or str(uuid.uuid4())
-    wanted = values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED)
-    defaults = values.configured(
-        work.around.default_user, shapes.UserFields, "default_internal_user_params"
-    )
-    for name, value in defaults.items():
-        if wanted.get(name) in (None, []):
-            wanted[name] = value
-    _judge_new(work, user_id, wanted.get("user_email"))
-    _judge_role(work, wanted.get("user_role"))
-    values.set_reset(wanted, work.now)
-    values.fold(wanted, None)
-    row = {"models": [], "metadata": {}, "user_role": Role.USER.value}
-    row |= {n: v for n, v in wanted.items() if v is not None}
-    stored = users.insert(work.connection, {**row, "user_id": user_id, "spend": 0}, work.by)
-    _touch_keys(work, user_id)  # keys may name an id before there is a user of it
-    work.note("created", TABLE, user_id, None, stored)
+    stored = _make(work, user_id, values.given(asked, "user_id", *FOR_KEY, *shapes.UNAPPLIED))
     for entry in asked.teams or []:
         _join(work, stored, entry)
     answer = {**_shown(work, stored), "key": None}
@@ -56,11 +41,30 @@ def new(work: Work, asked: shapes.NewUser) -> Any:
     return answer
 
 
+def _make(work: Work, user_id: str, wanted: Row) -> Row:
+    defaults = values.configured(
+        work.around.default_user, shapes.UserFields, "default_internal_user_params"
+    )
+    for name, value in defaults.items():
+        if wanted.get(name) in (None, []):
+            wanted[name] = value
+    _judge_new(work, user_id, wanted.get("user_email"))
+    _judge_role(work, wanted.get("user_role"))
+    values.set_reset(wanted, work.now)
+    values.fold(wanted, None)
+    row = {"models": [], "metadata": {}, "user_role": Role.USER.value}
+    row |= {n: v for n, v in wanted.items() if v is not None}
+    stored = users.insert(work.connection, {**row, "user_id": user_id, "spend": 0}, work.by)
+    _touch_keys(work, user_id)  # keys may name an id before there is a user of it
+    work.note("created", TABLE, user_id, None, stored)
+    return stored
+
+
 def update(work: Work, asked: shapes.UpdateUser) -> Any:
-    """Change a user, by id or address."""
+    """Change a user, by id or address. An id that is nobody's is made one, as LiteLLM does."""
     refuse_unapplied(asked, shapes.NOT_OF_KEYS)
     if asked.user_id:
-        old = _named(work, asked.user_id)
+        old = users.get(work.connection, asked.user_id) or _make(work, asked.user_id, {})
     else:
         address = asked.user_email if isinstance(asked.user_email, str) else None
         found = users.by_email(work.connection, address) if address else None

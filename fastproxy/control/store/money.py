@@ -12,13 +12,13 @@ def to_nano(dollars: float) -> int: ...
 @overload
 def to_nano(dollars: None) -> None: ...
 def to_nano(dollars: float | None) -> int | None:
-    """Nano-dollars of a JSON number. Raises ValueError where no column could hold it."""
+    """Nano-dollars of a JSON number; of less than one, one. Raises ValueError where no column could hold it."""
     if dollars is None:
         return None
     exact = Decimal(repr(dollars)) * NANO
     if not exact.is_finite() or abs(exact) > MAX_NANO:
         raise ValueError("an amount of money is out of range")
-    return int(exact.to_integral_value())
+    return int(exact.to_integral_value()) or (1 if exact > 0 else 0)
 
 
 @overload

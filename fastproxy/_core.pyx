@@ -168,6 +168,7 @@ cdef double DRAIN_TIMEOUT = 2.0
 cdef double ACCEPT_PAUSE = 0.1        # after the descriptors ran out
 cdef double CONTROL_SECONDS = 600.0   # for an answer of the control plane to begin, and between two pieces of it
 cdef double ADDRESS_SECONDS = 5.0     # that a resolved address is used for without asking again
+cdef long long RACE_NS = 1000000000   # a pooled connection's end may be on its way: longer than a round trip
 cdef double LONGEST_ASKED = 60.0      # of an upstream's Retry-After that is waited for
 cdef double TOKENS_PER_BYTE = 0.25    # of a model that is not known yet …
 cdef double LEAST_PER_BYTE = 0.02     # … and of one that counts little

@@ -382,9 +382,10 @@ cdef inline bint may_repeat(Exchange x) noexcept:
 cdef void on_upstream_lost(Exchange x, Upstream u):
     x.upstream = None
     if x.state == S_SENT:
-        if u.reused and not u.answered and may_repeat(x):
+        if u.reused and not u.answered and monotonic_ns() - x.sent_at < RACE_NS and may_repeat(x):
             # The upstream closed the pooled connection while our request was on its way: it has not seen
-            # it (RFC 9112 9.3.1), so it goes out again, on a fresh connection.
+            # it (RFC 9112 9.3.1), so it goes out again, on a fresh connection. Later it had the request, and may have
+            # acted on it.
             x.gateway.block.counters[C_RETRIES] += 1
             x.attempts -= 1
             wait_for_connection(x)

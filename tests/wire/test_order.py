@@ -10,6 +10,7 @@ The worker is stopped where several sockets have to be ready at once: no run dep
 
 import contextlib
 import socket
+import time
 
 import pytest
 from harness import MASTER, Client, until
@@ -229,6 +230,23 @@ def test_closed_that_nobody_has_read_yet(wire: Wire, last: str) -> None:
         assert (answer.status, answer.body) == (200, GOOD)
     assert len(wire.upstream.requests) == before + 1
     assert wire.last().number != connection.number
+
+
+def test_who_has_had_the_request_for_long_is_not_sent_it_again(wire: Wire) -> None:
+    """A pooled connection that is lost late is no race: the upstream may have acted on the request."""
+    with wire.client() as client:
+        connection = wire.exchange(client, ok(GOOD))
+        assert client.answer().body == GOOD
+        before = len(wire.upstream.requests)
+        wire.upstream.play(HOLD, CLOSE)
+        client.send(post())
+        until(lambda: len(wire.upstream.requests) > before, what="the request")
+        assert wire.last() is connection
+        end = time.monotonic() + 1.1  # more than a race takes
+        until(lambda: time.monotonic() > end)
+        connection.go.set()
+        assert client.answer().status == 500
+    assert len(wire.upstream.requests) == before + 1
 
 
 @pytest.mark.parametrize("last", [CLOSE, RESET])

@@ -181,6 +181,20 @@ def test_pipelined_requests_in_one_record(gateway, certificate: Certificate):
         assert client.answer().status == 200
 
 
+def behind(port: int, certificate: Certificate) -> dict:
+    """A config with one deployment: an https upstream at this port."""
+    params = {
+        "model": "openai/m",
+        "api_base": f"https://127.0.0.1:{port}/v1",
+        "api_key": "sk-x",
+        "ssl_verify": str(certificate[0]),
+    }
+    return {
+        "model_list": [{"model_name": "m", "litellm_params": params}],
+        "general_settings": {"master_key": MASTER},
+    }
+
+
 def connecting(port: int) -> int:
     """Sockets that have asked for a connection to this port and have no answer: state 2 in the kernel's table."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -203,18 +217,7 @@ def test_a_handshake_far_away_is_waited_for(start, certificate: Certificate):
         listener.listen(0)
         listener.settimeout(10)
         port = listener.getsockname()[1]
-        params = {
-            "model": "openai/m",
-            "api_base": f"https://127.0.0.1:{port}/v1",
-            "api_key": "sk-x",
-            "ssl_verify": str(certificate[0]),
-        }
-        gateway = start(
-            {
-                "model_list": [{"model_name": "m", "litellm_params": params}],
-                "general_settings": {"master_key": MASTER},
-            }
-        ).wait()
+        gateway = start(behind(port, certificate)).wait()
         question = request(CHAT, {"model": "m", "messages": []})
         with gateway.client() as client:
             client.send(question)  # the first connection is dialled another way
@@ -249,18 +252,7 @@ def test_the_end_waits_for_what_came_before_it(start, certificate: Certificate):
     context.load_cert_chain(*certificate)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
-        params = {
-            "model": "openai/m",
-            "api_base": f"https://127.0.0.1:{listener.getsockname()[1]}/v1",
-            "api_key": "sk-x",
-            "ssl_verify": str(certificate[0]),
-        }
-        gateway = start(
-            {
-                "model_list": [{"model_name": "m", "litellm_params": params}],
-                "general_settings": {"master_key": MASTER},
-            }
-        ).wait()
+        gateway = start(behind(listener.getsockname()[1], certificate)).wait()
         with gateway.client() as client, gateway.client() as side:
             client.send(request("/v1/audio/speech", {"model": "m", "input": "x", "voice": "v"}))
             upstream = context.wrap_socket(listener.accept()[0], server_side=True)

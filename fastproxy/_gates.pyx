@@ -6,6 +6,7 @@ A gate's name says whose counter it has in the table of limits (_limits.pyx), wh
 import hashlib
 
 from fastproxy.durations import began, next_reset
+from fastproxy.money import nano
 
 
 def counter_name(str kind, str owner, str model, str duration):
@@ -113,5 +114,5 @@ def _budget(budget):
         budget = {"max_budget": budget}
     amount = budget.get("budget_limit", budget.get("max_budget"))
     duration = budget.get("time_period", budget.get("budget_duration"))
-    return {"max_budget": None if amount is None else round(float(amount) * 1e9) or (1 if amount else 0),
+    return {"max_budget": None if amount is None else nano(amount),
             "budget_duration": duration}

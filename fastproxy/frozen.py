@@ -33,6 +33,7 @@ from fastproxy import (
     _usage,
     durations,
     errors,
+    money,
     prices,
 )
 from fastproxy.providers import body, websocket

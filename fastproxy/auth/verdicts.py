@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastproxy import durations
+from fastproxy.money import nano
 
 PARTS = {  # of a record's limits, and how UserAPIKeyAuth begins the names of their fields
     "key": "",
@@ -135,7 +136,7 @@ def _count(value: Any) -> int | None:
 
 
 def _nano(dollars: Any) -> int | None:
-    return None if dollars is None else round(float(dollars) * 1e9) or (1 if dollars else 0)
+    return None if dollars is None else nano(dollars)
 
 
 def _moment(value: Any) -> float | None:

@@ -5,8 +5,7 @@ from typing import Any
 from fastproxy import durations
 from fastproxy.config.errors import ConfigError
 from fastproxy.config.model import Config, Entry
-
-NANO = 1_000_000_000  # money is kept in billionths of a dollar
+from fastproxy.money import nano
 
 
 def of_gateway(config: Config) -> dict[str, Any] | None:
@@ -55,10 +54,7 @@ def wants_store(config: Config) -> bool:
 
 def limits(dollars: float, duration: str | None) -> dict[str, Any]:
     """As records carry a budget."""
-    return {
-        "max_budget": round(dollars * NANO) or (1 if dollars else 0),
-        "budget_duration": duration,
-    }
+    return {"max_budget": nano(dollars), "budget_duration": duration}
 
 
 def _gate(scope: str, value: str, found: dict[str, Any]) -> dict[str, Any]:

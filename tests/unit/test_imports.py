@@ -99,7 +99,10 @@ def test_leaves_import_no_asyncio_and_only_other_leaves(leaf: str):
         # pure: for the models of a pattern, and the calendar of budgets
         allowed |= {"fastproxy.prices", "fastproxy.durations"}
     if leaf == "_gates":
-        allowed |= {"fastproxy.durations"}  # pure: the calendar of budgets
+        allowed |= {
+            "fastproxy.durations",
+            "fastproxy.money",
+        }  # pure: the calendar and amounts of budgets
     assert ours <= allowed
 
 
